@@ -1,0 +1,67 @@
+"""Host-side checks: every bad value is named, with what is allowed, before anything is traced."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def known(kind: str, name: object, allowed: Iterable[str]) -> None:
+    """Raise ValueError unless `name` is one of `allowed`; the message suggests the nearest names."""
+    allowed = sorted(allowed)
+    if name in allowed:
+        return
+    near = difflib.get_close_matches(str(name), allowed, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"
+    raise ValueError(f"unknown {kind} {str(name)!r}; {hint}")
+
+
+def at_least(name: str, value: int, low: int) -> None:
+    """Raise ValueError unless `value` is a whole number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+        raise ValueError(f"{name} = {value!r}: must be a whole number of at least {low}")
+
+
+def leaf(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    low: float | None = None,
+    below: float | None = None,
+    high: float | None = None,
+    infinite: bool = False,
+) -> None:
+    """Raise ValueError unless every number in `value` is finite and inside the bounds.
+
+    Traced values pass: what is allowed was checked when they were concrete, or cannot be known.
+
+    Args:
+      name: how the message names the value.
+      value: number or array.
+      above: exclusive lower bound.
+      low: inclusive lower bound.
+      below: exclusive upper bound.
+      high: inclusive upper bound.
+      infinite: whether plus infinity is allowed.
+    """
+    if isinstance(value, jax.core.Tracer):
+        return
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} = {value!r}: must be a number") from None
+    rules = [
+        ("a number, not NaN", ~np.isnan(numbers)),
+        ("finite", np.isfinite(numbers) | (infinite & (numbers == np.inf))),
+        (f"above {above}", above is None or numbers > above),
+        (f"at least {low}", low is None or numbers >= low),
+        (f"below {below}", below is None or numbers < below),
+        (f"at most {high}", high is None or numbers <= high),
+    ]
+    for allowed, passed in rules:
+        if not np.all(passed):
+            bad = numbers[~np.asarray(passed)].flat[0] if np.ndim(passed) else value
+            raise ValueError(f"{name} = {bad:g}: must be {allowed}")

@@ -1,0 +1,267 @@
+"""The environment: reset and step in the shape of gymnax 1.x, and the transition that rollouts share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlb import checks, observe, spaces, system, workload
+from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, Task
+
+Reward = Literal["weighted", "holding-cost"]
+
+
+def flatten(observation: Observation, stale: bool = False) -> Array:
+    """The observation as one array, features first: `[4 + 4P, ...]` float32.
+
+    Order: task size, priority, load average, load variance, then for all processors queue length, load,
+    wait, speed; where figures are `stale`, their age and the work assigned since, `[1 + P, ...]` more.
+    """
+    o = observation
+    rows = [jnp.stack([o.size, o.priority.astype(jnp.float32), o.load_average, o.load_variance])]
+    rows += [o.queue_length.astype(jnp.float32), o.load, o.wait, o.speed]
+    if stale:
+        rows += [o.age[None], o.assigned]
+    return jnp.concatenate(rows)
+
+
+@dataclass(frozen=True)
+class Env:
+    """P processors under a stream of tasks. Static: hashable, no arrays, no state.
+
+    Attributes:
+      name: of the scenario.
+      make_params: number of processors -> the scenario's parameters.
+      num_processors: P.
+      queue_capacity: K, how long a queue is counted exactly; tasks beyond it are served all the same, and
+        counted in `SystemState.overflow`.
+      size_visible: whether the scheduler sees a task's size; if not, it sees the law's mean.
+      wait_visible: whether it sees load and wait; if not, it sees what queue lengths tell of them.
+      reward: "weighted": - completion - imbalance_weight * variance over processors of the backlog after the
+        assignment - sla_weight * violation. "holding-cost": minus the integral of the number of tasks in
+        the system from this decision to the next.
+    """
+
+    name: str
+    make_params: Callable[[int], EnvParams]
+    num_processors: int
+    queue_capacity: int = 16
+    size_visible: bool = True
+    wait_visible: bool = True
+    reward: Reward = "weighted"
+
+    def __post_init__(self) -> None:
+        """Check the static settings."""
+        checks.at_least("num_processors", self.num_processors, 1)
+        checks.at_least("queue_capacity", self.queue_capacity, 1)
+        checks.known("reward", self.reward, get_args(Reward))
+        for name in ("size_visible", "wait_visible"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} = {getattr(self, name)!r}: must be True or False")
+
+    # The shape that gymnax gives an environment.
+
+    @property
+    def default_params(self) -> EnvParams:
+        """The scenario's own parameters, before any override."""
+        return canonical(self.make_params(self.num_processors))
+
+    @property
+    def num_actions(self) -> int:
+        """One action for each processor."""
+        return self.num_processors
+
+    def action_space(self, params: EnvParams | None = None) -> spaces.Discrete:
+        """The processors. A step clips an action outside to the nearest processor: no task is lost."""
+        del params
+        return spaces.Discrete(self.num_processors)
+
+    def observation_space(self, params: EnvParams | None = None) -> spaces.Box:
+        """Flat observations, see `flatten`."""
+        params = self.default_params if params is None else params
+        stale = params.measure_interval is not None
+        size = 4 + 4 * self.num_processors + stale * (1 + self.num_processors)
+        return spaces.Box(0.0, float("inf"), (size,))
+
+    def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
+        """An empty system at its first arrival.
+
+        Args:
+          key: consumed.
+          params: parameters; None takes the defaults.
+
+        Returns:
+          The flat observation `[F]` and the state.
+        """
+        params = self.default_params if params is None else params
+        workload_key, task_key, noise_key, observe_key = jax.random.split(key, 4)
+        process = workload.start(workload_key, params)
+        task, process = workload.draw(task_key, params, process)
+        state = self.start(params, task, noise_key).replace(workload=process)
+        return self._flat(state, params, observe_key), state
+
+    def step(
+        self, key: Key, state: EnvState, action: Array, params: EnvParams | None = None
+    ) -> tuple[Array, EnvState, Array, Array, Array, dict[str, Any]]:
+        """Assign the waiting task, let the next one arrive; reset where the episode ends.
+
+        Args:
+          key: consumed.
+          state: from reset or step.
+          action: the processor, a whole number; outside 0..P-1 it is clipped.
+          params: parameters; None takes the defaults.
+
+        Returns:
+          observation, state, reward, terminated (never), truncated (after `max_steps_in_episode` tasks),
+          info: `final_observation`, the one before the reset, and the assigned task's `outcome`.
+        """
+        params = self.default_params if params is None else params
+        task_key, noise_key, observe_key, reset_key = jax.random.split(key, 4)
+        task, process = workload.draw(task_key, params, state.workload)
+        stepped, outcome, reward = self.transition(state, action, task, params, noise_key)
+        stepped = stepped.replace(workload=process)
+        final = self._flat(stepped, params, observe_key)
+        truncated = stepped.steps >= params.max_steps_in_episode
+        observation, state = jax.tree.map(
+            lambda fresh, old: jnp.where(truncated, fresh, old),
+            self.reset(reset_key, params),
+            (final, stepped),
+        )
+        terminated = jnp.zeros((), bool)
+        info = {"final_observation": final, "outcome": outcome}
+        return observation, state, reward, terminated, truncated, info
+
+    def _flat(self, state: EnvState, params: EnvParams, key: Key) -> Array:
+        return flatten(self.observe(state, params, key), stale=params.measure_interval is not None)
+
+    # The pieces that rollouts are made of: any lanes, no randomness but the monitor's noise.
+
+    def start(self, params: EnvParams, first_task: Task, key: Key) -> EnvState:
+        """An empty system at the arrival of `first_task` `[...]`; the key is consumed where there is noise."""
+        lanes = first_task.gap.shape
+        state = EnvState(
+            system=system.start(self.num_processors, self.queue_capacity, lanes),
+            monitor=observe.start(params, self.num_processors, lanes),
+            task=first_task,
+            workload=(),
+            steps=jnp.zeros(lanes, jnp.int32),
+        )
+        return self._arrive(state, first_task, params, key)
+
+    def observe(self, state: EnvState, params: EnvParams, key: Key) -> Observation:
+        """What a scheduler sees now; the key is consumed where there is noise and figures are fresh."""
+        seen = self._seen(state.task, params)
+        return observe.observe(state.monitor, state.system, params, state.task, seen, self.wait_visible, key)
+
+    def transition(
+        self, state: EnvState, action: Array, next_task: Task, params: EnvParams, key: Key
+    ) -> tuple[EnvState, Outcome, Array]:
+        """Assign the waiting task and let time pass until the next one arrives: the step function.
+
+        Args:
+          state: at a decision.
+          action: `[...]` int32.
+          next_task: leaves `[...]`.
+          params: `speed` `[P]` for one lane, `[P, 1]` or `[P, N]` for N lanes.
+          key: consumed where there is noise.
+
+        Returns:
+          The state at the next decision, the assigned task's outcome, the reward `[...]`.
+        """
+        task = state.task
+        action = jnp.clip(jnp.asarray(action, jnp.int32), 0, self.num_processors - 1)
+        assigned, wait, service = system.assign(state.system, params.speed, task.size, action)
+        monitor = observe.record(state.monitor, action, self._seen(task, params).size)
+        completion = wait + service
+        outcome = Outcome(
+            action=action,
+            wait=wait,
+            service=service,
+            completion=completion,
+            violation=completion > task.deadline,
+        )
+        if self.reward == "holding-cost":
+            reward = -system.holding_cost(assigned, next_task.gap)
+        else:
+            imbalance = (assigned.wait * params.speed).var(0)
+            penalty = params.sla_weight * outcome.violation
+            reward = -completion - params.imbalance_weight * imbalance - penalty
+        state = state.replace(system=assigned, monitor=monitor, steps=state.steps + 1)
+        return self._arrive(state, next_task, params, key), outcome, reward
+
+    def _arrive(self, state: EnvState, task: Task, params: EnvParams, key: Key) -> EnvState:
+        """Let the task's gap pass for the monitor and the system."""
+        before = state.system
+        monitor = observe.advance(state.monitor, before, params, task.gap, self.wait_visible, key)
+        return state.replace(system=system.advance(before, task.gap), monitor=monitor, task=task)
+
+    def _seen(self, task: Task, params: EnvParams) -> Task:
+        """The task as the scheduler may see it: where sizes are hidden, neither they nor their deadlines."""
+        if self.size_visible:
+            return task
+        size = jnp.broadcast_to(params.size.mean(), task.size.shape)
+        return task.replace(size=size, deadline=workload.deadline(params, size, task.priority))
+
+    def check(self, params: EnvParams) -> None:
+        """Raise ValueError if a concrete parameter is out of bounds; parameters under a trace pass."""
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+            return
+        shape = np.shape(params.speed)
+        if shape[:1] != (self.num_processors,):
+            raise ValueError(f"speed has shape {shape}: must be ({self.num_processors},), one for each processor")
+        classes = np.shape(params.class_probability)
+        if len(classes) != 1 or classes[0] < 1 or np.shape(params.class_slack) != classes:
+            raise ValueError(
+                f"class_probability has shape {classes}, class_slack {np.shape(params.class_slack)}: "
+                "must both be (C,), one entry for each priority class"
+            )
+        checks.leaf("speed", params.speed, above=0)
+        checks.leaf("load", params.load, above=0)
+        checks.leaf("class_probability", params.class_probability, low=0)
+        total = float(np.sum(np.asarray(params.class_probability, np.float64)))
+        if abs(total - 1.0) > 1e-4:
+            raise ValueError(f"class_probability sums to {total:g}: must sum to 1")
+        for name in ("class_slack", "deadline_constant", "imbalance_weight", "sla_weight"):
+            checks.leaf(name, getattr(params, name), low=0)
+        for name in ("load_time_constant", "measure_interval"):
+            if getattr(params, name) is not None:
+                checks.leaf(name, getattr(params, name), above=0)
+        if params.measure_noise is not None:
+            checks.leaf("measure_noise", params.measure_noise, low=0)
+        checks.leaf("max_steps_in_episode", params.max_steps_in_episode, low=1)
+        params.arrival.check()
+        params.size.check()
+
+
+def canonical(params: EnvParams) -> EnvParams:
+    """Plain numbers and tuples to arrays: float32, but int32 for what counts."""
+
+    def leaves(tree: Any) -> Any:
+        def array(x: Any) -> Array:
+            kind = jnp.int32 if jnp.issubdtype(jnp.result_type(x), jnp.integer) and np.ndim(x) else jnp.float32
+            return jnp.asarray(x, kind)
+
+        return jax.tree.map(array, tree)
+
+    vectors = ("speed", "class_probability", "class_slack")
+    values = {name: jnp.asarray(getattr(params, name), jnp.float32) for name in vectors}
+    numbers = [name for name in params.__dataclass_fields__ if name not in (*vectors, "max_steps_in_episode")]
+    values |= {name: leaves(getattr(params, name)) for name in numbers}
+    steps = jnp.asarray(params.max_steps_in_episode, jnp.int32)
+    return params.replace(**values, max_steps_in_episode=steps)
+
+
+def with_lane_axis(params: EnvParams, lanes: Lanes) -> EnvParams:
+    """Give vectors of the parameters the trailing axes that broadcast against `[P, *lanes]`.
+
+    `speed` may come as `[P, N]` already, a set of speeds for each lane.
+    """
+    extra = (1,) * len(lanes)
+    return params.replace(
+        speed=params.speed if params.speed.ndim > 1 else params.speed.reshape(-1, *extra),
+        class_probability=params.class_probability.reshape(-1, *extra),
+        class_slack=params.class_slack.reshape(-1, *extra),
+    )

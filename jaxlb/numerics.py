@@ -1,0 +1,50 @@
+"""Small numerical tools: compensated sums, first-smallest choice, selection along the processor axis."""
+
+import jax
+import jax.numpy as jnp
+
+
+def two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Add two floats and keep what rounding lost: `a + b == total + error` exactly (Knuth 1969)."""
+    total = a + b
+    rounded_b = total - a
+    return total, (a - (total - rounded_b)) + (b - rounded_b)
+
+
+def compensated_add(total: jax.Array, error: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Add `x` to the pair (total, error), whose sum carries about twice the bits of one float."""
+    total, lost = two_sum(total, x)
+    lost = lost + error
+    high = total + lost
+    return high, lost - (high - total)
+
+
+def processor_index(like: jax.Array) -> jax.Array:
+    """The index of each processor, `[P, 1, ...]`, shaped to broadcast against `like` of shape `[P, ...]`."""
+    return jnp.arange(like.shape[0], dtype=jnp.int32).reshape((-1,) + (1,) * (like.ndim - 1))
+
+
+def first_smallest(cost: jax.Array, tiebreak: jax.Array | None = None) -> jax.Array:
+    """Index of the smallest cost along the processor axis.
+
+    Ties go to the smallest `tiebreak` where one is given, then to the lowest index. Two plain reductions
+    vectorise over lanes where `argmin`, a reduction over pairs, does not.
+
+    Args:
+      cost: `[P, ...]`.
+      tiebreak: `[P, ...]` or None.
+
+    Returns:
+      `[...]` int32.
+    """
+    best = cost == cost.min(0)
+    if tiebreak is not None:
+        among_best = jnp.where(best, tiebreak, jnp.inf)
+        best = best & (among_best == among_best.min(0))
+    last = cost.shape[0] - 1
+    return jnp.where(best, processor_index(cost), last).min(0)
+
+
+def at_processor(values: jax.Array, action: jax.Array) -> jax.Array:
+    """The entry of `values` `[P, ...]` that belongs to processor `action` `[...]`."""
+    return jnp.where(processor_index(values) == action, values, jnp.zeros((), values.dtype)).sum(0)

@@ -1,0 +1,131 @@
+"""From the state of the system to what a scheduler sees: smoothing, staleness, noise, visibility.
+
+`load` is what a monitor reports: the backlog, exponentially smoothed where `load_time_constant` is set.
+Where `measure_interval` D is set, all figures are published at the times D, 2D, 3D, ... and are stale in
+between; their age and the work assigned since then are part of the observation. Where `measure_noise` s is
+set, load and wait of a processor are multiplied by exp(s z - s^2 / 2), z standard normal, drawn once for
+each measurement: on average right, never negative.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxlb import system
+from jaxlb.numerics import processor_index
+from jaxlb.types import Array, EnvParams, Key, Lanes, MonitorState, Observation, Report, SystemState, Task, Truth
+
+
+def start(params: EnvParams, num_processors: int, lanes: Lanes = ()) -> MonitorState:
+    """A monitor of an empty system, its figures just published."""
+    zero = jnp.zeros((num_processors, *lanes), jnp.float32)
+    stale = params.measure_interval is not None
+    return MonitorState(
+        smoothed=None if params.load_time_constant is None else zero,
+        report=Report(queue_length=zero.astype(jnp.int32), load=zero, wait=zero) if stale else None,
+        age=jnp.zeros(lanes, jnp.float32) if stale else None,
+        assigned=zero if stale else None,
+    )
+
+
+def _smooth(load: Array, wait: Array, speed: Array, time_constant: Array, gap: Array) -> Array:
+    """Exact solution after `gap` of time_constant * d(load)/dt = backlog - load, the backlog draining."""
+    busy = jnp.minimum(wait, gap)
+    decay = busy / time_constant
+    load = (load - wait * speed) * jnp.exp(-decay) + speed * (wait - busy - time_constant * jnp.expm1(-decay))
+    return load * jnp.exp((busy - gap) / time_constant)
+
+
+def _measure(
+    state: SystemState, smoothed: Array | None, params: EnvParams, wait_visible: bool, key: Key
+) -> Report:
+    """The figures of this instant; the key is consumed where there is noise."""
+    queue_length = system.queue_length(state)
+    if wait_visible:
+        wait = state.wait
+        load = wait * params.speed if smoothed is None else smoothed
+    else:
+        load = queue_length * params.size.mean()
+        wait = load / params.speed
+    if params.measure_noise is not None:
+        keys = jax.random.split(key, wait.shape[0])
+        normal = jax.vmap(lambda key: jax.random.normal(key, wait.shape[1:]))(keys)
+        factor = jnp.exp(params.measure_noise * normal - 0.5 * params.measure_noise**2)
+        load, wait = load * factor, wait * factor
+    return Report(queue_length=queue_length, load=load, wait=wait)
+
+
+def advance(
+    monitor: MonitorState, state: SystemState, params: EnvParams, gap: Array, wait_visible: bool, key: Key
+) -> MonitorState:
+    """The monitor after `gap` `[...]` without arrivals, given the system before it.
+
+    If publication times fall into the gap, the last of them counts: the system is looked at as it was then.
+    The key is consumed where there is noise.
+    """
+
+    def smoothed_after(time: Array) -> Array | None:
+        if monitor.smoothed is None:
+            return None
+        return _smooth(monitor.smoothed, state.wait, params.speed, params.load_time_constant, time)
+
+    if params.measure_interval is None:
+        return monitor.replace(smoothed=smoothed_after(gap))
+    since = monitor.age + gap
+    last = jnp.floor(since / params.measure_interval) * params.measure_interval
+    published = last > 0
+    then = jnp.clip(last - monitor.age, 0.0, gap)
+    report = _measure(system.advance(state, then), smoothed_after(then), params, wait_visible, key)
+    return MonitorState(
+        smoothed=smoothed_after(gap),
+        report=jax.tree.map(lambda new, old: jnp.where(published, new, old), report, monitor.report),
+        age=jnp.where(published, since - last, since),
+        assigned=jnp.where(published, 0.0, monitor.assigned),
+    )
+
+
+def record(monitor: MonitorState, action: Array, size: Array) -> MonitorState:
+    """Remember that work `size` `[...]`, as the scheduler saw it, went to processor `action` `[...]`."""
+    if monitor.assigned is None:
+        return monitor
+    chosen = processor_index(monitor.assigned) == action
+    return monitor.replace(assigned=monitor.assigned + jnp.where(chosen, size, 0.0))
+
+
+def observe(
+    monitor: MonitorState,
+    state: SystemState,
+    params: EnvParams,
+    task: Task,
+    seen: Task,
+    wait_visible: bool,
+    key: Key,
+) -> Observation:
+    """What the scheduler sees of the task that just arrived and of the system.
+
+    Args:
+      monitor: the monitor, advanced to this arrival.
+      state: the system, advanced to this arrival.
+      params: of the environment.
+      task: the true task, for the oracle.
+      seen: the task as the scheduler may see it.
+      wait_visible: whether load and wait are measured; if not, they are what the queue lengths tell.
+      key: consumed where there is noise and figures are always fresh.
+    """
+    report = monitor.report
+    if report is None:
+        report = _measure(state, monitor.smoothed, params, wait_visible, key)
+    nothing = jnp.zeros_like(state.wait)
+    return Observation(
+        size=seen.size,
+        priority=seen.priority,
+        deadline=seen.deadline,
+        load_average=report.load.mean(0),
+        load_variance=report.load.var(0),
+        queue_length=report.queue_length,
+        load=report.load,
+        wait=report.wait,
+        speed=jnp.broadcast_to(params.speed, state.wait.shape),
+        age=nothing[0] if monitor.age is None else monitor.age,
+        assigned=nothing if monitor.assigned is None else monitor.assigned,
+        truth=Truth(size=task.size, wait=state.wait),
+    )

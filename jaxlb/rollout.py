@@ -1,0 +1,280 @@
+"""The one loop: tasks in, decisions out. Lanes last, so that the compiler vectorises over lanes.
+
+`rollout` draws tasks as it goes and keeps sums only, so its memory does not grow with the number of tasks;
+`replay` runs given tasks and returns what became of each. Both make the same `_decide` step.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxlb import checks, metrics, workload
+from jaxlb.env import Env, with_lane_axis
+from jaxlb.metrics import Summary, Totals
+from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, Scheduler, Task
+
+
+@struct.dataclass
+class Carry:
+    """All that a rollout remembers between two tasks; a rollout continued from here is the same rollout."""
+
+    index: Array  # int32, tasks decided so far
+    state: EnvState
+    memory: Any  # of the scheduler
+    behaviour_memory: Any  # of the behaviour scheduler, () without one
+    totals: Totals
+    recent: Array  # [B, N] completion times of the last B tasks, the one with index i in row i % B
+
+
+def _decide(
+    env: Env,
+    params: EnvParams,
+    scheduler: Scheduler,
+    variables: Any,
+    state: EnvState,
+    memory: Any,
+    next_task: Task,
+    observe_key: Key,
+    act_key: Key,
+) -> tuple[EnvState, Any, Observation, Outcome, Array]:
+    """Observe, act, assign, and go to the next arrival."""
+    noise_key, arrive_key = jax.random.split(observe_key)
+    observation = env.observe(state, params, noise_key)
+    action, memory = scheduler.act(variables, memory, observation, act_key)
+    state, outcome, reward = env.transition(state, action, next_task, params, arrive_key)
+    return state, memory, observation, outcome, reward
+
+
+def _keys(key: Key) -> tuple[Key, ...]:
+    """Streams of one rollout: workload start, tasks, noise, scheduler, behaviour."""
+    return tuple(jax.random.split(key, 5))
+
+
+def start_rollout(
+    env: Env,
+    params: EnvParams,
+    scheduler: Scheduler,
+    key: Key,
+    num_lanes: int,
+    behaviour: Scheduler | None = None,
+    num_recent: int = 0,
+) -> Carry:
+    """An empty system in every lane, at its first arrival; lanes spread evenly over the local devices.
+
+    Where the number of lanes cannot be divided by that of the devices, fewer devices are used.
+
+    Args:
+      env: static.
+      params: of the environment, without lane axes, but `speed` may be `[P, N]`.
+      scheduler: static.
+      key: the rollout's key; give the same one to `continue_rollout`.
+      num_lanes: N.
+      behaviour: the scheduler whose choices are carried out, where it is not the one that is judged.
+      num_recent: how many completion times of each lane are kept.
+    """
+    lanes = (num_lanes,)
+    carry = Carry(
+        index=jnp.int32(0),
+        state=_first_arrival(env, params, key, lanes),
+        memory=_first_memory(scheduler, params, lanes),
+        behaviour_memory=() if behaviour is None else _first_memory(behaviour, params, lanes),
+        totals=metrics.start(env.num_processors, params.class_probability.shape[0], num_lanes),
+        recent=jnp.zeros((num_recent, num_lanes), jnp.float32),
+    )
+    used = max(count for count in range(1, jax.local_device_count() + 1) if num_lanes % count == 0)
+    if used == 1 or isinstance(carry.index, jax.core.Tracer):
+        return carry
+    devices = jax.make_mesh((used,), ("lanes",), (AxisType.Auto,), devices=jax.local_devices()[:used])
+
+    def spread(leaf: Array) -> Array:
+        # Arrays of lanes have them last; nothing else in a carry ends in an axis of that length but by chance,
+        # and then it is merely laid out differently.
+        axes = (None,) * (leaf.ndim - 1) + ("lanes",) if leaf.ndim and leaf.shape[-1] == num_lanes else ()
+        return jax.device_put(leaf, NamedSharding(devices, PartitionSpec(*axes)))
+
+    return jax.tree.map(spread, carry)
+
+
+@functools.partial(jax.jit, static_argnames=("env", "lanes"))
+def _first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> EnvState:
+    """Every lane empty, at its first arrival; the same for all schedulers, so compiled once for all."""
+    params = with_lane_axis(params, lanes)
+    workload_key, task_key, noise_key, _, _ = _keys(key)
+    process = workload.start(workload_key, params, lanes)
+    task, process = workload.draw(jax.random.fold_in(task_key, 0), params, process, lanes)
+    return env.start(params, task, jax.random.fold_in(noise_key, 0)).replace(workload=process)
+
+
+@functools.partial(jax.jit, static_argnames=("scheduler", "lanes"))
+def _first_memory(scheduler: Scheduler, params: EnvParams, lanes: Lanes) -> Any:
+    return scheduler.start(with_lane_axis(params, lanes), lanes)
+
+
+@functools.partial(jax.jit, static_argnames=("env", "scheduler", "behaviour"))
+def continue_rollout(
+    env: Env,
+    params: EnvParams,
+    scheduler: Scheduler,
+    variables: Any,
+    key: Key,
+    carry: Carry,
+    num_tasks: Array | int,
+    warmup: Array | int = 0,
+    behaviour: Scheduler | None = None,
+    behaviour_variables: Any = (),
+) -> Carry:
+    """Run `num_tasks` more tasks in every lane; those before index `warmup` are not counted.
+
+    The number of tasks is no part of the compiled program. Where there is a `behaviour` scheduler, its
+    choices move the system on, and `scheduler` is asked in the same states and scored on what its own choice
+    would have brought.
+    """
+    lanes = carry.state.task.gap.shape
+    params = with_lane_axis(params, lanes)
+    _, task_key, noise_key, act_key, behaviour_key = _keys(key)
+    num_classes = params.class_probability.shape[0]
+
+    def body(_: Array, carry: Carry) -> Carry:
+        before, after = carry.state, carry.index + 1
+        task, process = workload.draw(jax.random.fold_in(task_key, after), params, before.workload, lanes)
+        observe_key = jax.random.fold_in(noise_key, after)
+
+        def decide(scheduler: Scheduler, variables: Any, memory: Any, key: Key) -> tuple:
+            key = jax.random.fold_in(key, carry.index)
+            return _decide(env, params, scheduler, variables, before, memory, task, observe_key, key)
+
+        state, memory, seen, outcome, reward = decide(scheduler, variables, carry.memory, act_key)
+        step = metrics.figures(
+            truth=seen.truth,
+            speed=seen.speed,
+            priority=before.task.priority,
+            num_classes=num_classes,
+            outcome=outcome,
+            reward=reward,
+            next_wait=state.system.wait,
+            gap=task.gap,
+            overflow=state.system.overflow - before.system.overflow,
+        )
+        behaviour_memory: Any = ()
+        if behaviour is not None:
+            state, behaviour_memory, _, _, _ = decide(
+                behaviour, behaviour_variables, carry.behaviour_memory, behaviour_key
+            )
+        recent = carry.recent
+        if recent.shape[0]:
+            recent = recent.at[carry.index % recent.shape[0]].set(outcome.completion)
+        return Carry(
+            index=after,
+            state=state.replace(workload=process),
+            memory=memory,
+            behaviour_memory=behaviour_memory,
+            totals=metrics.add(carry.totals, step, counted=carry.index >= warmup),
+            recent=recent,
+        )
+
+    return jax.lax.fori_loop(0, num_tasks, body, carry)
+
+
+def rollout(
+    env: Env,
+    params: EnvParams,
+    scheduler: Scheduler,
+    variables: Any,
+    key: Key,
+    num_lanes: int,
+    num_tasks: int,
+    warmup: int = 0,
+) -> Summary:
+    """Let a scheduler work, in `num_lanes` environments, on tasks drawn from the workload.
+
+    Compiles once per environment, scheduler and number of lanes. Lane n sees the same tasks whatever the
+    scheduler and however many lanes there are. May be vmapped over `params`, `variables` and `key`.
+
+    Args:
+      env: from `jaxlb.make`.
+      params: of the environment; `speed` `[P]`, or `[P, num_lanes]` for other speeds in each lane.
+      scheduler: from `jaxlb.scheduler`, or your own.
+      variables: of the scheduler; `()` for one that learns nothing.
+      key: consumed.
+      num_lanes: environments side by side.
+      num_tasks: tasks counted in each lane.
+      warmup: tasks run before that, not counted.
+
+    Returns:
+      Figures of each lane.
+
+    Raises:
+      ValueError: a number of lanes or tasks below 1, or a bad parameter.
+    """
+    checks.at_least("num_lanes", num_lanes, 1)
+    checks.at_least("num_tasks", num_tasks, 1)
+    checks.at_least("warmup", warmup, 0)
+    env.check(params)
+    carry = start_rollout(env, params, scheduler, key, num_lanes)
+    carry = continue_rollout(env, params, scheduler, variables, key, carry, warmup + num_tasks, warmup)
+    return metrics.summarise(carry.totals)
+
+
+def replay(
+    env: Env, params: EnvParams, scheduler: Scheduler, variables: Any, tasks: Task, key: Key
+) -> Outcome:
+    """Let a scheduler work on given tasks, from an empty system.
+
+    Args:
+      env: from `jaxlb.make`.
+      params: of the environment; its workload is not used.
+      scheduler: from `jaxlb.scheduler`, or your own.
+      variables: of the scheduler; `()` for one that learns nothing.
+      tasks: leaves `[T]`, or `[T, N]` for N lanes.
+      key: consumed by schedulers that draw and by the monitor's noise.
+
+    Returns:
+      What became of each task, leaves shaped like the tasks'.
+
+    Raises:
+      ValueError: leaves of different or wrong shapes, no tasks, a gap, size or deadline that cannot be, or a
+        bad parameter.
+    """
+    shape = np.shape(tasks.gap)
+    if len(shape) not in (1, 2) or 0 in shape or any(np.shape(leaf) != shape for leaf in jax.tree.leaves(tasks)):
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tasks)]
+        raise ValueError(f"tasks have shapes {shapes}: must all be [T], or all [T, N], of at least one task")
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tasks)):
+        checks.leaf("gap", tasks.gap, low=0)
+        checks.leaf("size", tasks.size, above=0)
+        checks.leaf("priority", tasks.priority, low=0)
+        checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
+    env.check(params)
+    floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
+    return _replay(env, params, scheduler, variables, Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats), key)
+
+
+@functools.partial(jax.jit, static_argnames=("env", "scheduler"))
+def _replay(
+    env: Env, params: EnvParams, scheduler: Scheduler, variables: Any, tasks: Task, key: Key
+) -> Outcome:
+    lanes = tasks.gap.shape[1:]
+    params = with_lane_axis(params, lanes)
+    _, _, noise_key, act_key, _ = _keys(key)
+    first = jax.tree.map(lambda leaf: leaf[0], tasks)
+    # After the last task comes the first again, with nobody looking.
+    following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
+    state = env.start(params, first, jax.random.fold_in(noise_key, 0))
+
+    def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, Outcome]:
+        state, memory = carry
+        index, task = x
+        observe_key, key = jax.random.fold_in(noise_key, index + 1), jax.random.fold_in(act_key, index)
+        state, memory, _, outcome, _ = _decide(
+            env, params, scheduler, variables, state, memory, task, observe_key, key
+        )
+        return (state, memory), outcome
+
+    indices = jnp.arange(tasks.gap.shape[0], dtype=jnp.int32)
+    _, outcomes = jax.lax.scan(body, (state, scheduler.start(params, lanes)), (indices, following))
+    return outcomes

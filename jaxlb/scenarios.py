@@ -1,0 +1,204 @@
+"""Named environments with their parameters."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxlb import checks
+from jaxlb.env import Env, canonical
+from jaxlb.types import EnvParams
+from jaxlb.workload import TraceData
+from jaxlb.workload.arrivals import Bursty, Poisson, Shift
+from jaxlb.workload.sizes import BoundedPareto, Exponential
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A named environment: what it is for, how many processors, what is static, what its numbers are."""
+
+    description: str
+    num_processors: int
+    make_params: Callable[[int], EnvParams]
+    settings: tuple[tuple[str, Any], ...] = ()
+
+
+def speed_profile(speeds: Sequence[float], num_processors: int) -> tuple[float, ...]:
+    """`num_processors` speeds spread like the given ones: read off their piecewise linear profile."""
+    if num_processors == len(speeds):
+        return tuple(speeds)
+    places = (np.arange(num_processors) + 0.5) / num_processors
+    given = (np.arange(len(speeds)) + 0.5) / len(speeds)
+    return tuple(float(speed) for speed in np.interp(places, given, speeds))
+
+
+def _seed(num_processors: int) -> EnvParams:
+    # Fitted by benchmarks/calibrate_seed.py to the published agreement and violation rates.
+    return EnvParams(
+        speed=speed_profile((0.5, 0.8, 1.2, 2.0), num_processors),
+        arrival=Poisson(),
+        size=Exponential(1.0),
+        load=0.7,
+        class_probability=(0.2, 0.3, 0.5),
+        class_slack=(1.0, 1.5, 2.0),
+        load_time_constant=1.0,
+    )
+
+
+def _stable(num_processors: int) -> EnvParams:
+    return EnvParams(speed=(1.0,) * num_processors, arrival=Poisson(), size=Exponential(1.0), load=0.8)
+
+
+def _heavy_tail(num_processors: int) -> EnvParams:
+    return EnvParams(
+        speed=speed_profile((0.5, 0.8, 1.2, 2.0), num_processors),
+        arrival=Poisson(),
+        size=BoundedPareto(1.0, 1000.0, 1.5),
+        load=0.7,
+    )
+
+
+def _heavy_tail_extreme(num_processors: int) -> EnvParams:
+    return _heavy_tail(num_processors).replace(size=BoundedPareto(1.0, 10000.0, 1.1))
+
+
+def _slow_servers(num_processors: int) -> EnvParams:
+    return _heavy_tail(num_processors).replace(speed=(0.2,) * (num_processors - 1) + (2.0,), load=0.3)
+
+
+def _two_server(num_processors: int) -> EnvParams:
+    return EnvParams(
+        speed=speed_profile((1.0, 0.2), num_processors), arrival=Poisson(), size=Exponential(1.0), load=0.7
+    )
+
+
+def _stale(num_processors: int) -> EnvParams:
+    return EnvParams(
+        speed=speed_profile((0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 1.5, 1.5), num_processors),
+        arrival=Poisson(),
+        size=Exponential(1.0),
+        load=0.8,
+        class_slack=(0.0,),
+        deadline_constant=3.0,
+        measure_interval=5.0,
+    )
+
+
+def _shift(num_processors: int) -> EnvParams:
+    return _stale(num_processors).replace(arrival=Shift(), measure_interval=2.0)
+
+
+def _park(num_processors: int) -> EnvParams:
+    speed = tuple(0.15 + 0.1 * index for index in range(num_processors))
+    # 100 (1 + Lomax(1.5)) is a Pareto law from 100 upwards, mean 300; the mean gap is 55.
+    return EnvParams(
+        speed=speed,
+        arrival=Poisson(),
+        size=BoundedPareto(100.0, float("inf"), 1.5),
+        load=300.0 / 55.0 / sum(speed),
+        max_steps_in_episode=1000,
+    )
+
+
+def _large(num_processors: int) -> EnvParams:
+    return EnvParams(
+        speed=tuple(float(speed) for speed in np.geomspace(0.25, 4.0, num_processors)),
+        arrival=Bursty(),
+        size=Exponential(1.0),
+        load=0.85,
+    )
+
+
+_SCENARIOS: dict[str, Scenario] = {
+    "seed": Scenario("4 unequal processors, 3 priorities, smoothed load", 4, _seed),
+    "stable": Scenario("4 equal processors, exponential sizes, Poisson arrivals, load 0.8", 4, _stable),
+    "heavy-tail": Scenario("4 unequal processors, Pareto sizes on [1, 1000], load 0.7", 4, _heavy_tail),
+    "heavy-tail-extreme": Scenario("the same with Pareto sizes on [1, 10000]", 4, _heavy_tail_extreme),
+    "slow-servers": Scenario("one fast and 3 slow processors, Pareto sizes, load 0.3", 4, _slow_servers),
+    "two-server": Scenario(
+        "speeds 1 and 0.2, sizes and waits hidden, load 0.7",
+        2,
+        _two_server,
+        (("size_visible", False), ("wait_visible", False), ("queue_capacity", 32)),
+    ),
+    "stale": Scenario("8 unequal processors, measured only every 5 time units, load 0.8", 8, _stale),
+    "shift": Scenario("stale, every 2, with abrupt changes of rate and size mix", 8, _shift),
+    "park": Scenario(
+        "10 processors of rates 0.15 to 1.05, Pareto sizes, holding-cost reward",
+        10,
+        _park,
+        (("reward", "holding-cost"), ("queue_capacity", 64)),
+    ),
+    "large": Scenario("64 processors, speeds 0.25 to 4, bursty arrivals, load 0.85", 64, _large),
+}
+
+
+def scenarios() -> dict[str, str]:
+    """Names of all scenarios, each with a line of description."""
+    return {name: scenario.description for name, scenario in _SCENARIOS.items()}
+
+
+def make(
+    name: str, *, trace: TraceData | None = None, allow_overload: bool = False, **overrides: Any
+) -> tuple[Env, EnvParams]:
+    """An environment and its parameters.
+
+    Args:
+      name: one of `scenarios()`.
+      trace: a recorded task stream instead of the scenario's workload, from `jaxlb.read_trace`; sizes are
+        rescaled to the mean of the scenario's, gaps to its load.
+      allow_overload: whether a load of 1 or more is meant.
+      overrides: values by field name, of `Env` (num_processors, queue_capacity, size_visible, wait_visible,
+        reward), of `EnvParams` (speed, load, ...), of its arrival process or of its size law (tail_index,
+        ...). `speed` alone sets the number of processors too; a number of processors alone spreads as many
+        speeds like the scenario's.
+
+    Returns:
+      The environment, static, and its parameters, arrays. `env.default_params` are the scenario's own,
+      before overrides.
+
+    Raises:
+      ValueError: an unknown name or field, or a value that is out of bounds.
+    """
+    checks.known("scenario", name, _SCENARIOS)
+    scenario = _SCENARIOS[name]
+    static = {field.name for field in dataclasses.fields(Env)} - {"name", "make_params"}
+    settings = dict(scenario.settings) | {key: value for key, value in overrides.items() if key in static}
+    numbers = {key: value for key, value in overrides.items() if key not in static}
+
+    if "speed" in numbers:
+        if np.ndim(numbers["speed"]) != 1 or np.size(numbers["speed"]) == 0:
+            raise ValueError(f"speed = {numbers['speed']!r}: must be a list, one speed for each processor")
+        settings.setdefault("num_processors", len(numbers["speed"]))
+    settings.setdefault("num_processors", scenario.num_processors)
+    env = Env(name=name, make_params=scenario.make_params, **settings)
+    params = scenario.make_params(env.num_processors)
+    if trace is not None:
+        arrival, size = trace.workload(mean_size=float(params.size.mean()))
+        params = params.replace(arrival=arrival, size=size)
+    params = _override(params, numbers, static)
+    env.check(params)
+    if not allow_overload:
+        load = np.asarray(params.load)
+        if np.any(load >= 1):
+            raise ValueError(
+                f"load = {load.max():g}: must be below 1, or queues grow without bound (allow_overload permits it)"
+            )
+    return env, canonical(params)
+
+
+def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> EnvParams:
+    """Set fields by name: those of the parameters first, then those of arrival process and size law."""
+    own = {field.name for field in dataclasses.fields(params)}
+    params = params.replace(**{key: value for key, value in values.items() if key in own})
+    nested = {
+        field.name: part for part in ("arrival", "size") for field in dataclasses.fields(getattr(params, part))
+    }
+    for key, value in values.items():
+        if key not in own:
+            checks.known("parameter", key, own | static | set(nested))
+            part = getattr(params, nested[key])
+            params = params.replace(**{nested[key]: part.replace(**{key: value})})
+    return params

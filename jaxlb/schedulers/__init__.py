@@ -1,0 +1,60 @@
+"""Schedulers by name."""
+
+import functools
+import inspect
+from collections.abc import Callable
+
+from jaxlb import checks
+from jaxlb.schedulers import classical, size_based
+from jaxlb.types import Scheduler
+
+__all__ = ["scheduler", "schedulers"]
+
+_FACTORIES: dict[str, Callable[..., Scheduler]] = {
+    "random": classical.random,
+    "weighted-random": classical.weighted_random,
+    "rr": classical.rr,
+    "wrr": classical.wrr,
+    "jsq": classical.jsq,
+    "least-connections": classical.least_connections,
+    "jiq": classical.jiq,
+    "power-of-d": classical.power_of_d,
+    "sed": classical.sed,
+    "lwr": classical.lwr,
+    "lwr-rr": classical.lwr_rr,
+    "lwl": classical.lwl,
+    "greedy": classical.greedy,
+    "sita-e": size_based.sita_e,
+    "guarded-sita": size_based.guarded_sita,
+    "fpi": size_based.fpi,
+    "card": size_based.card,
+    "oracle": classical.oracle,
+}
+
+
+@functools.cache
+def _made(name: str, options: tuple[tuple[str, object], ...]) -> Scheduler:
+    # The same object for the same request: compiled programs are looked up by it.
+    return _FACTORIES[name](**dict(options))
+
+
+def scheduler(name: str, **options: object) -> Scheduler:
+    """A scheduler by name.
+
+    Args:
+      name: one of `schedulers()`.
+      options: what its factory takes, such as `d=2` for "power-of-d"; see `jaxlb.schedulers`.
+
+    Raises:
+      ValueError: unknown name or option, or an option out of bounds.
+    """
+    checks.known("scheduler", name, _FACTORIES)
+    allowed = inspect.signature(_FACTORIES[name]).parameters
+    for option in options:
+        checks.known(f"option of scheduler {name!r}", option, allowed)
+    return _made(name, tuple(sorted(options.items())))
+
+
+def schedulers() -> dict[str, str]:
+    """Names of all schedulers, each with the first line of its description."""
+    return {name: (factory.__doc__ or "").splitlines()[0] for name, factory in _FACTORIES.items()}

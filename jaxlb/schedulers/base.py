@@ -1,0 +1,37 @@
+"""What all schedulers share: the stateless protocol, random numbers that do not depend on the lane count."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
+
+
+def stateless(name: str, choose: Callable[[Observation, Key], Array]) -> Scheduler:
+    """A scheduler without variables or memory, from (observation, key) -> action."""
+    return with_memory(
+        name,
+        start=lambda params, lanes: (),
+        act=lambda memory, observation, key: (choose(observation, key), memory),
+    )
+
+
+def with_memory(
+    name: str,
+    start: Callable[[EnvParams, Lanes], Any],
+    act: Callable[[Any, Observation, Key], tuple[Array, Any]],
+) -> Scheduler:
+    """A scheduler without variables; `act` is (memory, observation, key) -> (action, memory)."""
+    return Scheduler(
+        name=name,
+        init=lambda key, observation: (),
+        start=start,
+        act=lambda variables, memory, observation, key: act(memory, observation, key),
+    )
+
+
+def uniform_per_processor(key: Key, like: Array) -> Array:
+    """Uniforms of the shape of `like` `[P, ...]`; a lane's do not depend on how many there are. Key consumed."""
+    keys = jax.random.split(key, like.shape[0])
+    return jax.vmap(lambda key: jax.random.uniform(key, like.shape[1:]))(keys)

@@ -1,0 +1,155 @@
+"""Rules that use a task's size and the size law: SITA-E, guarded SITA, FPI, CARD.
+
+Their cutoffs are computed from the law when a run starts, as constants in the scheduler's memory.
+"""
+
+import jax.numpy as jnp
+
+from jaxlb import checks
+from jaxlb.numerics import first_smallest, processor_index
+from jaxlb.schedulers.base import with_memory
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw
+
+_GRID = 4096
+
+
+def load_cutoffs(law: SizeLaw, fractions: Array) -> Array:
+    """Sizes below which lie the given fractions of the load.
+
+    By quadrature of the inverse distribution function over a grid geometric in the survival probability.
+
+    Args:
+      law: of task sizes.
+      fractions: `[F]` of the total work, in [0, 1].
+
+    Returns:
+      `[F]` work.
+    """
+    edges = jnp.exp(jnp.linspace(0.0, -27.0 * jnp.log(2.0), _GRID + 1))
+    middle = jnp.sqrt(edges[1:] * edges[:-1])
+    work = law.inverse_survival(jnp.clip(middle, 0.0, 1.0 - 2.0**-24)) * (edges[:-1] - edges[1:])
+    below = jnp.concatenate([jnp.zeros(1), jnp.cumsum(work)]) / work.sum()
+    survival = jnp.exp(jnp.interp(fractions, below, jnp.log(edges)))
+    return law.inverse_survival(jnp.clip(survival, 0.0, 1.0 - 2.0**-24))
+
+
+def _speeds(params: EnvParams) -> Array:
+    """Speeds `[P]` of the first lane: cutoffs are shared by all lanes."""
+    return params.speed.reshape(params.speed.shape[0], -1)[:, 0]
+
+
+def sita_e(small_to: str = "slowest") -> Scheduler:
+    """Size Interval Task Assignment with Equal load (Harchol-Balter, Crovella, Murta 1999).
+
+    Each processor serves one interval of sizes, cut so that all are utilised equally.
+
+    Args:
+      small_to: "slowest" or "fastest": which end of the processors, ordered by speed, gets small tasks.
+    """
+    checks.known("small_to", small_to, ("slowest", "fastest"))
+
+    def start(params: EnvParams, lanes: Lanes):
+        speed = _speeds(params)
+        order = jnp.argsort(speed if small_to == "slowest" else -speed, stable=True)
+        share = jnp.cumsum(speed[order]) / speed.sum()
+        return load_cutoffs(params.size, share[:-1]), order.astype(jnp.int32)
+
+    def act(memory, observation: Observation, key: Key):
+        del key
+        cutoffs, order = memory
+        interval = jnp.zeros(observation.size.shape, jnp.int32)
+        for index in range(cutoffs.shape[0]):
+            interval = interval + (observation.size > cutoffs[index])
+        return order[interval], memory
+
+    return with_memory("sita-e", start, act)
+
+
+def guarded_sita(big: int = 1, big_to: str = "slowest", share: float = 1.0) -> Scheduler:
+    """Big tasks only to some processors; small tasks wherever they complete first.
+
+    A task is big if it belongs to the largest ones that together bring `share` times the work that the
+    guarded processors can do in proportion to their speed. Within its processors a task goes where its wait
+    + size / speed is smallest.
+
+    Args:
+      big: number of processors that big tasks may use.
+      big_to: "slowest" or "fastest" of the processors.
+      share: of the guarded processors' part of the load, in (0, 1 / that part).
+    """
+    checks.at_least("big", big, 1)
+    checks.known("big_to", big_to, ("slowest", "fastest"))
+    checks.leaf("share", share, above=0)
+
+    def start(params: EnvParams, lanes: Lanes):
+        speed = _speeds(params)
+        rank = jnp.argsort(jnp.argsort(speed if big_to == "slowest" else -speed, stable=True))
+        guarded = rank < big
+        part = jnp.where(guarded, speed, 0.0).sum() / speed.sum()
+        cutoff = load_cutoffs(params.size, jnp.clip(1.0 - share * part, 0.0, 1.0)[None])[0]
+        return cutoff, guarded.reshape(-1, *(1,) * len(lanes))
+
+    def act(memory, observation: Observation, key: Key):
+        del key
+        cutoff, guarded = memory
+        cost = observation.wait + observation.size / observation.speed
+        cost = jnp.where((observation.size > cutoff) & ~guarded, jnp.inf, cost)
+        return first_smallest(cost, -observation.speed), memory
+
+    return with_memory("guarded-sita", start, act)
+
+
+def fpi() -> Scheduler:
+    """First Policy Iteration (Hyytia, Penttinen, Aalto 2012): cost of admitting a task, now and later.
+
+    One improvement step from a Bernoulli split in proportion to speed, under which queue i is an M/G/1 of
+    arrival rate l_i and load r: with w the wait and x/s the service,
+    (w + x/s) + l_i / (2 (1 - r)) ((w + x/s)^2 - w^2). The load r is capped at 0.99, where that is defined.
+    """
+
+    def start(params: EnvParams, lanes: Lanes):
+        rate = params.load * params.speed / params.size.mean()
+        return rate / (2.0 * (1.0 - jnp.minimum(params.load, 0.99)))
+
+    def act(weight: Array, observation: Observation, key: Key):
+        del key
+        completion = observation.wait + observation.size / observation.speed
+        cost = completion + weight * (completion**2 - observation.wait**2)
+        return first_smallest(cost, -observation.speed), weight
+
+    return with_memory("fpi", start, act)
+
+
+def card(band: float = 0.2, threshold: float = 2.0) -> Scheduler:
+    """CARD, Controlled Asymmetry Reduces Delay (Xie, Grosof, Scully 2024).
+
+    One processor is long, the others short. Small tasks go to the short processor with the least wait, large
+    ones to the long processor, medium ones to that short processor while its wait is at most a threshold,
+    else to the long one. The cutoffs enclose the size at which large and small tasks would load long and
+    short processors in proportion to their speed. The paper has equal processors; here the slowest is long.
+
+    Args:
+      band: small tasks bring (1 - band) times the short processors' part of the work, large ones
+        (1 - band) times the long one's part; in (0, 1).
+      threshold: wait above which a short processor takes no medium task, in mean service times.
+    """
+    checks.leaf("band", band, above=0, below=1)
+    checks.leaf("threshold", threshold, above=0)
+
+    def start(params: EnvParams, lanes: Lanes):
+        speed = _speeds(params)
+        long = first_smallest(speed)
+        part = 1.0 - speed[long] / speed.sum()
+        fractions = jnp.stack([(1.0 - band) * part, 1.0 - (1.0 - band) * (1.0 - part)])
+        return load_cutoffs(params.size, fractions), long, threshold * params.size.mean() / speed.mean()
+
+    def act(memory, observation: Observation, key: Key):
+        del key
+        (small, large), long, limit = memory
+        short_wait = jnp.where(processor_index(observation.wait) == long, jnp.inf, observation.wait)
+        short = first_smallest(short_wait, -observation.speed)
+        fits = (observation.size <= small) | ((observation.size <= large) & (short_wait.min(0) <= limit))
+        alone = observation.speed.shape[0] == 1
+        return jnp.where(fits & (not alone), short, long), memory
+
+    return with_memory("card", start, act)

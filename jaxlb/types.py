@@ -1,0 +1,196 @@
+"""The pytrees that travel between the parts. No logic.
+
+Shapes: P processors, C priority classes, K places in a queue's memory, `...` the trailing lane axes (none
+for one environment, `[N]` for N lanes). Units: "time" and "work"; speed is work per time.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from flax import struct
+
+Array = jax.Array
+Key = jax.Array
+"""A typed key, as `jax.random.key` makes it."""
+Lanes = tuple[int, ...]
+"""Shape of the trailing lane axes: `()` or `(N,)`."""
+Scalar = jax.Array | float
+"""One number; a leaf that can be vmapped."""
+
+
+@struct.dataclass
+class Task:
+    """What arrives."""
+
+    gap: Array  # [...] time since the previous arrival
+    size: Array  # [...] work
+    priority: Array  # [...] int32, 0 is the most urgent
+    deadline: Array  # [...] time allowed from arrival
+
+
+@struct.dataclass
+class SystemState:
+    """P first-come-first-served queues, seen from the last arrival. There is no clock in it.
+
+    `lag` says how long before the newest task of its queue each of the last K tasks departs: a constant of
+    the task's life, so nothing but `wait` moves when time passes, and a task is in the system exactly while
+    its lag is smaller than the wait.
+    """
+
+    wait: Array  # [P, ...] time until a task arriving now would start
+    wait_error: Array  # [P, ...] what rounding has taken from `wait`: their sum is the wait
+    lag: Array  # [P, K, ...] time by which a recent task departs before the newest of its queue
+    slot: Array  # [P, ...] int32, the place in `lag` that the next task takes
+    overflow: Array  # [P, ...] int32, tasks that found all K places taken: the length then reads too short
+
+
+@struct.dataclass
+class Report:
+    """What a monitor last published of each processor."""
+
+    queue_length: Array  # [P, ...] int32, tasks in the system
+    load: Array  # [P, ...] work, smoothed, possibly noisy
+    wait: Array  # [P, ...] time, possibly noisy
+
+
+@struct.dataclass
+class MonitorState:
+    """Memory of the monitor. Parts that the parameters switch off are None."""
+
+    smoothed: Array | None  # [P, ...] work, exponentially smoothed backlog
+    report: Report | None  # the figures published last
+    age: Array | None  # [...] time since they were published
+    assigned: Array | None  # [P, ...] work assigned since, as the scheduler saw it
+
+
+@struct.dataclass
+class Truth:
+    """What only the oracle, the metrics and training targets may look at."""
+
+    size: Array  # [...] work
+    wait: Array  # [P, ...] time
+
+
+@struct.dataclass
+class Observation:
+    """What a scheduler sees when a task arrives."""
+
+    size: Array  # [...] work; the law's mean where sizes are hidden
+    priority: Array  # [...] int32
+    deadline: Array  # [...] time
+    load_average: Array  # [...] work, mean of `load` over processors
+    load_variance: Array  # [...] work squared, variance of `load` over processors
+    queue_length: Array  # [P, ...] int32
+    load: Array  # [P, ...] work
+    wait: Array  # [P, ...] time
+    speed: Array  # [P, ...] work per time
+    age: Array  # [...] time since these figures were measured
+    assigned: Array  # [P, ...] work assigned since then
+    truth: Truth
+
+
+@struct.dataclass
+class Outcome:
+    """What became of a task."""
+
+    action: Array  # [...] int32, the processor that got it
+    wait: Array  # [...] time from arrival to start
+    service: Array  # [...] time from start to departure
+    completion: Array  # [...] time from arrival to departure
+    violation: Array  # [...] bool, completion later than the deadline
+
+
+@struct.dataclass
+class EnvParams:
+    """Numbers of an environment. Every leaf can be vmapped and changed without recompiling.
+
+    None switches a part of the monitor off, and its code with it.
+    """
+
+    speed: Any  # [P] work per time
+    arrival: Any  # an arrival process, see jaxlb.workload.arrivals
+    size: Any  # a size law, see jaxlb.workload.sizes
+    load: Any = 0.8  # arrival rate x mean size / total speed
+    class_probability: Any = (1.0,)  # [C] share of each priority class
+    class_slack: Any = (4.0,)  # [C] deadline per (size / mean speed)
+    deadline_constant: Any = 0.0  # time added to every deadline
+    load_time_constant: Any = None  # time constant of the load's exponential smoothing; None: true backlog
+    measure_interval: Any = None  # time between two publications of the figures; None: always fresh
+    measure_noise: Any = None  # standard deviation of the log of the figures' noise factor; None: exact
+    imbalance_weight: Any = 0.01  # reward per variance of the load over processors
+    sla_weight: Any = 1.0  # reward per SLA violation
+    max_steps_in_episode: Any = 1000  # tasks until an episode is truncated
+
+
+@struct.dataclass
+class EnvState:
+    """State of an environment between two decisions: `task` has arrived and waits for its processor."""
+
+    system: SystemState
+    monitor: MonitorState
+    task: Task
+    workload: Any  # memory of the arrival process; () where tasks are replayed
+    steps: Array  # [...] int32, tasks assigned in this episode
+
+
+class ArrivalProcess(Protocol):
+    """Makes gaps, and may have a say in the tasks. A pytree whose leaves are its parameters."""
+
+    extra_words: int  # random words a task beyond the two that every task gets
+
+    def start(self, key: Key, lanes: Lanes) -> Any:
+        """The stationary state before the first arrival; the key is consumed."""
+        ...
+
+    def gap(self, state: Any, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Any]:
+        """The next gap `[...]` and the state after it."""
+        ...
+
+    def size(self, state: Any, drawn: Array, extra: Array) -> Array:
+        """The size of the task that just arrived, given what the size law drew."""
+        ...
+
+    def priority(self, state: Any, drawn: Array) -> Array:
+        """Its priority, given what the class probabilities drew."""
+        ...
+
+    def deadline(self, state: Any, computed: Array) -> Array:
+        """Its deadline, given what size and class slack make it."""
+        ...
+
+
+class SizeLaw(Protocol):
+    """A law of task sizes. A pytree whose leaves are its parameters."""
+
+    def mean(self) -> Array:
+        """Expected size, exact."""
+        ...
+
+    def second_moment(self) -> Array:
+        """Expected squared size, exact."""
+        ...
+
+    def inverse_survival(self, uniform: Array) -> Array:
+        """The size that is exceeded with probability `uniform`."""
+        ...
+
+
+class Scheduler(NamedTuple):
+    """A policy, as pure functions.
+
+    Attributes:
+      name: what tables call it.
+      init: (key, observation) -> variables, the learned weights; `()` for a scheduler that learns nothing.
+      start: (params, lanes) -> memory, what it carries from task to task.
+      act: (variables, memory, observation, key) -> (action, memory); `action` is int32 of the lanes' shape.
+    """
+
+    name: str
+    init: Callable[[Key, Observation], Any]
+    start: Callable[[EnvParams, Lanes], Any]
+    act: Callable[[Any, Any, Observation, Key], tuple[Array, Any]]
+
+
+Static = Hashable
+"""Marks arguments that are part of the compiled program."""

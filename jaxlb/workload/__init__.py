@@ -1,0 +1,95 @@
+"""All randomness of the tasks: arrival process, size law, priority classes, deadlines, traces.
+
+A task takes two random words: 23 bits for the gap, 26 for the size, 15 for the priority class (so class
+probabilities are resolved to 1/32768). What a process needs beyond that, it draws itself.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlb.types import Array, EnvParams, Key, Lanes, Task
+from jaxlb.workload import arrivals, sizes
+from jaxlb.workload.traces import TraceData, read_trace
+
+__all__ = [
+    "TraceData",
+    "arrival_rate",
+    "arrivals",
+    "deadline",
+    "draw",
+    "random_words",
+    "read_trace",
+    "sizes",
+    "start",
+]
+
+
+def arrival_rate(params: EnvParams) -> Array:
+    """Tasks per time: load x total speed / mean size."""
+    return params.load * params.speed.sum(0) / params.size.mean()
+
+
+def deadline(params: EnvParams, size: Array, priority: Array) -> Array:
+    """Time allowed to a task, `[...]`: class slack x size / mean speed + constant."""
+    slack = params.class_slack[0]
+    for index in range(1, params.class_slack.shape[0]):
+        slack = jnp.where(priority == index, params.class_slack[index], slack)
+    return slack * size / params.speed.mean(0) + params.deadline_constant
+
+
+def random_words(key: Key, lanes: Lanes) -> tuple[Array, Array]:
+    """Two independent random words for each lane, `[...]` uint32; the key is consumed.
+
+    They are the words of the lanes' split keys: one threefry block yields both, where `jax.random.bits`
+    spends a block on each. A lane's words do not depend on how many lanes there are.
+    """
+    count = lanes[0] if lanes else 1
+    data = jax.random.key_data(jax.random.split(key, count))
+    return data[:, 0].reshape(lanes), data[:, 1].reshape(lanes)
+
+
+def _uniform(word: Array, bits: int) -> Array:
+    """A float32 in (0, 1) from the lowest `bits` of a word, resolved finely near 0."""
+    kept = word & jnp.uint32(2**bits - 1)
+    return jnp.minimum((kept.astype(jnp.float32) + 0.5) * 2.0**-bits, 1.0 - 2.0**-24)
+
+
+def start(key: Key, params: EnvParams, lanes: Lanes = ()) -> Any:
+    """The arrival process in its long-run state before the first task; the key is consumed."""
+    return params.arrival.start(key, lanes)
+
+
+def draw(key: Key, params: EnvParams, state: Any, lanes: Lanes = ()) -> tuple[Task, Any]:
+    """The next task of every lane.
+
+    Args:
+      key: consumed.
+      params: with `speed` `[P, ...]`, classes `[C, ...]`.
+      state: of the arrival process.
+      lanes: shape of the lane axes.
+
+    Returns:
+      The task, leaves `[...]`, and the state of the arrival process after it.
+    """
+    process = params.arrival
+    extra_pairs = (process.extra_words + 1) // 2
+    key, *extra_keys = jax.random.split(key, 1 + extra_pairs) if extra_pairs else [key]
+    first, second = random_words(key, lanes)
+    gap_uniform, size_uniform = _uniform(first >> 9, 23), _uniform(second >> 6, 26)
+    class_uniform = _uniform((first << 6) | (second & jnp.uint32(63)), 15)
+    words = [word for extra_key in extra_keys for word in random_words(extra_key, lanes)]
+    extra = jnp.stack([_uniform(word >> 9, 23) for word in words]) if words else jnp.zeros((0, *lanes))
+
+    gap, state = process.gap(state, arrival_rate(params), gap_uniform, extra)
+    size = process.size(state, params.size.inverse_survival(size_uniform), extra)
+    priority = jnp.zeros(lanes, jnp.int32)
+    reached = jnp.zeros_like(params.class_probability[0])
+    for index in range(params.class_probability.shape[0] - 1):
+        reached = reached + params.class_probability[index]
+        priority = priority + (class_uniform >= reached).astype(jnp.int32)
+    priority = process.priority(state, priority)
+    allowed = process.deadline(state, deadline(params, size, priority))
+    task = Task(gap=gap, size=size, priority=priority, deadline=allowed)
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, lanes), task), state
