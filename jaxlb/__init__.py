@@ -1,4 +1,4 @@
-"""jaxlb: thousands of heterogeneous multiprocessor systems in parallel, and the schedulers that balance them."""
+"""Thousands of heterogeneous multiprocessor systems in parallel, and the schedulers that balance them."""
 
 from jaxlb.comparison import Comparison, compare
 from jaxlb.env import Env, flatten

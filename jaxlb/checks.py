@@ -6,6 +6,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
+
+
+def traced(tree: Any) -> bool:
+    """Whether a leaf is under a trace, so that its value cannot be known."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def known(kind: str, name: object, allowed: Iterable[str]) -> None:
@@ -36,8 +42,6 @@ def leaf(
 ) -> None:
     """Raise ValueError unless every number in `value` is finite and inside the bounds.
 
-    Traced values pass: what is allowed was checked when they were concrete, or cannot be known.
-
     Args:
       name: how the message names the value.
       value: number or array.
@@ -47,8 +51,6 @@ def leaf(
       high: inclusive upper bound.
       infinite: whether plus infinity is allowed.
     """
-    if isinstance(value, jax.core.Tracer):
-        return
     try:
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):

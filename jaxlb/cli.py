@@ -2,12 +2,14 @@
 
 import contextlib
 import csv
+import importlib.util
 import io
 import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,13 +21,13 @@ from rich.table import Table
 
 from jaxlb import checks
 from jaxlb.comparison import Comparison, Interval, compare
+from jaxlb.env import Env
 from jaxlb.scenarios import make, scenarios
 from jaxlb.schedulers import scheduler, schedulers
+from jaxlb.types import EnvParams
 from jaxlb.workload import read_trace
 
 DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"
-
-Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
 
 
 def _console() -> Console:
@@ -38,16 +40,6 @@ def _list(title: str, entries: dict[str, str]) -> None:
     for name, description in entries.items():
         table.add_row(name, description)
     _console().print(table)
-
-
-def list_scenarios() -> None:
-    """List the scenarios."""
-    _list("scenarios", scenarios())
-
-
-def list_schedulers() -> None:
-    """List the schedulers."""
-    _list("schedulers", schedulers())
 
 
 def _value(text: str) -> Any:
@@ -69,7 +61,9 @@ def _overrides(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _writable(directory: Path) -> None:
-    """Create the output folder and try it, before any work is done."""
+    """Create the output folder, try it, and look for the plotting library, before any work is done."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--out draws pictures with matplotlib: pip install 'jaxlb[plot]'")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         probe = directory / ".jaxlb-probe"
@@ -79,100 +73,113 @@ def _writable(directory: Path) -> None:
         raise ValueError(f"--out {directory}: cannot be written: {error.strerror}") from None
 
 
-def compare_command(
-    scenario: Name = "heavy-tail",
-    schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = DEFAULT_SCHEDULERS,
-    trace: Path | None = None,
-    trace_format: Name | None = None,
-    load: float | None = None,
-    lanes: int = 1024,
-    tasks: int = 2000,
-    warmup: int | None = None,
-    seed: int = 0,
-    baseline: Name | None = None,
-    snapshot: bool = False,
-    behaviour: Name = "lwr",
-    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = (),
-    allow_overload: bool = False,
-    out: Path | None = None,
-    json: bool = False,
-) -> None:
-    """Compare schedulers on one scenario, all on the same tasks.
+@dataclass(frozen=True)
+class Scenarios:
+    """List the scenarios."""
 
-    Args:
-      scenario: a name from `jaxlb scenarios`.
-      schedulers: names from `jaxlb schedulers`, separated by commas.
-      trace: a recorded trace whose tasks replace the scenario's workload.
-      trace_format: azure-llm, swf, swim or csv.
-      load: arrival rate x mean size / total speed; default: the scenario's.
-      lanes: independent environments.
-      tasks: tasks counted in each lane.
-      warmup: tasks run before, not counted; default: a quarter of the tasks.
-      seed: of the random tasks.
-      baseline: scheduler that differences are taken to; default: lwr.
-      snapshot: ask every scheduler in the states that one behaviour scheduler visits.
-      behaviour: that scheduler.
-      set: other parameters of the scenario, such as tail_index=1.2 or speed=[1,2].
-      allow_overload: accept a load of 1 or more.
-      out: folder for the table (CSV, JSON) and pictures.
-      json: print one JSON object instead of a table.
-    """
-    env, params, described = _environment(scenario, trace, trace_format, load, set, allow_overload)
-    names = [name.strip() for name in schedulers.split(",") if name.strip()]
-    chosen = {name: scheduler(name) for name in names}
-    checks.at_least("lanes", lanes, 1)
-    checks.at_least("tasks", tasks, 1)
-    if out is not None:
-        # Before the work: a missing plotting library or folder must not cost a run.
-        from jaxlb.report import plots
-
-        _writable(out)
-    with _progress(len(chosen)) as advance:
-        comparison = compare(
-            env,
-            params,
-            chosen,
-            jax.random.key(seed),
-            num_lanes=lanes,
-            num_tasks=tasks,
-            warmup=tasks // 4 if warmup is None else warmup,
-            baseline=baseline,
-            behaviour=scheduler(behaviour) if snapshot else None,
-            on_progress=advance,
-        )
-    result = described | {"seed": seed} | comparison.as_dict()
-    if json:
-        sys.stdout.write(_dumps(result))
-    else:
-        _print(comparison, described)
-    if out is not None:
-        (out / "compare.json").write_text(_dumps(result), encoding="utf-8")
-        (out / "compare.csv").write_text(_as_csv(comparison), encoding="utf-8")
-        pictures = plots.save_all(out, comparison, env, params, chosen, jax.random.key(seed))
-        written = ", ".join(["compare.json", "compare.csv", *(path.name for path in pictures)])
-        print(f"wrote {written} to {out}", file=sys.stderr)
+    def run(self) -> None:
+        """Print the list."""
+        _list("scenarios", scenarios())
 
 
-def _environment(
-    scenario: str,
-    trace: Path | None,
-    trace_format: str | None,
-    load: float | None,
-    settings: tuple[str, ...],
-    allow_overload: bool,
-) -> tuple[Any, Any, dict[str, Any]]:
+@dataclass(frozen=True)
+class Schedulers:
+    """List the schedulers."""
+
+    def run(self) -> None:
+        """Print the list."""
+        _list("schedulers", schedulers())
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Compare schedulers on one scenario, all on the same tasks."""
+
+    scenario: str = "heavy-tail"
+    """A name from `jaxlb scenarios`."""
+    schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = DEFAULT_SCHEDULERS
+    """Names from `jaxlb schedulers`, separated by commas."""
+    trace: Path | None = None
+    """A recorded trace whose tasks replace the scenario's workload."""
+    trace_format: str | None = None
+    """azure-llm, swf, swim or csv."""
+    load: float | None = None
+    """Arrival rate x mean size / total speed; if not given, the scenario's."""
+    lanes: int = 1024
+    """Independent environments."""
+    tasks: int = 2000
+    """Tasks counted in each lane."""
+    warmup: int | None = None
+    """Tasks run before that, not counted; if not given, a quarter of the tasks."""
+    seed: int = 0
+    """Of the random tasks."""
+    baseline: str | None = None
+    """Scheduler that differences are taken to; if not given, lwr or else the first."""
+    snapshot: bool = False
+    """Ask every scheduler in the states that one behaviour scheduler visits."""
+    behaviour: str = "lwr"
+    """That scheduler."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """Other parameters of the scenario, such as tail_index=1.2 or speed=[1,2]."""
+    allow_overload: bool = False
+    """Accept a load of 1 or more."""
+    out: Path | None = None
+    """Folder for the table (CSV, JSON) and pictures."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def run(self) -> None:
+        """Compare, print, write."""
+        checks.at_least("lanes", self.lanes, 1)
+        checks.at_least("tasks", self.tasks, 1)
+        checks.at_least("seed", self.seed, 0)
+        names = [name.strip() for name in self.schedulers.split(",") if name.strip()]
+        chosen = {name: scheduler(name) for name in names}
+        behaviour = scheduler(self.behaviour) if self.snapshot else None
+        env, params, described = _environment(self)
+        if self.out is not None:
+            _writable(self.out)
+        with _progress(len(chosen)) as advance:
+            comparison = compare(
+                env,
+                params,
+                chosen,
+                jax.random.key(self.seed),
+                num_lanes=self.lanes,
+                num_tasks=self.tasks,
+                warmup=self.tasks // 4 if self.warmup is None else self.warmup,
+                baseline=self.baseline,
+                behaviour=behaviour,
+                on_progress=advance,
+            )
+        result = described | {"seed": self.seed} | comparison.as_dict()
+        if self.json:
+            sys.stdout.write(_dumps(result))
+        else:
+            _print(comparison, described)
+        if self.out is not None:
+            from jaxlb.report import plots
+
+            (self.out / "compare.json").write_text(_dumps(result), encoding="utf-8")
+            (self.out / "compare.csv").write_text(_as_csv(comparison), encoding="utf-8")
+            pictures = plots.save_all(self.out, comparison, env, params, chosen, jax.random.key(self.seed))
+            written = ", ".join(["compare.json", "compare.csv", *(path.name for path in pictures)])
+            print(f"wrote {written} to {self.out}", file=sys.stderr)
+
+
+def _environment(options: Compare) -> tuple[Env, EnvParams, dict[str, Any]]:
     """The environment that the options describe, its parameters, and how the output names it."""
-    overrides = _overrides(settings)
-    if load is not None:
-        overrides["load"] = load
-    if (trace is None) != (trace_format is None):
+    overrides = _overrides(options.set)
+    if options.load is not None:
+        overrides["load"] = options.load
+    if (options.trace is None) != (options.trace_format is None):
         raise ValueError("--trace and --trace-format go together: give both or none")
-    data = None
-    if trace is not None and trace_format is not None:
-        data = read_trace(trace, trace_format)
-    env, params = make(scenario, trace=data, allow_overload=allow_overload, **overrides)
-    described = {"scenario": scenario, "trace": None if trace is None else trace.name, "load": float(params.load)}
-    return env, params, described
+    trace = None
+    if options.trace is not None and options.trace_format is not None:
+        trace = read_trace(options.trace, options.trace_format)
+    env, params = make(options.scenario, trace=trace, allow_overload=options.allow_overload, **overrides)
+    name = None if trace is None else trace.name
+    return env, params, {"scenario": env.name, "trace": name, "load": float(params.load)}
 
 
 def _dumps(result: dict[str, Any]) -> str:
@@ -189,7 +196,9 @@ def _as_csv(comparison: Comparison) -> str:
                 cells[f"{name}_low"], cells[f"{name}_high"] = value or (None, None)
             elif isinstance(value, list):
                 for index, entry in enumerate(value):
-                    cells |= flat({f"{name.removesuffix('_ci')}_{index}{'_ci' * name.endswith('_ci')}": entry})
+                    cells |= flat(
+                        {f"{name.removesuffix('_ci')}_{index}{'_ci' * name.endswith('_ci')}": entry}
+                    )
             else:
                 cells[name] = value
         return cells
@@ -232,14 +241,27 @@ def _pm(value: float, interval: Interval, scale: float = 1.0) -> str:
 
 def _print(comparison: Comparison, described: dict[str, Any]) -> None:
     """The table for people."""
-    source = comparison.scenario if described["trace"] is None else f"{comparison.scenario} on {described['trace']}"
+    source = (
+        comparison.scenario
+        if described["trace"] is None
+        else f"{comparison.scenario} on {described['trace']}"
+    )
     title = f"{source}, load {described['load']:.3g}"
     if comparison.behaviour is not None:
         title += f", asked in the states that {comparison.behaviour} visits"
     table = Table(title=title, title_justify="left")
     table.add_column("scheduler")
-    against = f"completion − {comparison.baseline}"
-    headings = ("completion", "p50", "p95", "p99", "slowdown", "SLA violations %", "oracle's choice %", "reward")
+    against = f"completion - {comparison.baseline}"
+    headings = (
+        "completion",
+        "p50",
+        "p95",
+        "p99",
+        "slowdown",
+        "SLA violations %",
+        "oracle's choice %",
+        "reward",
+    )
     for heading in (*headings, against):
         table.add_column(heading, justify="right")
     for row in comparison.schedulers:
@@ -259,24 +281,46 @@ def _print(comparison: Comparison, described: dict[str, Any]) -> None:
         )
     console = _console()
     console.print(table)
-    counted = f"{comparison.num_lanes:,} lanes x {comparison.num_tasks:,} tasks after {comparison.warmup:,} of warm-up"
-    intervals = "± is half the 95 % interval over lanes" if comparison.num_lanes > 1 else "one lane: no intervals"
+    counted = f"{comparison.num_lanes:,} lanes x {comparison.num_tasks:,} tasks"
+    counted += f" after {comparison.warmup:,} of warm-up"
+    intervals = (
+        "± is half the 95 % interval over lanes" if comparison.num_lanes > 1 else "one lane: no intervals"
+    )
     console.print(f"{counted}; {intervals}; the difference is paired.", style="dim", highlight=False)
     overflows = {row.name: row.queue_overflows for row in comparison.schedulers if row.queue_overflows}
     if overflows:
         listed = ", ".join(f"{name} {count:,}" for name, count in overflows.items())
         console.print(
-            f"queues longer than counted exactly (raise --set queue_capacity=...): {listed} tasks",
+            f"queues too long to be counted exactly (--set queue_capacity=N raises that): {listed} tasks",
             style="dim",
             highlight=False,
         )
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "compare": compare_command,
-    "scenarios": list_scenarios,
-    "schedulers": list_schedulers,
-}
+Command = (
+    Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
+    | Annotated[Schedulers, tyro.conf.subcommand("schedulers")]
+)
+
+
+def _parse() -> Compare | Scenarios | Schedulers:
+    """The command that the arguments ask for; ValueError if they cannot be understood."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                Command,  # type: ignore[arg-type]
+                prog="jaxlb",
+                description="Multiprocessor systems by the thousand, and the schedulers that balance them.",
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # tyro draws a box; scripts and logs want a line.
+        words = [line.strip("╭╮╰╯│─ ") for line in said.getvalue().splitlines()]
+        raise ValueError(" ".join(word for word in words[1:] if word)) from None
 
 
 def main() -> None:
@@ -285,12 +329,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     warnings.showwarning = lambda message, *_, **__: print(f"jaxlb: warning: {message}", file=sys.stderr)
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="jaxlb",
-            description="Thousands of multiprocessor systems in parallel, and the schedulers that balance them.",
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
+        _parse().run()
     except ValueError as error:
         print(f"jaxlb: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -27,11 +27,11 @@ _CHUNKS = 8
 _MAX_RECENT = 4_000_000  # completion times on the device at a time: 16 MB
 
 # Completion times are counted in bins of equal width within each octave, straight from the float's bits.
-_BINS_PER_OCTAVE, _LOWEST_OCTAVE, _OCTAVES = 32, -20, 50
+_BINS_PER_OCTAVE, _LOWEST_OCTAVE, _OCTAVES = 128, -20, 50
 NUM_BINS = _BINS_PER_OCTAVE * _OCTAVES
 MAX_GROUPS = 128
 """Lanes are pooled into at most so many groups in a histogram of completion times."""
-_SHIFT = 23 - 5
+_SHIFT = 23 - 7  # of the 23 bits of the fraction, seven tell the bin
 _FIRST_BIN = (127 + _LOWEST_OCTAVE) * _BINS_PER_OCTAVE
 
 
@@ -86,7 +86,9 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """What `to_json` writes: everything but the histograms."""
-        names = [field.name for field in dataclasses.fields(self) if field.name not in ("schedulers", "histograms")]
+        names = [
+            field.name for field in dataclasses.fields(self) if field.name not in ("schedulers", "histograms")
+        ]
         table = {name: getattr(self, name) for name in names}
         return table | {"schedulers": [dataclasses.asdict(row) for row in self.schedulers]}
 
@@ -155,7 +157,12 @@ def compare(
     def compiled(name: str) -> Callable[[Carry, int], Carry]:
         scheduler, variables = _pair(schedulers[name])
         static = {"env": env, "scheduler": scheduler, "behaviour": mover}
-        numbers = {"params": params, "variables": variables, "key": key, "behaviour_variables": mover_variables}
+        numbers = {
+            "params": params,
+            "variables": variables,
+            "key": key,
+            "behaviour_variables": mover_variables,
+        }
         counts = {"num_tasks": 0, "warmup": warmup}
         program = continue_rollout.lower(**static, **numbers, **counts, carry=carries[name]).compile()
         return lambda carry, tasks: program(**numbers, **counts | {"num_tasks": tasks}, carry=carry)
@@ -175,9 +182,7 @@ def compare(
                     on_progress(name, min(first + chunk, total) / total)
             summaries[name], histograms[name] = metrics.summarise(carry.totals), histogram
 
-    table = [
-        _row(name, summaries[name], histograms[name], summaries[baseline]) for name in schedulers
-    ]
+    table = [_row(name, summaries[name], histograms[name], summaries[baseline]) for name in schedulers]
     return Comparison(
         scenario=env.name,
         num_lanes=num_lanes,
@@ -201,7 +206,13 @@ def _row(name: str, summary: Summary, histogram: np.ndarray, baseline: Summary) 
     def put(field: str, lanes: Any) -> None:
         figures[field], figures[f"{field}_ci"] = mean_interval(np.asarray(lanes, np.float64))
 
-    for field in ("mean_completion", "mean_slowdown", "sla_violation_rate", "oracle_agreement", "mean_reward"):
+    for field in (
+        "mean_completion",
+        "mean_slowdown",
+        "sla_violation_rate",
+        "oracle_agreement",
+        "mean_reward",
+    ):
         put(field, getattr(summary, field))
     put("load_imbalance", summary.load_imbalance)
     put("utilisation", np.asarray(summary.utilisation).mean(0))
@@ -253,7 +264,7 @@ def ratio_interval(hits: np.ndarray, count: np.ndarray) -> tuple[float, Interval
 def bin_edges() -> np.ndarray:
     """Edges of the histogram's bins, `[bins + 1]` float64; times beyond the ends are counted in the end bins.
 
-    They reach from 2^-20 to 2^30 time units, 32 bins to an octave.
+    They reach from 2^-20 to 2^30 time units, 128 bins to an octave.
     """
     bits = (np.arange(NUM_BINS + 1, dtype=np.int32) + _FIRST_BIN) << _SHIFT
     return bits.view(np.float32).astype(np.float64)
@@ -275,7 +286,7 @@ def quantile_interval(histogram: np.ndarray, probability: float) -> tuple[float,
       probability: of the quantile.
 
     Returns:
-      The quantile, linear within its bin (3 % wide at most), and its interval.
+      The quantile, linear within its bin (less than 1 % wide), and its interval.
     """
     edges = bin_edges()
     counts = histogram.sum(0)

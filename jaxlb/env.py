@@ -140,7 +140,7 @@ class Env:
     # The pieces that rollouts are made of: any lanes, no randomness but the monitor's noise.
 
     def start(self, params: EnvParams, first_task: Task, key: Key) -> EnvState:
-        """An empty system at the arrival of `first_task` `[...]`; the key is consumed where there is noise."""
+        """An empty system at the arrival of `first_task` `[...]`; the key serves the monitor's noise."""
         lanes = first_task.gap.shape
         state = EnvState(
             system=system.start(self.num_processors, self.queue_capacity, lanes),
@@ -187,7 +187,7 @@ class Env:
             reward = -system.holding_cost(assigned, next_task.gap)
         else:
             imbalance = (assigned.wait * params.speed).var(0)
-            penalty = params.sla_weight * outcome.violation
+            penalty = params.sla_weight * outcome.violation.astype(jnp.float32)
             reward = -completion - params.imbalance_weight * imbalance - penalty
         state = state.replace(system=assigned, monitor=monitor, steps=state.steps + 1)
         return self._arrive(state, next_task, params, key), outcome, reward
@@ -207,11 +207,13 @@ class Env:
 
     def check(self, params: EnvParams) -> None:
         """Raise ValueError if a concrete parameter is out of bounds; parameters under a trace pass."""
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+        if checks.traced(params):
             return
         shape = np.shape(params.speed)
         if shape[:1] != (self.num_processors,):
-            raise ValueError(f"speed has shape {shape}: must be ({self.num_processors},), one for each processor")
+            raise ValueError(
+                f"speed has shape {shape}: must be ({self.num_processors},), one for each processor"
+            )
         classes = np.shape(params.class_probability)
         if len(classes) != 1 or classes[0] < 1 or np.shape(params.class_slack) != classes:
             raise ValueError(
@@ -241,7 +243,9 @@ def canonical(params: EnvParams) -> EnvParams:
 
     def leaves(tree: Any) -> Any:
         def array(x: Any) -> Array:
-            kind = jnp.int32 if jnp.issubdtype(jnp.result_type(x), jnp.integer) and np.ndim(x) else jnp.float32
+            kind = (
+                jnp.int32 if jnp.issubdtype(jnp.result_type(x), jnp.integer) and np.ndim(x) else jnp.float32
+            )
             return jnp.asarray(x, kind)
 
         return jax.tree.map(array, tree)

@@ -10,8 +10,8 @@ from flax import struct
 from jaxlb.numerics import compensated_add, processor_index
 from jaxlb.types import Array, Outcome, Truth
 
-@struct.dataclass
-class Figures:
+
+class Figures(struct.PyTreeNode):
     """What one task adds, and, summed, what a lane has seen."""
 
     completion: Array  # [N] time
@@ -27,8 +27,7 @@ class Figures:
     elapsed: Array  # [N] time until the next arrival
 
 
-@struct.dataclass
-class Totals:
+class Totals(struct.PyTreeNode):
     """Running sums."""
 
     num_tasks: Array  # int32
@@ -36,8 +35,7 @@ class Totals:
     errors: Figures  # what rounding has taken from the sums
 
 
-@struct.dataclass
-class Summary:
+class Summary(struct.PyTreeNode):
     """Figures of each lane, averaged over its tasks."""
 
     num_tasks: Array  # int32, tasks counted in each lane
@@ -126,7 +124,7 @@ def add(totals: Totals, step: Figures, counted: Array) -> Totals:
 def summarise(totals: Totals) -> Summary:
     """Averages for each lane."""
     sums = jax.tree.map(jnp.add, totals.sums, totals.errors)
-    count = jnp.maximum(totals.num_tasks, 1)
+    count = jnp.maximum(totals.num_tasks, 1).astype(jnp.float32)
     return Summary(
         num_tasks=totals.num_tasks,
         mean_completion=sums.completion / count,

@@ -12,18 +12,29 @@ import jax.numpy as jnp
 
 from jaxlb import system
 from jaxlb.numerics import processor_index
-from jaxlb.types import Array, EnvParams, Key, Lanes, MonitorState, Observation, Report, SystemState, Task, Truth
+from jaxlb.types import (
+    Array,
+    EnvParams,
+    Key,
+    Lanes,
+    MonitorState,
+    Observation,
+    Publication,
+    Report,
+    SystemState,
+    Task,
+    Truth,
+)
 
 
 def start(params: EnvParams, num_processors: int, lanes: Lanes = ()) -> MonitorState:
     """A monitor of an empty system, its figures just published."""
     zero = jnp.zeros((num_processors, *lanes), jnp.float32)
-    stale = params.measure_interval is not None
+    report = Report(queue_length=zero.astype(jnp.int32), load=zero, wait=zero)
+    published = Publication(report=report, age=jnp.zeros(lanes, jnp.float32), assigned=zero)
     return MonitorState(
         smoothed=None if params.load_time_constant is None else zero,
-        report=Report(queue_length=zero.astype(jnp.int32), load=zero, wait=zero) if stale else None,
-        age=jnp.zeros(lanes, jnp.float32) if stale else None,
-        assigned=zero if stale else None,
+        published=None if params.measure_interval is None else published,
     )
 
 
@@ -44,7 +55,7 @@ def _measure(
         wait = state.wait
         load = wait * params.speed if smoothed is None else smoothed
     else:
-        load = queue_length * params.size.mean()
+        load = queue_length.astype(jnp.float32) * params.size.mean()
         wait = load / params.speed
     if params.measure_noise is not None:
         keys = jax.random.split(key, wait.shape[0])
@@ -68,27 +79,27 @@ def advance(
             return None
         return _smooth(monitor.smoothed, state.wait, params.speed, params.load_time_constant, time)
 
-    if params.measure_interval is None:
+    old = monitor.published
+    if old is None:
         return monitor.replace(smoothed=smoothed_after(gap))
-    since = monitor.age + gap
+    since = old.age + gap
     last = jnp.floor(since / params.measure_interval) * params.measure_interval
-    published = last > 0
-    then = jnp.clip(last - monitor.age, 0.0, gap)
+    then = jnp.clip(last - old.age, 0.0, gap)
     report = _measure(system.advance(state, then), smoothed_after(then), params, wait_visible, key)
-    return MonitorState(
-        smoothed=smoothed_after(gap),
-        report=jax.tree.map(lambda new, old: jnp.where(published, new, old), report, monitor.report),
-        age=jnp.where(published, since - last, since),
-        assigned=jnp.where(published, 0.0, monitor.assigned),
-    )
+    new = Publication(report=report, age=since - last, assigned=jnp.zeros_like(old.assigned))
+    kept = old.replace(age=since)
+    published = jax.tree.map(lambda new, kept: jnp.where(last > 0, new, kept), new, kept)
+    return MonitorState(smoothed=smoothed_after(gap), published=published)
 
 
 def record(monitor: MonitorState, action: Array, size: Array) -> MonitorState:
     """Remember that work `size` `[...]`, as the scheduler saw it, went to processor `action` `[...]`."""
-    if monitor.assigned is None:
+    published = monitor.published
+    if published is None:
         return monitor
-    chosen = processor_index(monitor.assigned) == action
-    return monitor.replace(assigned=monitor.assigned + jnp.where(chosen, size, 0.0))
+    chosen = processor_index(published.assigned) == action
+    assigned = published.assigned + jnp.where(chosen, size, 0.0)
+    return monitor.replace(published=published.replace(assigned=assigned))
 
 
 def observe(
@@ -111,10 +122,12 @@ def observe(
       wait_visible: whether load and wait are measured; if not, they are what the queue lengths tell.
       key: consumed where there is noise and figures are always fresh.
     """
-    report = monitor.report
-    if report is None:
+    seen_at = monitor.published
+    if seen_at is None:
         report = _measure(state, monitor.smoothed, params, wait_visible, key)
-    nothing = jnp.zeros_like(state.wait)
+        nothing = jnp.zeros_like(state.wait)
+        seen_at = Publication(report=report, age=nothing[0], assigned=nothing)
+    report = seen_at.report
     return Observation(
         size=seen.size,
         priority=seen.priority,
@@ -125,7 +138,7 @@ def observe(
         load=report.load,
         wait=report.wait,
         speed=jnp.broadcast_to(params.speed, state.wait.shape),
-        age=nothing[0] if monitor.age is None else monitor.age,
-        assigned=nothing if monitor.assigned is None else monitor.assigned,
+        age=seen_at.age,
+        assigned=seen_at.assigned,
         truth=Truth(size=task.size, wait=state.wait),
     )

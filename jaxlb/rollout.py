@@ -19,8 +19,7 @@ from jaxlb.metrics import Summary, Totals
 from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, Scheduler, Task
 
 
-@struct.dataclass
-class Carry:
+class Carry(struct.PyTreeNode):
     """All that a rollout remembers between two tasks; a rollout continued from here is the same rollout."""
 
     index: Array  # int32, tasks decided so far
@@ -87,13 +86,13 @@ def start_rollout(
         recent=jnp.zeros((num_recent, num_lanes), jnp.float32),
     )
     used = max(count for count in range(1, jax.local_device_count() + 1) if num_lanes % count == 0)
-    if used == 1 or isinstance(carry.index, jax.core.Tracer):
+    if used == 1 or checks.traced(carry):
         return carry
     devices = jax.make_mesh((used,), ("lanes",), (AxisType.Auto,), devices=jax.local_devices()[:used])
 
     def spread(leaf: Array) -> Array:
-        # Arrays of lanes have them last; nothing else in a carry ends in an axis of that length but by chance,
-        # and then it is merely laid out differently.
+        # Arrays of lanes have them last. What else ends in an axis of that length, by chance, is merely laid
+        # out differently.
         axes = (None,) * (leaf.ndim - 1) + ("lanes",) if leaf.ndim and leaf.shape[-1] == num_lanes else ()
         return jax.device_put(leaf, NamedSharding(devices, PartitionSpec(*axes)))
 
@@ -241,17 +240,28 @@ def replay(
         bad parameter.
     """
     shape = np.shape(tasks.gap)
-    if len(shape) not in (1, 2) or 0 in shape or any(np.shape(leaf) != shape for leaf in jax.tree.leaves(tasks)):
+    if (
+        len(shape) not in (1, 2)
+        or 0 in shape
+        or any(np.shape(leaf) != shape for leaf in jax.tree.leaves(tasks))
+    ):
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tasks)]
         raise ValueError(f"tasks have shapes {shapes}: must all be [T], or all [T, N], of at least one task")
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tasks)):
+    if not checks.traced(tasks):
         checks.leaf("gap", tasks.gap, low=0)
         checks.leaf("size", tasks.size, above=0)
         checks.leaf("priority", tasks.priority, low=0)
         checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
     env.check(params)
     floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
-    return _replay(env, params, scheduler, variables, Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats), key)
+    return _replay(
+        env,
+        params,
+        scheduler,
+        variables,
+        Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats),
+        key,
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("env", "scheduler"))

@@ -10,7 +10,7 @@ grows nor drifts.
 
 import jax.numpy as jnp
 
-from jaxlb.numerics import at_processor, compensated_add, processor_index
+from jaxlb.numerics import at_processor, compensated_add, divide, processor_index
 from jaxlb.types import Array, Lanes, SystemState
 
 # An empty place: as if its task had departed long ago. Finite, since sums with infinities lose their sign.
@@ -56,19 +56,22 @@ def assign(state: SystemState, speed: Array, size: Array, action: Array) -> tupl
     num_processors, capacity = state.lag.shape[:2]
     action = jnp.clip(action, 0, num_processors - 1)
     chosen = processor_index(state.wait) == action
-    service = jnp.where(chosen, size / speed, 0.0)
+    head, tail = divide(size, at_processor(jnp.broadcast_to(speed, state.wait.shape), action))
+    service = head + tail
+    wait, error = state.wait, state.wait_error
+    for part in (head, tail):
+        wait, error = compensated_add(wait, error, jnp.where(chosen, part, 0.0))
     full = chosen & (queue_length(state) == capacity)
-    wait, error = compensated_add(state.wait, state.wait_error, service)
     place = jnp.where(chosen, state.slot, -1)
-    places = processor_index(state.lag[0])
+    later = state.lag + jnp.where(chosen, service, 0.0)[:, None]
     after = state.replace(
         wait=wait,
         wait_error=error,
-        lag=jnp.where(place[:, None] == places, 0.0, state.lag + service[:, None]),
+        lag=jnp.where(place[:, None] == processor_index(state.lag[0]), 0.0, later),
         slot=jnp.where(chosen, (state.slot + 1) % capacity, state.slot),
         overflow=state.overflow + full.astype(jnp.int32),
     )
-    return after, at_processor(state.wait, action), service.sum(0)
+    return after, at_processor(state.wait, action), service
 
 
 def holding_cost(state: SystemState, gap: Array) -> Array:

@@ -19,8 +19,7 @@ Scalar = jax.Array | float
 """One number; a leaf that can be vmapped."""
 
 
-@struct.dataclass
-class Task:
+class Task(struct.PyTreeNode):
     """What arrives."""
 
     gap: Array  # [...] time since the previous arrival
@@ -29,8 +28,7 @@ class Task:
     deadline: Array  # [...] time allowed from arrival
 
 
-@struct.dataclass
-class SystemState:
+class SystemState(struct.PyTreeNode):
     """P first-come-first-served queues, seen from the last arrival. There is no clock in it.
 
     `lag` says how long before the newest task of its queue each of the last K tasks departs: a constant of
@@ -45,8 +43,7 @@ class SystemState:
     overflow: Array  # [P, ...] int32, tasks that found all K places taken: the length then reads too short
 
 
-@struct.dataclass
-class Report:
+class Report(struct.PyTreeNode):
     """What a monitor last published of each processor."""
 
     queue_length: Array  # [P, ...] int32, tasks in the system
@@ -54,26 +51,29 @@ class Report:
     wait: Array  # [P, ...] time, possibly noisy
 
 
-@struct.dataclass
-class MonitorState:
+class Publication(struct.PyTreeNode):
+    """Figures that are looked at until the next ones are published."""
+
+    report: Report
+    age: Array  # [...] time since they were published
+    assigned: Array  # [P, ...] work assigned since, as the scheduler saw it
+
+
+class MonitorState(struct.PyTreeNode):
     """Memory of the monitor. Parts that the parameters switch off are None."""
 
     smoothed: Array | None  # [P, ...] work, exponentially smoothed backlog
-    report: Report | None  # the figures published last
-    age: Array | None  # [...] time since they were published
-    assigned: Array | None  # [P, ...] work assigned since, as the scheduler saw it
+    published: Publication | None
 
 
-@struct.dataclass
-class Truth:
+class Truth(struct.PyTreeNode):
     """What only the oracle, the metrics and training targets may look at."""
 
     size: Array  # [...] work
     wait: Array  # [P, ...] time
 
 
-@struct.dataclass
-class Observation:
+class Observation(struct.PyTreeNode):
     """What a scheduler sees when a task arrives."""
 
     size: Array  # [...] work; the law's mean where sizes are hidden
@@ -90,8 +90,7 @@ class Observation:
     truth: Truth
 
 
-@struct.dataclass
-class Outcome:
+class Outcome(struct.PyTreeNode):
     """What became of a task."""
 
     action: Array  # [...] int32, the processor that got it
@@ -101,8 +100,7 @@ class Outcome:
     violation: Array  # [...] bool, completion later than the deadline
 
 
-@struct.dataclass
-class EnvParams:
+class EnvParams(struct.PyTreeNode):
     """Numbers of an environment. Every leaf can be vmapped and changed without recompiling.
 
     None switches a part of the monitor off, and its code with it.
@@ -123,8 +121,7 @@ class EnvParams:
     max_steps_in_episode: Any = 1000  # tasks until an episode is truncated
 
 
-@struct.dataclass
-class EnvState:
+class EnvState(struct.PyTreeNode):
     """State of an environment between two decisions: `task` has arrived and waits for its processor."""
 
     system: SystemState

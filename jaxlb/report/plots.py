@@ -1,9 +1,13 @@
 """Pictures of a comparison: tails of completion time, violations, backlog over time."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
+import matplotlib
 import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 from jaxlb import workload
 from jaxlb.comparison import Comparison, Row, bin_edges
@@ -11,16 +15,9 @@ from jaxlb.env import Env, with_lane_axis
 from jaxlb.rollout import replay
 from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
 
-try:
-    import matplotlib
+matplotlib.use("Agg")
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.figure import Figure
-except ImportError as error:
-    raise ValueError("pictures need matplotlib: pip install 'jaxlb[plot]'") from error
-
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "figure.dpi": 120,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -32,7 +29,7 @@ _STYLE = {
 _LINES = ("-", "--", "-.", ":")
 
 
-def _looks(index: int) -> dict[str, object]:
+def _looks(index: int) -> dict[str, Any]:
     """Ten colours and four dashes tell forty lines apart."""
     return {"color": f"C{index % 10}", "linestyle": _LINES[index // 10 % 4]}
 
@@ -76,10 +73,17 @@ def violations(comparison: Comparison) -> Figure:
 
         rates = [100.0 * row.sla_violation_rate for row in rows]
         colors = ["C1" if row.name == comparison.baseline else "C0" for row in rows]
-        axes.barh([row.name for row in rows], rates, xerr=[half(row) for row in rows], color=colors, capsize=2)
+        axes.barh(
+            [row.name for row in rows], rates, xerr=[half(row) for row in rows], color=colors, capsize=2
+        )
         for index, (row, rate) in enumerate(zip(rows, rates, strict=True)):
             axes.annotate(
-                f"{rate:.2f}", (rate + half(row), index), (4, 0), textcoords="offset points", va="center", fontsize=8
+                f"{rate:.2f}",
+                (rate + half(row), index),
+                (4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
             )
         axes.set(
             xlabel="SLA violations, % of tasks (bar ends: 95 % interval)",

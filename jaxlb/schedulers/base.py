@@ -32,6 +32,6 @@ def with_memory(
 
 
 def uniform_per_processor(key: Key, like: Array) -> Array:
-    """Uniforms of the shape of `like` `[P, ...]`; a lane's do not depend on how many there are. Key consumed."""
+    """Uniforms shaped like `like` `[P, ...]`; a lane's do not depend on how many there are. Key consumed."""
     keys = jax.random.split(key, like.shape[0])
     return jax.vmap(lambda key: jax.random.uniform(key, like.shape[1:]))(keys)

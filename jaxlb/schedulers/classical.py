@@ -78,11 +78,14 @@ def jsq(ties: Ties = "lowest") -> Scheduler:
 def least_connections(ties: Ties = "fastest") -> Scheduler:
     """Fewest tasks per speed: smallest n / speed."""
     checks.known("ties", ties, ("lowest", "fastest", "random"))
-    return stateless("least-connections", lambda o, key: _choose(o.queue_length / o.speed, ties, o, key))
+    return stateless(
+        "least-connections",
+        lambda o, key: _choose(o.queue_length.astype(jnp.float32) / o.speed, ties, o, key),
+    )
 
 
 def jiq() -> Scheduler:
-    """Join the Idle Queue (Lu and others 2011): an idle processor, if none any; drawn in proportion to speed."""
+    """Join the Idle Queue (Lu and others 2011): an idle processor, or any; drawn in proportion to speed."""
 
     def choose(observation: Observation, key: Key) -> Array:
         idle = observation.queue_length == 0
@@ -111,7 +114,12 @@ def power_of_d(d: int = 2) -> Scheduler:
 
 def sed() -> Scheduler:
     """Shortest Expected Delay: smallest (n + 1) / speed; ties to the fastest."""
-    return stateless("sed", lambda o, key: _choose((o.queue_length + 1) / o.speed, "fastest", o, key))
+
+    def choose(observation: Observation, key: Key) -> Array:
+        delay = (observation.queue_length.astype(jnp.float32) + 1.0) / observation.speed
+        return _choose(delay, "fastest", observation, key)
+
+    return stateless("sed", choose)
 
 
 def lwr() -> Scheduler:

@@ -59,7 +59,7 @@ def sita_e(small_to: str = "slowest") -> Scheduler:
         cutoffs, order = memory
         interval = jnp.zeros(observation.size.shape, jnp.int32)
         for index in range(cutoffs.shape[0]):
-            interval = interval + (observation.size > cutoffs[index])
+            interval = interval + (observation.size > cutoffs[index]).astype(jnp.int32)
         return order[interval], memory
 
     return with_memory("sita-e", start, act)

@@ -46,8 +46,7 @@ class _Process:
         return computed
 
 
-@struct.dataclass
-class Poisson(_Process):
+class Poisson(_Process, struct.PyTreeNode):
     """Poisson process: independent exponential gaps."""
 
     def gap(self, state: Any, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Any]:
@@ -56,8 +55,7 @@ class Poisson(_Process):
         return -jnp.log(uniform) / rate, state
 
 
-@struct.dataclass
-class Renewal(_Process):
+class Renewal(_Process, struct.PyTreeNode):
     """Renewal process: independent gaps of any squared coefficient of variation c.
 
     c = 0: constant gaps. 1/stages <= c < 1: with k = ceil(1/c), a sum of k - 1 exponentials with
@@ -89,7 +87,7 @@ class Renewal(_Process):
         k = jnp.ceil(1.0 / jnp.clip(c, 1.0 / self.stages, 1.0) - 1e-5)
         root = jnp.sqrt(jnp.maximum(k * (1.0 + c) - k**2 * c, 0.0))
         p_shorter = (k * c - root) / (1.0 + c)
-        count = k - (extra[0] < p_shorter)
+        count = k - (extra[0] < p_shorter).astype(jnp.float32)
         erlang = logs
         for stage in range(1, self.stages):
             erlang = erlang - jnp.where(stage < count, jnp.log(extra[stage]), 0.0)
@@ -100,8 +98,7 @@ class Renewal(_Process):
         return unit / rate, state
 
 
-@struct.dataclass
-class Bursty(_Process):
+class Bursty(_Process, struct.PyTreeNode):
     """Markov-modulated Poisson process of two phases, MMPP(2), in its exact law.
 
     The rate is high during a share `burst_fraction` of the time, `burst_ratio` times the low rate; both
@@ -161,8 +158,7 @@ class Bursty(_Process):
         return gap / rate, passes_high & (spare * (stays + leaves) < stays)
 
 
-@struct.dataclass
-class Diurnal(_Process):
+class Diurnal(_Process, struct.PyTreeNode):
     """Poisson process whose rate swings as rate * (1 + amplitude * sin(phase)), one day = `period_tasks`.
 
     The next gap solves Kepler's equation (integrated rate = a unit exponential) to float32 precision. The
@@ -198,8 +194,7 @@ class Diurnal(_Process):
         return turn / (speed * rate), jnp.mod(state + turn, 2.0 * jnp.pi)
 
 
-@struct.dataclass
-class Drift(_Process):
+class Drift(_Process, struct.PyTreeNode):
     """Poisson arrivals whose log-rate wanders slowly: an autoregression that steps at each arrival.
 
     The rate stays constant during a gap. Before each gap z <- r z + sqrt(1 - r^2) N(0, 1), with
@@ -228,16 +223,14 @@ class Drift(_Process):
         return -jnp.log(uniform) / (rate * factor), state
 
 
-@struct.dataclass
-class Regime:
+class Regime(struct.PyTreeNode):
     """State of `Shift`."""
 
     rate_factor: Array  # [...]
     large_fraction: Array  # [...]
 
 
-@struct.dataclass
-class Shift(_Process):
+class Shift(_Process, struct.PyTreeNode):
     """Poisson arrivals whose rate and size mix change abruptly, at the end of geometric runs of tasks.
 
     Before each arrival the regime ends with probability 1 / regime_tasks. A new one draws its rate factor
@@ -287,8 +280,7 @@ class Shift(_Process):
         return drawn * (factor / (1.0 + self.large_fraction * (jnp.asarray(self.large_factor) - 1.0)))
 
 
-@struct.dataclass
-class Batch(_Process):
+class Batch(_Process, struct.PyTreeNode):
     """Poisson batches of geometric size with mean `batch_size`; tasks of a batch arrive together, gap 0."""
 
     batch_size: Scalar = 4.0
@@ -305,8 +297,7 @@ class Batch(_Process):
         return -jnp.log(rest) * self.batch_size / rate, state
 
 
-@struct.dataclass
-class Trace(_Process):
+class Trace(_Process, struct.PyTreeNode):
     """Tasks of a recorded trace, in their order, endlessly; each lane starts at its own random place.
 
     Gaps are stored in mean gaps and scaled to the wanted rate. The first gap of a trace, which no file

@@ -21,8 +21,7 @@ def _split(uniform: Array, probability: Scalar) -> tuple[Array, Array]:
     return below, jnp.clip(rest, 1e-9, 1.0 - 2.0**-24)
 
 
-@struct.dataclass
-class Exponential:
+class Exponential(struct.PyTreeNode):
     """Exponential with the given mean."""
 
     mean_size: Scalar = 1.0
@@ -44,8 +43,7 @@ class Exponential:
         return -self.mean_size * jnp.log(uniform)
 
 
-@struct.dataclass
-class Deterministic:
+class Deterministic(struct.PyTreeNode):
     """Every task has the same size."""
 
     mean_size: Scalar = 1.0
@@ -67,8 +65,7 @@ class Deterministic:
         return jnp.broadcast_to(self.mean(), uniform.shape)
 
 
-@struct.dataclass
-class Uniform:
+class Uniform(struct.PyTreeNode):
     """Uniform on [low, high]."""
 
     low: Scalar = 0.5
@@ -93,8 +90,7 @@ class Uniform:
         return self.high - (self.high - self.low) * uniform
 
 
-@struct.dataclass
-class LogNormal:
+class LogNormal(struct.PyTreeNode):
     """Lognormal with the given mean and squared coefficient of variation."""
 
     mean_size: Scalar = 1.0
@@ -119,8 +115,7 @@ class LogNormal:
         return self.mean_size * jnp.exp(-jnp.sqrt(variance) * ndtri(uniform) - 0.5 * variance)
 
 
-@struct.dataclass
-class BoundedPareto:
+class BoundedPareto(struct.PyTreeNode):
     """Pareto with the given tail index, conditioned on [low, high]; `high` may be infinite.
 
     P(size > x) = ((low/x)^a - (low/high)^a) / (1 - (low/high)^a) with tail index a; Harchol-Balter,
@@ -164,8 +159,7 @@ class BoundedPareto:
         return self.low * (at_high + uniform * (1.0 - at_high)) ** (-1.0 / self.tail_index)
 
 
-@struct.dataclass
-class Hyperexponential:
+class Hyperexponential(struct.PyTreeNode):
     """Two exponentials with balanced means: the given mean and squared coefficient of variation >= 1.
 
     With probability p the mean is mean_size / 2p, else mean_size / 2(1 - p), where
@@ -201,8 +195,7 @@ def balanced_probability(squared_cv: Scalar) -> Array:
     return 0.5 * (1.0 + jnp.sqrt((squared_cv - 1.0) / (squared_cv + 1.0)))
 
 
-@struct.dataclass
-class Bimodal:
+class Bimodal(struct.PyTreeNode):
     """`large` with probability `large_probability`, else `small`."""
 
     small: Scalar = 1.0
@@ -229,8 +222,7 @@ class Bimodal:
         return jnp.where(uniform < self.large_probability, self.large, self.small)
 
 
-@struct.dataclass
-class Empirical:
+class Empirical(struct.PyTreeNode):
     """The sizes of a trace, each as likely as another."""
 
     descending: Array  # [T] work, largest first
@@ -250,4 +242,4 @@ class Empirical:
     def inverse_survival(self, uniform: Array) -> Array:
         """The size exceeded with probability `uniform`."""
         count = self.descending.shape[0]
-        return self.descending[jnp.clip((uniform * count).astype(jnp.int32), 0, count - 1)]
+        return self.descending[jnp.clip((uniform * float(count)).astype(jnp.int32), 0, count - 1)]

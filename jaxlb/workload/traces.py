@@ -87,7 +87,9 @@ def _header(lines: Iterator[tuple[int, str]], wanted: list[str], path: Path) -> 
     return [names.index(name) for name in wanted], len(names)
 
 
-def _csv_rows(lines: Iterator[tuple[int, str]], wanted: list[str], path: Path) -> Iterator[tuple[str, list[str]]]:
+def _csv_rows(
+    lines: Iterator[tuple[int, str]], wanted: list[str], path: Path
+) -> Iterator[tuple[str, list[str]]]:
     indices, count = _header(lines, wanted, path)
     for number, line in lines:
         where = f"{path}:{number}"
@@ -101,7 +103,9 @@ def _timestamp(text: str, where: str) -> float:
     try:
         moment = datetime.datetime.fromisoformat(whole).replace(tzinfo=datetime.UTC)
     except ValueError:
-        raise ValueError(f"{where}: TIMESTAMP = {text!r}: must look like 2023-11-16 18:17:03.9799600") from None
+        raise ValueError(
+            f"{where}: TIMESTAMP = {text!r}: must look like 2023-11-16 18:17:03.9799600"
+        ) from None
     return moment.timestamp() + (_number(f"0.{fraction}", "TIMESTAMP fraction", where) if fraction else 0.0)
 
 
@@ -131,7 +135,10 @@ def _swim(lines: Iterator[tuple[int, str]], path: Path) -> Iterator[Row]:
     for number, line in lines:
         where = f"{path}:{number}"
         parts = _columns(line.rstrip("\n").split("\t"), 6, where)
-        yield _number(parts[1], "submit time", where), sum(_number(part, "bytes", where) for part in parts[3:6])
+        yield (
+            _number(parts[1], "submit time", where),
+            sum(_number(part, "bytes", where) for part in parts[3:6]),
+        )
 
 
 def _csv(
@@ -218,7 +225,7 @@ def _clean(path: Path, table: np.ndarray, has_priority: bool) -> TraceData:
     disordered = int((np.diff(table[0]) < 0).sum())
     if negative or disordered:
         warnings.warn(
-            f"{path}: sorted by time: {disordered:,} tasks were out of order, {negative:,} had negative times",
+            f"{path}: sorted: {disordered:,} tasks were out of order, {negative:,} had negative times",
             stacklevel=3,
         )
         table = table[:, np.argsort(table[0], kind="stable")]

@@ -1,0 +1,122 @@
+"""The command as a user runs it: a process of its own."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+import jaxlb
+
+
+def jaxlb_command(*arguments, cwd=None):
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"} | {
+        "COLUMNS": "120"
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "jaxlb", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+
+
+SMALL = ("--schedulers", "rr,lwr", "--lanes", "16", "--tasks", "50")
+
+
+def test_compare_writes_json_and_nothing_else_to_standard_output():
+    done = jaxlb_command("compare", "--scenario", "stable", *SMALL, "--seed", "3", "--json")
+    assert done.returncode == 0, done.stderr
+    table = json.loads(done.stdout)
+    assert (table["scenario"], table["num_lanes"], table["num_tasks"], table["seed"]) == ("stable", 16, 50, 3)
+    assert [row["name"] for row in table["schedulers"]] == ["rr", "lwr"]
+    again = jaxlb_command("compare", "--scenario", "stable", *SMALL, "--seed", "3", "--json")
+    assert again.stdout == done.stdout
+
+
+def test_compare_on_a_trace_with_output_folder(tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("time,size\n" + "".join(f"{i * 0.5},{1 + i % 7}\n" for i in range(200)) + "9999,0\n")
+    out = tmp_path / "a" / "b"
+    done = jaxlb_command(
+        "compare", "--scenario", "heavy-tail", *SMALL, "--trace", trace, "--trace-format", "csv",
+        "--load", "0.5", "--baseline", "rr", "--out", out,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "jaxlb: warning:" in done.stderr and "dropped 1 tasks" in done.stderr
+    assert "heavy-tail on trace.csv, load 0.5" in done.stdout
+    assert {path.name for path in out.iterdir()} == {
+        "compare.json", "compare.csv", "completion_tails.png", "violations.png", "backlogs.png",
+    }  # fmt: skip
+    table = json.loads((out / "compare.json").read_text())
+    assert (table["trace"], table["load"], table["baseline"]) == ("trace.csv", 0.5, "rr")
+    with (out / "compare.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row, expected in zip(rows, table["schedulers"], strict=True):
+        assert float(row["mean_completion"]) == expected["mean_completion"]
+        assert float(row["mean_completion_ci_low"]) == expected["mean_completion_ci"][0]
+
+
+def test_snapshot_and_other_parameters():
+    done = jaxlb_command(
+        "compare", "--scenario", "heavy-tail", "--schedulers", "oracle,rr", "--lanes", "8", "--tasks", "20",
+        "--snapshot", "--behaviour", "rr", "--set", "tail_index=1.2", "speed=[1,2,3]", "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = json.loads(done.stdout)
+    assert table["behaviour"] == "rr" and table["baseline"] == "oracle"
+    assert table["schedulers"][0]["oracle_agreement"] == 1.0
+
+
+@pytest.mark.parametrize("command", ["scenarios", "schedulers"])
+def test_lists(command):
+    done = jaxlb_command(command)
+    assert done.returncode == 0, done.stderr
+    for name in getattr(jaxlb, command)():
+        assert name in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scenario", "hevy-tail"], "unknown scenario 'hevy-tail'; did you mean heavy-tail"),
+        (["--schedulers", "lwr,gredy"], "unknown scheduler 'gredy'; did you mean greedy"),
+        (["--schedulers", ","], "schedulers = {}: must name at least one"),
+        (["--load", "0"], "load = 0: must be above 0"),
+        (["--load", "nan"], "load = nan"),
+        (["--load", "1.2"], "load = 1.2: must be below 1"),
+        (["--lanes", "0"], "lanes = 0: must be a whole number of at least 1"),
+        (["--tasks", "0"], "tasks = 0: must be a whole number of at least 1"),
+        (["--seed", "-1"], "seed = -1: must be a whole number of at least 0"),
+        (["--baseline", "fpi", "--schedulers", "lwr"], "unknown baseline 'fpi'"),
+        (["--set", "tail_index"], "must look like NAME=VALUE"),
+        (["--set", "tail_idx=2"], "unknown parameter 'tail_idx'; did you mean tail_index"),
+        (["--trace", "x.csv"], "--trace and --trace-format go together"),
+        (["--trace", "none.csv", "--trace-format", "csv"], "none.csv: cannot be read: No such file"),
+        (["--trace", "none.csv", "--trace-format", "xml"], "unknown trace format 'xml'"),
+        (["--out", "/proc/nothing"], "--out /proc/nothing: cannot be written"),
+        (["--lanse", "4"], "--lanse"),
+        (["--lanes", "four"], "four"),
+    ],
+)
+def test_bad_input_exits_with_2_and_one_clear_line(arguments, message):
+    done = jaxlb_command("compare", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("jaxlb: error: ") and message in lines[0]
+
+
+def test_help_fits_a_screen_and_bare_command_says_what_to_do():
+    done = jaxlb_command("--help")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) <= 24
+    assert jaxlb_command().returncode == 2
+    done = jaxlb_command("compare", "--help")
+    assert done.returncode == 0 and "--trace-format" in done.stdout

@@ -1,0 +1,127 @@
+"""The environment as other people's code uses it."""
+
+import copy
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlb
+
+
+def test_reset_and_step_follow_gymnax(key):
+    env, params = jaxlb.make("heavy-tail")
+    obs, state = env.reset(key, params)
+    assert obs.shape == (20,) == env.observation_space(params).shape
+    assert env.observation_space(params).contains(obs)
+    assert env.num_actions == env.action_space(params).n == 4
+    assert env.name == "heavy-tail"
+    action = env.action_space(params).sample(key)
+    again, after, reward, terminated, truncated, info = env.step(key, state, action, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    chex.assert_trees_all_equal_shapes_and_dtypes(obs, again, info["final_observation"])
+    assert (reward.shape, terminated.shape, truncated.shape) == ((), (), ())
+    assert (terminated.dtype, truncated.dtype) == (bool, bool)
+
+
+@pytest.mark.parametrize("name", jaxlb.scenarios())
+def test_every_scenario_steps_with_stable_types(name, key):
+    env, params = jaxlb.make(name)
+    step = jax.jit(env.step)
+    obs, state = jax.jit(env.reset)(key, params)
+    _, after, *_ = step(key, state, jnp.int32(0), params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, after)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves((obs, state, after, params)))
+    assert not any(leaf.dtype in (jnp.float64, jnp.int64) for leaf in jax.tree.leaves((obs, state, after)))
+    assert obs.shape == env.observation_space(params).shape
+
+
+def test_an_episode_truncates_resets_and_keeps_the_last_observation(key):
+    env, params = jaxlb.make("stable", max_steps_in_episode=3)
+    obs, state = env.reset(key, params)
+    step = jax.jit(env.step)
+    for count in range(1, 4):
+        obs, state, _, terminated, truncated, info = step(
+            jax.random.fold_in(key, count), state, jnp.int32(1), params
+        )
+        assert not terminated
+        assert bool(truncated) == (count == 3)
+        if count < 3:
+            np.testing.assert_array_equal(obs, info["final_observation"])
+    assert int(state.steps) == 0
+    np.testing.assert_array_equal(state.system.wait, 0.0)
+    np.testing.assert_array_equal(obs[4:16], 0.0)
+    assert float(info["final_observation"][4:16].sum()) > 0
+
+
+def test_environments_are_hashable_equal_and_deep_copyable():
+    one, _ = jaxlb.make("heavy-tail")
+    other, _ = jaxlb.make("heavy-tail", load=0.5)
+    assert one == other and hash(one) == hash(other) and copy.deepcopy(one) == one
+    assert one != jaxlb.make("heavy-tail", queue_capacity=8)[0]
+
+
+def test_numbers_change_without_recompilation(key):
+    env, params = jaxlb.make("heavy-tail")
+    step = jax.jit(chex.assert_max_traces(env.step, n=1))
+    _, state = env.reset(key, params)
+    for load in (0.3, 0.5, 0.7):
+        changed = jaxlb.make("heavy-tail", load=load, tail_index=1.2 + load, speed=[1, 2, 3, 4 + load])[1]
+        step(key, state, jnp.int32(0), changed)
+
+
+def test_vmapped_parameters_equal_a_loop(key):
+    env, params = jaxlb.make("stable")
+    loads = jnp.array([0.2, 0.5, 0.9])
+
+    def episode(load):
+        changed = params.replace(load=load)
+        _, state = env.reset(key, changed)
+        return env.step(key, state, jnp.int32(0), changed)[0]
+
+    together = jax.vmap(episode)(loads)
+    for index, load in enumerate(loads):
+        np.testing.assert_allclose(together[index], episode(load), rtol=1e-6)
+
+
+def test_jit_equals_eager(key):
+    env, params = jaxlb.make("seed")
+    _, state = env.reset(key, params)
+    eager = env.step(key, state, jnp.int32(2), params)
+    chex.assert_trees_all_close(eager, jax.jit(env.step)(key, state, jnp.int32(2), params), rtol=1e-5)
+
+
+def test_the_weighted_reward(key):
+    env, params = jaxlb.make("heavy-tail", imbalance_weight=0.1, sla_weight=2.0)
+    task = jaxlb.Task(jnp.float32(1.0), jnp.float32(6.0), jnp.int32(0), jnp.float32(4.0))
+    state = env.start(params, task, key)
+    # Speed 1.2: completion 5 > 4. Backlogs after it (0, 0, 6, 0): variance 6.75.
+    _, outcome, reward = env.transition(state, jnp.int32(2), task, params, key)
+    assert bool(outcome.violation)
+    np.testing.assert_allclose(outcome.completion, 5.0, rtol=1e-6)
+    np.testing.assert_allclose(reward, -5.0 - 0.1 * 6.75 - 2.0, rtol=1e-6)
+
+
+def test_the_holding_cost_reward_sums_to_the_completion_times(key):
+    env, params = jaxlb.make("park", speed=[1.0, 2.0])
+    rng = np.random.default_rng(0)
+    total, completions = 0.0, 0.0
+    task = jaxlb.Task(jnp.float32(0.0), jnp.float32(1.0), jnp.int32(0), jnp.float32(9.0))
+    state = env.start(params, task, key)
+    for step in range(20):
+        # A last long gap lets everything depart.
+        following = task.replace(gap=jnp.float32(1e4 if step == 19 else rng.exponential()))
+        following = following.replace(size=jnp.float32(rng.exponential()))
+        state, outcome, reward = env.transition(state, jnp.int32(rng.integers(2)), following, params, key)
+        total -= float(reward)
+        completions += float(outcome.completion)
+    np.testing.assert_allclose(total, completions, rtol=1e-5)
+
+
+def test_an_action_out_of_range_is_clipped(key):
+    env, params = jaxlb.make("stable")
+    _, state = env.reset(key, params)
+    for action, clipped in [(-3, 0), (99, 3)]:
+        assert int(env.step(key, state, jnp.int32(action), params)[-1]["outcome"].action) == clipped

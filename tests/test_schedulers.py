@@ -1,0 +1,267 @@
+"""Every rule on states where its choice is known, and on systems whose mean response is known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import jaxlb
+from jaxlb.env import with_lane_axis
+from jaxlb.schedulers.size_based import load_cutoffs
+from jaxlb.workload import sizes
+
+
+def observation(wait, speed=None, queue_length=None, size=1.0, load=None):
+    """An observation of one lane."""
+    wait = jnp.asarray(wait, jnp.float32)
+    speed = jnp.ones_like(wait) if speed is None else jnp.asarray(speed, jnp.float32)
+    load = wait * speed if load is None else jnp.asarray(load, jnp.float32)
+    queue_length = (
+        jnp.zeros(wait.shape, jnp.int32) if queue_length is None else jnp.asarray(queue_length, jnp.int32)
+    )
+    size, zero = jnp.float32(size), jnp.float32(0.0)
+    return jaxlb.Observation(
+        size=size,
+        priority=jnp.int32(0),
+        deadline=zero,
+        load_average=load.mean(),
+        load_variance=load.var(),
+        queue_length=queue_length,
+        load=load,
+        wait=wait,
+        speed=speed,
+        age=zero,
+        assigned=jnp.zeros_like(wait),
+        truth=jaxlb.types.Truth(size=size, wait=wait),
+    )
+
+
+def params_of(speed, **overrides):
+    _, params = jaxlb.make("heavy-tail", speed=list(speed), **overrides)
+    return params
+
+
+def choose(name, seen, params=None, memory=None, key=None, **options):
+    """One choice of a scheduler; its memory starts fresh unless given."""
+    scheduler = jaxlb.scheduler(name, **options)
+    params = params_of(np.asarray(seen.speed)) if params is None else params
+    memory = scheduler.start(params, ()) if memory is None else memory
+    action, memory = scheduler.act((), memory, seen, jax.random.key(0) if key is None else key)
+    assert action.dtype == jnp.int32 and action.shape == ()
+    return int(action), memory
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "expected"),
+    [
+        ("jsq", {"wait": [0, 0, 0], "queue_length": [3, 1, 1]}, 1),
+        ("least-connections", {"wait": [0, 0, 0], "queue_length": [3, 2, 2], "speed": [2, 1, 0.5]}, 0),
+        ("least-connections", {"wait": [0, 0], "queue_length": [2, 1], "speed": [2, 1]}, 0),  # tie: fastest
+        ("sed", {"wait": [0, 0], "queue_length": [2, 0], "speed": [2, 1]}, 1),
+        ("sed", {"wait": [0, 0], "queue_length": [1, 0], "speed": [2, 1]}, 0),  # tie: fastest
+        ("lwr", {"wait": [0, 0, 0], "load": [4, 1, 1], "speed": [8, 2, 2]}, 0),  # tie: lowest index
+        ("lwr", {"wait": [9, 0], "load": [1, 4], "speed": [1, 5]}, 1),
+        ("lwl", {"wait": [2, 1, 1], "speed": [9, 1, 2]}, 2),  # tie: fastest
+        ("greedy", {"wait": [1, 0], "speed": [4, 0.5], "size": 1.0}, 0),
+        ("greedy", {"wait": [1, 0], "speed": [4, 0.5], "size": 0.1}, 1),
+        ("greedy", {"wait": [0, 0, 0], "speed": [1, 2, 2], "size": 1.0}, 1),
+        ("oracle", {"wait": [1, 0], "speed": [4, 0.5], "size": 1.0}, 0),
+        ("lwr-rr", {"wait": [0, 0, 0], "load": [5, 1, 4]}, 1),
+        ("lwr-rr", {"wait": [0, 0, 0], "load": [5, 1, 1.05]}, 0),  # too close to call: the turn is 0's
+    ],
+)
+def test_choices(name, seen, expected):
+    assert choose(name, observation(**seen))[0] == expected
+
+
+def test_jsq_ties_can_go_to_the_fastest_or_be_split_evenly():
+    seen = observation([0, 0, 0], queue_length=[1, 1, 2], speed=[1, 2, 3])
+    assert choose("jsq", seen)[0] == 0
+    assert choose("jsq", seen, ties="fastest")[0] == 1
+    keys = jax.random.split(jax.random.key(1), 2000)
+    scheduler = jaxlb.scheduler("jsq", ties="random")
+    picked = np.asarray(jax.vmap(lambda key: scheduler.act((), (), seen, key)[0])(keys))
+    assert set(picked.tolist()) == {0, 1}
+    assert stats.binomtest(int(picked.sum()), len(picked)).pvalue > 1e-4
+
+
+def frequencies(name, seen, count=6000, **options):
+    """How often each processor is chosen."""
+    scheduler = jaxlb.scheduler(name, **options)
+    keys = jax.random.split(jax.random.key(2), count)
+    picked = jax.vmap(lambda key: scheduler.act((), (), seen, key)[0])(keys)
+    return np.bincount(np.asarray(picked), minlength=len(seen.speed))
+
+
+@pytest.mark.parametrize(
+    ("name", "seen", "shares"),
+    [
+        ("random", {"wait": [0, 0, 0, 0], "speed": [1, 2, 3, 4]}, [0.25] * 4),
+        ("weighted-random", {"wait": [0, 0, 0, 0], "speed": [1, 2, 3, 4]}, [0.1, 0.2, 0.3, 0.4]),
+        ("jiq", {"wait": [0] * 4, "speed": [1, 2, 3, 4], "queue_length": [0, 1, 0, 5]}, [0.25, 0, 0.75, 0]),
+        ("jiq", {"wait": [0] * 4, "speed": [1, 2, 3, 4], "queue_length": [2, 1, 1, 5]}, [0.1, 0.2, 0.3, 0.4]),
+        # Two samples with replacement: the shortest is missed with probability (2/3)^2.
+        ("power-of-d", {"wait": [0] * 3, "queue_length": [0, 1, 2]}, [5 / 9, 3 / 9, 1 / 9]),
+    ],
+)
+def test_random_rules_choose_with_their_probabilities(name, seen, shares):
+    counts, shares = frequencies(name, observation(**seen)), np.array(shares)
+    assert (counts[shares == 0] == 0).all()
+    possible = shares > 0
+    assert stats.chisquare(counts[possible], shares[possible] * counts.sum()).pvalue > 1e-4
+
+
+def turns(name, speed, count):
+    seen, memory, picked = observation([0.0] * len(speed), speed=speed), None, []
+    for _ in range(count):
+        action, memory = choose(name, seen, memory=memory)
+        picked.append(action)
+    return picked
+
+
+def test_round_robin_takes_turns():
+    assert turns("rr", [1, 5, 1], 7) == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_weighted_round_robin_is_smooth():
+    # The published example of nginx's smooth algorithm: weights 5, 1, 1.
+    assert turns("wrr", [5, 1, 1], 7) == [0, 0, 1, 0, 2, 0, 0]
+    assert np.bincount(turns("wrr", [0.5, 0.8, 1.2, 2.0], 90)).tolist() == [10, 16, 24, 40]
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        sizes.Exponential(2.0),
+        sizes.BoundedPareto(1.0, 1000.0, 1.5),
+        sizes.Uniform(1.0, 2.0),
+        sizes.LogNormal(),
+    ],
+)
+def test_load_cutoffs_split_the_work(law):
+    fractions = np.array([0.1, 0.5, 0.9])
+    cutoffs = np.asarray(load_cutoffs(law, jnp.asarray(fractions, jnp.float32)), np.float64)
+    # Work below a cutoff, by a fine quadrature of our own over the survival probability.
+    survival = np.concatenate(
+        [(np.arange(200_000) + 0.5) / 200_000 * 0.999 + 0.001, np.geomspace(1e-7, 1e-3, 4000)]
+    )
+    survival = np.sort(survival)[::-1]
+    size = np.asarray(law.inverse_survival(jnp.asarray(survival, jnp.float32)), np.float64)
+    work = np.concatenate([[0.0], np.cumsum(0.5 * (size[1:] + size[:-1]) * -np.diff(survival))])
+    np.testing.assert_allclose(np.interp(cutoffs, size, work) / float(law.mean()), fractions, atol=2e-3)
+
+
+def test_sita_e_reproduces_the_textbook_cutoff():
+    # Equal load on four processors, Pareto of mean 1 up to 10^3, tail index 1.5: first cutoff 0.5964.
+    law = sizes.BoundedPareto(0.339589, 1000.0, 1.5)
+    np.testing.assert_allclose(law.mean(), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(load_cutoffs(law, jnp.array([0.25]))[0], 0.5964, atol=2e-4)
+
+
+def test_sita_sends_small_tasks_to_the_slow_end_and_big_ones_to_the_fast():
+    speed = [2.0, 0.5, 1.0]
+    picked = [
+        choose("sita-e", observation([0, 0, 0], speed=speed, size=size))[0] for size in (1.0, 2.0, 900.0)
+    ]
+    assert picked == [1, 2, 0]
+    picked = choose("sita-e", observation([0, 0, 0], speed=speed, size=900.0), small_to="fastest")
+    assert picked[0] == 1
+
+
+def test_guarded_sita_keeps_big_tasks_off_all_but_the_guarded_processors():
+    seen = {"wait": [50.0, 0.0, 0.0], "speed": [0.5, 1.0, 2.0]}
+    assert choose("guarded-sita", observation(**seen, size=1.0))[0] == 2
+    assert choose("guarded-sita", observation(**seen, size=900.0))[0] == 0
+    assert choose("guarded-sita", observation(**seen, size=900.0), big=2)[0] == 1
+    assert choose("guarded-sita", observation(**seen, size=900.0), big_to="fastest")[0] == 2
+
+
+def test_fpi_weighs_the_harm_to_later_tasks():
+    # Speeds 1 and 3, equal completion 4: the cost to later tasks, l_i ((w + x)^2 - w^2), decides.
+    params = params_of([1.0, 3.0], load=0.8)
+    weight = 0.8 * np.array([1.0, 3.0]) / float(params.size.mean()) / (2 * 0.2)
+    for size, waits in [(3.0, [1.0, 3.0]), (3.0, [1.0, 3.2]), (30.0, [0.0, 22.0])]:
+        completion = np.array(waits) + size / np.array([1.0, 3.0])
+        cost = completion + weight * (completion**2 - np.array(waits) ** 2)
+        seen = observation(waits, speed=[1.0, 3.0], size=size)
+        assert choose("fpi", seen, params=params)[0] == int(np.argmin(cost))
+
+
+def test_card_follows_its_definition():
+    params = params_of([1.0, 1.0])
+    small, large = (float(x) for x in load_cutoffs(params.size, jnp.array([0.4, 0.6])))
+    medium = 0.5 * (small + large)
+    limit = 2.0 * float(params.size.mean())  # the default threshold, at speed 1
+    long, short = 0, 1
+    for size, short_wait, expected in [
+        (0.9 * small, 100.0, short),
+        (1.1 * large, 0.0, long),
+        (medium, 0.9 * limit, short),
+        (medium, 1.1 * limit, long),
+    ]:
+        seen = observation([5.0, short_wait], size=size)
+        assert choose("card", seen, params=params)[0] == expected
+    assert choose("card", observation([1.0], speed=[1.0]))[0] == 0
+
+
+@pytest.mark.parametrize("name", jaxlb.schedulers())
+def test_lanes_decide_alone_and_memory_keeps_its_types(name, key):
+    """Lane n of many chooses as it would alone; works under vmap and scan."""
+    _, params = jaxlb.make("heavy-tail")
+    scheduler = jaxlb.scheduler(name)
+    rng = np.random.default_rng(0)
+    lanes = 6
+    many = observation(
+        rng.exponential(5.0, (4, lanes)), speed=np.tile([[0.5], [0.8], [1.2], [2.0]], (1, lanes))
+    )
+    many = many.replace(
+        size=jnp.asarray(rng.pareto(1.5, lanes) + 1.0, jnp.float32),
+        queue_length=jnp.asarray(rng.integers(0, 4, (4, lanes)), jnp.int32),
+    )
+    many = many.replace(truth=many.truth.replace(size=many.size))
+    memory = scheduler.start(with_lane_axis(params, (lanes,)), (lanes,))
+    action, after = scheduler.act((), memory, many, key)
+    assert action.shape == (lanes,) and action.dtype == jnp.int32
+    assert int(action.min()) >= 0 and int(action.max()) < 4
+    jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), memory, after)
+    if name not in ("random", "weighted-random", "jiq", "power-of-d"):
+        for lane in range(lanes):
+            one = jax.tree.map(lambda leaf, lane=lane: leaf[..., lane] if leaf.ndim else leaf, many)
+            alone, _ = scheduler.act((), scheduler.start(params, ()), one, key)
+            assert int(alone) == int(action[lane])
+
+
+def test_names_and_options_are_checked():
+    with pytest.raises(ValueError, match="unknown scheduler 'lrw'; did you mean"):
+        jaxlb.scheduler("lrw")
+    with pytest.raises(ValueError, match=r"unknown option of scheduler 'power-of-d' 'k'"):
+        jaxlb.scheduler("power-of-d", k=2)
+    with pytest.raises(ValueError, match="d = 0: must be a whole number of at least 1"):
+        jaxlb.scheduler("power-of-d", d=0)
+    with pytest.raises(ValueError, match=r"share = -1: must be above 0"):
+        jaxlb.scheduler("guarded-sita", share=-1)
+    assert jaxlb.scheduler("lwr") is jaxlb.scheduler("lwr")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "overrides", "name", "options", "response"),
+    [
+        ("stable", {}, "lwl", {}, 1.745541),  # M/M/4
+        ("stable", {"num_processors": 2}, "rr", {}, 3.843980),  # E2/M/1
+        ("stable", {"num_processors": 2}, "jsq", {"ties": "random"}, 2.955737),
+        ("two-server", {}, "sed", {}, 3.7148),
+        ("two-server", {}, "lwr", {}, 3.4616),  # smallest n / speed
+        ("two-server", {}, "jsq", {"ties": "random"}, 4.8643),
+    ],
+)
+def test_mean_response_of_textbook_systems(scenario, overrides, name, options, response, key):
+    """Within 5 standard errors, and those below 1 %."""
+    env, params = jaxlb.make(scenario, **overrides)
+    summary = jaxlb.rollout(
+        env, params, jaxlb.scheduler(name, **options), (), key, num_lanes=1000, num_tasks=3000, warmup=1000
+    )
+    lanes = np.asarray(summary.mean_completion, np.float64)
+    error = lanes.std(ddof=1) / np.sqrt(len(lanes))
+    assert error < 0.01 * response
+    assert abs(lanes.mean() - response) < 5 * error

@@ -1,0 +1,240 @@
+"""Gaps, sizes, priorities and deadlines against the formulas of the processes they claim to be.
+
+Statistical checks use fixed keys and 5 standard errors: a true sampler would fail one in two million.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+import jaxlb
+from jaxlb import workload
+from jaxlb.env import with_lane_axis
+from jaxlb.workload import arrivals, sizes
+
+LANES, TASKS = 2000, 1000
+
+
+def sample(arrival, size=None, seed=0, num_tasks=TASKS, **overrides):
+    """Tasks `[T, N]` of a workload with rate 1 unless overridden."""
+    size = sizes.Exponential() if size is None else size
+    _, params = jaxlb.make("stable", speed=[1.0], load=0.5, arrival=arrival, size=size, **overrides)
+    params = params.replace(load=params.size.mean())  # rate = load x speed / mean size = 1
+
+    @jax.jit
+    def draw(params):
+        params = with_lane_axis(params, (LANES,))
+        start_key, task_key = jax.random.split(jax.random.key(seed))
+        state = workload.start(start_key, params, (LANES,))
+
+        def body(state, key):
+            task, state = workload.draw(key, params, state, (LANES,))
+            return state, task
+
+        return jax.lax.scan(body, state, jax.random.split(task_key, num_tasks))[1]
+
+    return jax.tree.map(np.asarray, draw(params))
+
+
+def assert_mean(samples, expected, what):
+    """The mean over all tasks, its error estimated from independent lanes `[T, N]`."""
+    lanes = samples.mean(0, dtype=np.float64)
+    error = lanes.std(ddof=1) / np.sqrt(len(lanes))
+    assert abs(lanes.mean() - expected) < 5 * error + 1e-6, (what, lanes.mean(), expected, error)
+
+
+def lag_one(gaps):
+    """Product of neighbouring deviations from the mean gap 1."""
+    return (gaps[1:] - 1.0) * (gaps[:-1] - 1.0)
+
+
+def mmpp(ratio, fraction, cycle):
+    """Squared coefficient of variation and lag-1 autocovariance of an MMPP(2)'s gaps, by matrices, rate 1."""
+    low = 1.0 / (1.0 + fraction * (ratio - 1.0))
+    rates = np.array([low * ratio, low])
+    out = np.array([1.0 / (fraction * cycle), 1.0 / ((1.0 - fraction) * cycle)])
+    generator = np.array([[-out[0], out[0]], [out[1], -out[1]]])
+    inverse = np.linalg.inv(np.diag(rates) - generator)
+    start = np.array([fraction, 1.0 - fraction]) * rates
+    start = start / start.sum()
+    one = np.ones(2)
+    mean = start @ inverse @ one
+    second = 2.0 * start @ inverse @ inverse @ one
+    product = start @ inverse @ inverse @ np.diag(rates) @ inverse @ one
+    return mean, second - mean**2, product - mean**2
+
+
+def test_the_mmpp_formula_on_a_poisson_process():
+    np.testing.assert_allclose(mmpp(1.0, 0.3, 10.0), (1.0, 1.0, 0.0), atol=1e-12)
+
+
+PROCESSES = {
+    # process: squared coefficient of variation, lag-1 autocovariance, both for mean gap 1
+    "poisson": (arrivals.Poisson(), 1.0, 0.0),
+    "constant": (arrivals.Renewal(0.0), 0.0, 0.0),
+    "erlang-8": (arrivals.Renewal(0.125), 0.125, 0.0),
+    "erlang-3": (arrivals.Renewal(1 / 3), 1 / 3, 0.0),
+    "erlang-mixture": (arrivals.Renewal(0.4), 0.4, 0.0),
+    "renewal-poisson": (arrivals.Renewal(1.0), 1.0, 0.0),
+    "hyperexponential": (arrivals.Renewal(6.0), 6.0, 0.0),
+    "bursty": (arrivals.Bursty(10.0, 0.1, 20.0), *mmpp(10.0, 0.1, 20.0)[1:]),
+    "bursty-slow": (arrivals.Bursty(3.0, 0.5, 6.0), *mmpp(3.0, 0.5, 6.0)[1:]),
+    "drift": (arrivals.Drift(0.3, 5.0), 2 * np.exp(0.09) - 1, np.exp(0.09 * np.exp(-1 / 5)) - 1),
+    "batch": (arrivals.Batch(4.0), 2 * 4.0 - 1, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_gaps_have_the_moments_of_their_process(name):
+    process, squared_cv, autocovariance = PROCESSES[name]
+    gaps = sample(process).gap.astype(np.float64)
+    assert gaps.min() >= 0
+    assert_mean(gaps, 1.0, "mean gap")
+    assert_mean((gaps - 1.0) ** 2, squared_cv, "squared coefficient of variation")
+    assert_mean(lag_one(gaps), autocovariance, "lag-1 autocovariance")
+
+
+def test_renewal_gaps_have_the_erlang_law():
+    gaps = sample(arrivals.Renewal(0.25)).gap
+    assert stats.kstest(gaps[::10].ravel(), stats.gamma(4, scale=0.25).cdf).pvalue > 1e-4
+
+
+def test_bursty_gaps_have_the_law_of_a_simulated_mmpp():
+    # An event-by-event simulation of the two phases, against the closed form that the workload samples.
+    rng = np.random.default_rng(0)
+    process = arrivals.Bursty(10.0, 0.2, 8.0)
+    high, low, from_high, from_low = (float(rate) for rate in process._unit_rates())
+    gaps, since, is_high = [], 0.0, True
+    while len(gaps) < 200_000:
+        arrive, leave = (high, from_high) if is_high else (low, from_low)
+        since += rng.exponential(1.0 / (arrive + leave))
+        if rng.random() < arrive / (arrive + leave):
+            gaps.append(since)
+            since = 0.0
+        else:
+            is_high = not is_high
+    ours = sample(process).gap[::20]
+    # Thinned so that dependence does not count.
+    assert stats.ks_2samp(gaps[::20], ours.ravel()).pvalue > 1e-4
+
+
+def test_diurnal_gaps_turn_into_a_unit_poisson_process_of_integrated_rate():
+    amplitude, period = 0.9, 50.0
+    process = arrivals.Diurnal(amplitude, period)
+    phase = jax.random.uniform(jax.random.key(0), (10_000,), maxval=2 * np.pi)
+    uniform = jax.random.uniform(jax.random.key(1), (10_000,), minval=1e-7)
+    gap, after = process.gap(phase, 1.0, uniform, None)
+    gap, start, omega = np.asarray(gap, np.float64), np.asarray(phase, np.float64), 2 * np.pi / period
+    integral = gap + amplitude / omega * (np.cos(start) - np.cos(start + omega * gap))
+    np.testing.assert_allclose(integral, -np.log(np.asarray(uniform, np.float64)), rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(np.cos(after), np.cos(start + omega * gap), atol=1e-5)
+    assert_mean(sample(process).gap.astype(float), 1.0, "mean gap")
+
+
+def test_shift_keeps_the_long_run_means_and_changes_regime():
+    process = arrivals.Shift(regime_tasks=20.0, rate_spread=2.0, large_fraction=0.2, large_factor=5.0)
+    tasks = sample(process, num_tasks=3000)
+    assert_mean(tasks.gap.astype(float), 1.0, "mean gap")
+    assert_mean(tasks.size.astype(float), 1.0, "mean size")
+    # Regimes of mean length 20: neighbours share theirs with probability 0.95.
+    factor = np.exp(np.random.default_rng(0).uniform(-np.log(2), np.log(2), 10**6))
+    inverse = 1.0 / factor / np.mean(1.0 / factor)
+    assert_mean(lag_one(tasks.gap.astype(float)), 0.95 * (np.mean(inverse**2) - 1.0), "lag-1 autocovariance")
+
+
+LAWS = {
+    "exponential": (sizes.Exponential(2.0), stats.expon(scale=2.0)),
+    "uniform": (sizes.Uniform(0.5, 3.0), stats.uniform(0.5, 2.5)),
+    "lognormal": (sizes.LogNormal(2.0, 3.0), stats.lognorm(np.sqrt(np.log(4.0)), scale=2.0 / np.sqrt(4.0))),
+    "bounded-pareto": (sizes.BoundedPareto(1.0, 1000.0, 1.5), stats.truncpareto(1.5, 1000.0)),
+    "bounded-pareto-1": (sizes.BoundedPareto(1.0, 100.0, 1.0), stats.truncpareto(1.0, 100.0)),
+    "pareto": (sizes.BoundedPareto(100.0, np.inf, 2.5), stats.pareto(2.5, scale=100.0)),
+}
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_sizes_follow_their_law(name):
+    law, exact = LAWS[name]
+    drawn = sample(arrivals.Poisson(), law).size
+    np.testing.assert_allclose(law.mean(), exact.mean(), rtol=1e-5)
+    np.testing.assert_allclose(law.second_moment(), exact.moment(2), rtol=1e-4)
+    assert stats.kstest(drawn[::2].ravel().astype(float), exact.cdf).pvalue > 1e-4
+    u = np.array([0.999, 0.9, 0.5, 0.1, 1e-3, 1e-6])
+    np.testing.assert_allclose(law.inverse_survival(jnp.asarray(u, jnp.float32)), exact.isf(u), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("law", "mean", "second"),
+    [
+        (sizes.Deterministic(3.0), 3.0, 9.0),
+        (sizes.Hyperexponential(2.0, 5.0), 2.0, 24.0),
+        (sizes.Bimodal(1.0, 11.0, 0.2), 3.0, 25.0),
+    ],
+)
+def test_moments_of_the_other_laws(law, mean, second):
+    np.testing.assert_allclose([law.mean(), law.second_moment()], [mean, second], rtol=1e-6)
+    drawn = sample(arrivals.Poisson(), law).size.astype(float)
+    assert_mean(drawn, mean, "mean")
+    assert_mean(drawn**2, second, "second moment")
+
+
+def test_hyperexponential_sizes_follow_the_mixture():
+    drawn = sample(arrivals.Poisson(), sizes.Hyperexponential(1.0, 5.0)).size
+    p = 0.5 * (1 + np.sqrt(4 / 6))
+    mixture = lambda x: p * -np.expm1(-2 * p * x) + (1 - p) * -np.expm1(-2 * (1 - p) * x)  # noqa: E731
+    assert stats.kstest(drawn[::2].ravel().astype(float), mixture).pvalue > 1e-4
+
+
+def test_gap_size_and_priority_are_independent_and_priorities_have_their_shares():
+    shares = np.array([0.2, 0.3, 0.5])
+    tasks = sample(arrivals.Poisson(), class_probability=shares, class_slack=[1.0, 2.0, 3.0])
+    for index, share in enumerate(shares):
+        assert_mean((tasks.priority == index).astype(float), share, "share")
+    for one, other in [(tasks.gap, tasks.size), (tasks.gap, tasks.priority), (tasks.size, tasks.priority)]:
+        one, other = (x.astype(float) - x.mean() for x in (one, other))
+        assert_mean(one * other / (one.std() * other.std()), 0.0, "correlation")
+    np.testing.assert_allclose(tasks.deadline, (tasks.priority + 1.0) * tasks.size, rtol=1e-6)
+
+
+def test_deadlines_scale_with_mean_speed_and_add_the_constant(key):
+    _, params = jaxlb.make("heavy-tail", deadline_constant=2.0)
+    task, _ = workload.draw(key, params, workload.start(key, params))
+    np.testing.assert_allclose(task.deadline, 4.0 * task.size / 1.125 + 2.0, rtol=1e-6)
+
+
+def test_the_rate_follows_from_the_load():
+    _, params = jaxlb.make("heavy-tail", load=0.6)
+    mean = float(params.size.mean())
+    np.testing.assert_allclose(workload.arrival_rate(params), 0.6 * 4.5 / mean, rtol=1e-6)
+
+
+def test_a_lane_does_not_depend_on_the_number_of_lanes(key):
+    few, many = workload.random_words(key, (3,)), workload.random_words(key, (1000,))
+    np.testing.assert_array_equal(few[0], many[0][:3])
+    np.testing.assert_array_equal(few[1], many[1][:3])
+    single = workload.random_words(key, ())
+    assert (single[0], single[1]) == (few[0][0], few[1][0])
+
+
+def test_random_words_are_uniform_and_independent(key):
+    first, second = (np.asarray(word, np.uint32) for word in workload.random_words(key, (2**18,)))
+    for word in (first, second, first ^ second, first ^ np.roll(second, 1)):
+        bits = ((word[:, None] >> np.arange(32, dtype=np.uint32)) & 1).mean(0)
+        assert np.abs(bits - 0.5).max() < 5 * 0.5 / np.sqrt(len(word))
+        counts = np.bincount(word >> 24, minlength=256)
+        assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_parameters_of_a_process_are_vmapped_by_one_program(key):
+    _, params = jaxlb.make("stable", arrival=arrivals.Renewal())
+    squared_cvs = jnp.array([0.0, 0.2, 1.0, 4.0])
+
+    def gap(squared_cv):
+        process = params.arrival.replace(squared_cv=squared_cv)
+        return process.gap((), 1.0, jnp.full((5,), 0.3), jnp.full((8, 5), 0.4))[0]
+
+    together = jax.vmap(gap)(squared_cvs)
+    for index, squared_cv in enumerate(squared_cvs):
+        np.testing.assert_allclose(together[index], gap(squared_cv), rtol=1e-6)
