@@ -61,8 +61,11 @@ def assign(state: SystemState, speed: Array, size: Array, action: Array) -> tupl
     wait, error = state.wait, state.wait_error
     for part in (head, tail):
         wait, error = compensated_add(wait, error, jnp.where(chosen, part, 0.0))
-    full = chosen & (queue_length(state) == capacity)
-    place = jnp.where(chosen, state.slot, -1)
+    length = queue_length(state)
+    full = chosen & (length == capacity)
+    # `length >= 0` always holds. It makes the update below wait for the reader of `lag`, without which XLA
+    # copies all of `lag` at every step before it writes to it: a fifth of a rollout's time.
+    place = jnp.where(chosen & (length >= 0), state.slot, -1)
     later = state.lag + jnp.where(chosen, service, 0.0)[:, None]
     after = state.replace(
         wait=wait,

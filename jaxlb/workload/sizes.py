@@ -21,8 +21,8 @@ def _split(uniform: Array, probability: Scalar) -> tuple[Array, Array]:
     return below, jnp.clip(rest, 1e-9, 1.0 - 2.0**-24)
 
 
-class Exponential(struct.PyTreeNode):
-    """Exponential with the given mean."""
+class _OfMean(struct.PyTreeNode):
+    """A law given by its mean."""
 
     mean_size: Scalar = 1.0
 
@@ -33,6 +33,25 @@ class Exponential(struct.PyTreeNode):
     def mean(self) -> Array:
         """Expected size."""
         return jnp.asarray(self.mean_size)
+
+
+class _OfMeanAndVariation(_OfMean):
+    """A law given by its mean and squared coefficient of variation."""
+
+    squared_cv: Scalar = 1.0
+
+    def check(self) -> None:
+        """Raise ValueError on a bad parameter."""
+        super().check()
+        checks.leaf("squared_cv", self.squared_cv, above=0)
+
+    def second_moment(self) -> Array:
+        """Expected squared size."""
+        return self.mean() ** 2 * (1.0 + self.squared_cv)
+
+
+class Exponential(_OfMean):
+    """Exponential with the given mean."""
 
     def second_moment(self) -> Array:
         """Expected squared size."""
@@ -43,18 +62,8 @@ class Exponential(struct.PyTreeNode):
         return -self.mean_size * jnp.log(uniform)
 
 
-class Deterministic(struct.PyTreeNode):
+class Deterministic(_OfMean):
     """Every task has the same size."""
-
-    mean_size: Scalar = 1.0
-
-    def check(self) -> None:
-        """Raise ValueError on a bad parameter."""
-        checks.leaf("mean_size", self.mean_size, above=0)
-
-    def mean(self) -> Array:
-        """Expected size."""
-        return jnp.asarray(self.mean_size)
 
     def second_moment(self) -> Array:
         """Expected squared size."""
@@ -90,24 +99,8 @@ class Uniform(struct.PyTreeNode):
         return self.high - (self.high - self.low) * uniform
 
 
-class LogNormal(struct.PyTreeNode):
+class LogNormal(_OfMeanAndVariation):
     """Lognormal with the given mean and squared coefficient of variation."""
-
-    mean_size: Scalar = 1.0
-    squared_cv: Scalar = 1.0
-
-    def check(self) -> None:
-        """Raise ValueError on a bad parameter."""
-        checks.leaf("mean_size", self.mean_size, above=0)
-        checks.leaf("squared_cv", self.squared_cv, above=0)
-
-    def mean(self) -> Array:
-        """Expected size."""
-        return jnp.asarray(self.mean_size)
-
-    def second_moment(self) -> Array:
-        """Expected squared size."""
-        return self.mean() ** 2 * (1.0 + self.squared_cv)
 
     def inverse_survival(self, uniform: Array) -> Array:
         """The size exceeded with probability `uniform`."""
@@ -159,28 +152,19 @@ class BoundedPareto(struct.PyTreeNode):
         return self.low * (at_high + uniform * (1.0 - at_high)) ** (-1.0 / self.tail_index)
 
 
-class Hyperexponential(struct.PyTreeNode):
+class Hyperexponential(_OfMeanAndVariation):
     """Two exponentials with balanced means: the given mean and squared coefficient of variation >= 1.
 
     With probability p the mean is mean_size / 2p, else mean_size / 2(1 - p), where
     p = (1 + sqrt((c - 1) / (c + 1))) / 2 (Tijms 1994).
     """
 
-    mean_size: Scalar = 1.0
     squared_cv: Scalar = 4.0
 
     def check(self) -> None:
         """Raise ValueError on a bad parameter."""
-        checks.leaf("mean_size", self.mean_size, above=0)
+        super().check()
         checks.leaf("squared_cv", self.squared_cv, low=1)
-
-    def mean(self) -> Array:
-        """Expected size."""
-        return jnp.asarray(self.mean_size)
-
-    def second_moment(self) -> Array:
-        """Expected squared size."""
-        return self.mean() ** 2 * (1.0 + self.squared_cv)
 
     def inverse_survival(self, uniform: Array) -> Array:
         """A size from one uniform, by composition."""
