@@ -1,6 +1,6 @@
 """Tasks per second of `rollout` against hand-written C on the same machine, in one alternating run.
 
-    python benchmarks/throughput.py [--reference ../shared/reference] [--rounds 7] [--json FILE]
+    python benchmarks/throughput.py [--reference ../shared/reference] [--rounds 7] [--devices 2]
 
 Both do the same work: P processors of speeds 0.5 to 2, Poisson arrivals at load 0.8, exponential sizes, the
 whole observation computed and consumed at every decision, exact queue lengths, a reward. The C programs
@@ -96,10 +96,12 @@ def main(
     processors: int = 4,
     lanes: int = 4096,
     rounds: int = 7,
+    devices: int | None = None,
     json_file: Path | None = None,
 ) -> None:
     """Measure, print a table, and write JSON if asked."""
     threads = os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", devices or threads)
     ours = Ours(processors, lanes)
     rates: dict[str, list[float]] = {"jaxlb rollout": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -149,5 +151,4 @@ def main(
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     tyro.cli(main)

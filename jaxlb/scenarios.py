@@ -14,6 +14,9 @@ from jaxlb.workload import TraceData
 from jaxlb.workload.arrivals import Bursty, Poisson, Shift
 from jaxlb.workload.sizes import BoundedPareto, Exponential, LogNormal
 
+# Recorded bursts are longer than a generated scenario's: rules that count tasks need the room.
+_TRACE_QUEUE_CAPACITY = 128
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -149,7 +152,7 @@ def make(
     Args:
       name: one of `scenarios()`.
       trace: a recorded task stream instead of the scenario's workload, from `jaxlb.read_trace`; sizes are
-        rescaled to the mean of the scenario's, gaps to its load.
+        rescaled to the mean of the scenario's, gaps to its load, and queues counted up to 128 tasks.
       allow_overload: whether a load of 1 or more is meant.
       overrides: values by field name, of `Env` (num_processors, queue_capacity, size_visible, wait_visible,
         reward), of `EnvParams` (speed, load, ...), of its arrival process or of its size law (tail_index,
@@ -174,6 +177,8 @@ def make(
             raise ValueError(f"speed = {numbers['speed']!r}: must be a list, one speed for each processor")
         settings.setdefault("num_processors", len(numbers["speed"]))
     settings.setdefault("num_processors", scenario.num_processors)
+    if trace is not None:
+        settings.setdefault("queue_capacity", _TRACE_QUEUE_CAPACITY)
     env = Env(name=name, make_params=scenario.make_params, **settings)
     params = scenario.make_params(env.num_processors)
     if trace is not None:
