@@ -4,7 +4,7 @@ Shapes: P processors, C priority classes, K places in a queue's memory, `...` th
 for one environment, `[N]` for N lanes). Units: "time" and "work"; speed is work per time.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -107,8 +107,8 @@ class EnvParams(struct.PyTreeNode):
     """
 
     speed: Any  # [P] work per time
-    arrival: Any  # an arrival process, see jaxlb.workload.arrivals
-    size: Any  # a size law, see jaxlb.workload.sizes
+    arrival: Any  # an ArrivalProcess, such as those of jaxlb.workload.arrivals
+    size: Any  # a SizeLaw, such as those of jaxlb.workload.sizes
     load: Any = 0.8  # arrival rate x mean size / total speed
     class_probability: Any = (1.0,)  # [C] share of each priority class
     class_slack: Any = (4.0,)  # [C] deadline per (size / mean speed)
@@ -136,6 +136,10 @@ class ArrivalProcess(Protocol):
 
     extra_words: int  # random words a task beyond the two that every task gets
 
+    def check(self) -> None:
+        """Raise ValueError on a bad parameter."""
+        ...
+
     def start(self, key: Key, lanes: Lanes) -> Any:
         """The stationary state before the first arrival; the key is consumed."""
         ...
@@ -159,6 +163,10 @@ class ArrivalProcess(Protocol):
 
 class SizeLaw(Protocol):
     """A law of task sizes. A pytree whose leaves are its parameters."""
+
+    def check(self) -> None:
+        """Raise ValueError on a bad parameter."""
+        ...
 
     def mean(self) -> Array:
         """Expected size, exact."""
@@ -187,7 +195,3 @@ class Scheduler(NamedTuple):
     init: Callable[[Key, Observation], Any]
     start: Callable[[EnvParams, Lanes], Any]
     act: Callable[[Any, Any, Observation, Key], tuple[Array, Any]]
-
-
-Static = Hashable
-"""Marks arguments that are part of the compiled program."""
