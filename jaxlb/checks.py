@@ -65,5 +65,5 @@ def leaf(
     ]
     for allowed, passed in rules:
         if not np.all(passed):
-            bad = numbers[~np.asarray(passed)].flat[0] if np.ndim(passed) else value
+            bad = numbers[~np.asarray(passed)].flat[0] if np.ndim(passed) else float(numbers)
             raise ValueError(f"{name} = {bad:g}: must be {allowed}")

@@ -13,6 +13,9 @@ from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Out
 
 Reward = Literal["weighted", "holding-cost"]
 
+VECTORS = ("speed", "class_probability", "class_slack")
+"""The parameters that have an axis of their own."""
+
 
 def flatten(observation: Observation, stale: bool = False) -> Array:
     """The observation as one array, features first: `[4 + 4P, ...]` float32.
@@ -250,9 +253,8 @@ def canonical(params: EnvParams) -> EnvParams:
 
         return jax.tree.map(array, tree)
 
-    vectors = ("speed", "class_probability", "class_slack")
-    values = {name: jnp.asarray(getattr(params, name), jnp.float32) for name in vectors}
-    numbers = [name for name in params.__dataclass_fields__ if name not in (*vectors, "max_steps_in_episode")]
+    values = {name: jnp.asarray(getattr(params, name), jnp.float32) for name in VECTORS}
+    numbers = [name for name in params.__dataclass_fields__ if name not in (*VECTORS, "max_steps_in_episode")]
     values |= {name: leaves(getattr(params, name)) for name in numbers}
     steps = jnp.asarray(params.max_steps_in_episode, jnp.int32)
     return params.replace(**values, max_steps_in_episode=steps)

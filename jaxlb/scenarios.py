@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxlb import checks
-from jaxlb.env import Env, canonical
+from jaxlb.env import VECTORS, Env, canonical
 from jaxlb.types import EnvParams
 from jaxlb.workload import TraceData
 from jaxlb.workload.arrivals import Bursty, Poisson, Shift
@@ -172,6 +172,9 @@ def make(
     settings = dict(scenario.settings) | {key: value for key, value in overrides.items() if key in static}
     numbers = {key: value for key, value in overrides.items() if key not in static}
 
+    for key, value in numbers.items():
+        if isinstance(value, (list, tuple)) and key not in VECTORS:
+            raise ValueError(f"{key} = {value!r}: must be one number")
     if "speed" in numbers:
         if np.ndim(numbers["speed"]) != 1 or np.size(numbers["speed"]) == 0:
             raise ValueError(f"speed = {numbers['speed']!r}: must be a list, one speed for each processor")
@@ -199,6 +202,11 @@ def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> En
     """Set fields by name: those of the parameters first, then those of arrival process and size law."""
     own = {field.name for field in dataclasses.fields(params)}
     params = params.replace(**{key: value for key, value in values.items() if key in own})
+    for part in ("arrival", "size"):
+        if not dataclasses.is_dataclass(getattr(params, part)):
+            raise ValueError(
+                f"{part} = {getattr(params, part)!r}: must be one of jaxlb.workload's, or like them"
+            )
     nested = {
         field.name: part
         for part in ("arrival", "size")
