@@ -4,9 +4,11 @@ import contextlib
 import csv
 import importlib.util
 import io
+import itertools
 import json
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ from jaxlb.env import Env
 from jaxlb.scenarios import make, scenarios
 from jaxlb.schedulers import scheduler, schedulers
 from jaxlb.types import EnvParams
+from jaxlb.verification import Case, experiments, verify
 from jaxlb.workload import read_trace
 
 DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"
@@ -297,14 +300,74 @@ def _print(comparison: Comparison, described: dict[str, Any]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Verify:
+    """Check the simulator against queueing theory; exit code 1 if a case fails."""
+
+    quick: bool = False
+    """A tenth of the tasks, fewer cases: under a minute on two cores."""
+    seed: int = 0
+    """Of the random tasks."""
+    out: Path | None = None
+    """Folder for verification.md, its picture and verification.json."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+
+    def run(self) -> None:
+        """Verify, print, write; leave with 1 if a case fails."""
+        checks.at_least("seed", self.seed, 0)
+        if self.out is not None:
+            _writable(self.out)
+        began = time.perf_counter()
+        with _progress(sum(one.quick or not self.quick for one in experiments())) as advance:
+            cases = verify(jax.random.key(self.seed), quick=self.quick, on_progress=advance)
+        minutes = (time.perf_counter() - began) / 60.0
+        result = {"cases": [case._asdict() for case in cases]}
+        failed = [case for case in cases if not case.passed]
+        if self.json:
+            sys.stdout.write(_dumps(result))
+        else:
+            _print_cases(cases)
+            verdict = (
+                f"[red]{len(failed)} of {len(cases)} cases failed" if failed else f"{len(cases)} cases passed"
+            )
+            _console().print(f"{verdict} in {minutes:.1f} minutes")
+        if self.out is not None:
+            from jaxlb.report import pages, plots
+
+            command = "jaxlb verify" + " --quick" * self.quick + f" --seed {self.seed}" * (self.seed != 0)
+            page = pages.verification(cases, f"{command} --out {self.out}", minutes)
+            (self.out / "verification.md").write_text(page, encoding="utf-8")
+            (self.out / "verification.json").write_text(_dumps(result), encoding="utf-8")
+            plots.deviations(cases).savefig(self.out / "verification.png")
+            print(f"wrote verification.md, .json and .png to {self.out}", file=sys.stderr)
+        if failed:
+            sys.exit(1)
+
+
+def _print_cases(cases: list[Case]) -> None:
+    """The cases for people, a table for each group."""
+    console = _console()
+    for group, members in itertools.groupby(cases, key=lambda case: case.group):
+        table = Table(title=group, title_justify="left")
+        table.add_column("case")
+        for heading in ("measured", "± (95 %)", "exact", "deviation / SE", ""):
+            table.add_column(heading, justify="right")
+        for case in members:
+            verdict = "passed" if case.passed else "FAILED"
+            table.add_row(case.name, *case.figures(), verdict, style=None if case.passed else "bold red")
+        console.print(table)
+
+
 Command = (
     Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
     | Annotated[Schedulers, tyro.conf.subcommand("schedulers")]
 )
 
 
-def _parse() -> Compare | Scenarios | Schedulers:
+def _parse() -> Compare | Verify | Scenarios | Schedulers:
     """The command that the arguments ask for; ValueError if they cannot be understood."""
     said = io.StringIO()
     try:

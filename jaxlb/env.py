@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import checks, observe, spaces, system, workload
-from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, Task
+from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, SystemState, Task
 
 Reward = Literal["weighted", "holding-cost"]
 
@@ -142,11 +142,17 @@ class Env:
 
     # The pieces that rollouts are made of: any lanes, no randomness but the monitor's noise.
 
-    def start(self, params: EnvParams, first_task: Task, key: Key) -> EnvState:
-        """An empty system at the arrival of `first_task` `[...]`; the key serves the monitor's noise."""
+    def start(
+        self, params: EnvParams, first_task: Task, key: Key, found: SystemState | None = None
+    ) -> EnvState:
+        """The arrival of `first_task` `[...]` at an empty system, or one `found` before its gap.
+
+        The monitor starts with figures of an empty system; the key serves its noise.
+        """
         lanes = first_task.gap.shape
+        empty = system.start(self.num_processors, self.queue_capacity, lanes)
         state = EnvState(
-            system=system.start(self.num_processors, self.queue_capacity, lanes),
+            system=empty if found is None else found,
             monitor=observe.start(params, self.num_processors, lanes),
             task=first_task,
             workload=(),

@@ -53,7 +53,11 @@ def first_smallest(cost: jax.Array, tiebreak: jax.Array | None = None) -> jax.Ar
     Returns:
       `[...]` int32.
     """
-    best = cost == cost.min(0)
+    smallest = cost.min(0)
+    best = cost == smallest
+    # A compiler may compute `cost` twice, for the minimum and for the comparison, and fuse a product into a
+    # sum only once: then nothing is equal, but something is within rounding.
+    best = best | (~best.any(0) & (cost <= smallest + 1e-5 * jnp.abs(smallest)))
     if tiebreak is not None:
         among_best = jnp.where(best, tiebreak, jnp.inf)
         best = best & (among_best == among_best.min(0))

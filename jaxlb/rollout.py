@@ -16,7 +16,18 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxlb import checks, metrics, workload
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.metrics import Summary, Totals
-from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, Scheduler, Task
+from jaxlb.types import (
+    Array,
+    EnvParams,
+    EnvState,
+    Key,
+    Lanes,
+    Observation,
+    Outcome,
+    Scheduler,
+    SystemState,
+    Task,
+)
 
 
 class Carry(struct.PyTreeNode):
@@ -220,9 +231,15 @@ def rollout(
 
 
 def replay(
-    env: Env, params: EnvParams, scheduler: Scheduler, variables: Any, tasks: Task, key: Key
+    env: Env,
+    params: EnvParams,
+    scheduler: Scheduler,
+    variables: Any,
+    tasks: Task,
+    key: Key,
+    system: SystemState | None = None,
 ) -> Outcome:
-    """Let a scheduler work on given tasks, from an empty system.
+    """Let a scheduler work on given tasks.
 
     Args:
       env: from `jaxlb.make`.
@@ -231,6 +248,7 @@ def replay(
       variables: of the scheduler; `()` for one that learns nothing.
       tasks: leaves `[T]`, or `[T, N]` for N lanes.
       key: consumed by schedulers that draw and by the monitor's noise.
+      system: what the gap of the first task finds; None: an empty system.
 
     Returns:
       What became of each task, leaves shaped like the tasks'.
@@ -261,12 +279,19 @@ def replay(
         variables,
         Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats),
         key,
+        system,
     )
 
 
 @functools.partial(jax.jit, static_argnames=("env", "scheduler"))
 def _replay(
-    env: Env, params: EnvParams, scheduler: Scheduler, variables: Any, tasks: Task, key: Key
+    env: Env,
+    params: EnvParams,
+    scheduler: Scheduler,
+    variables: Any,
+    tasks: Task,
+    key: Key,
+    system: SystemState | None,
 ) -> Outcome:
     lanes = tasks.gap.shape[1:]
     params = with_lane_axis(params, lanes)
@@ -274,7 +299,7 @@ def _replay(
     first = jax.tree.map(lambda leaf: leaf[0], tasks)
     # After the last task comes the first again, with nobody looking.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
-    state = env.start(params, first, jax.random.fold_in(noise_key, 0))
+    state = env.start(params, first, jax.random.fold_in(noise_key, 0), system)
 
     def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, Outcome]:
         state, memory = carry

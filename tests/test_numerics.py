@@ -38,3 +38,18 @@ def test_the_first_smallest_wins_and_ties_go_to_the_tiebreak():
     tiebreak = jnp.array([[0.0, 5.0], [2.0, 4.0], [1.0, 4.0]])
     np.testing.assert_array_equal(first_smallest(cost, tiebreak), [2, 1])
     np.testing.assert_array_equal(at_processor(cost, jnp.array([0, 2])), [3.0, 1.0])
+
+
+def test_a_cost_that_the_compiler_computes_twice_still_has_a_smallest():
+    # A product fused into a sum here and not there: the minimum then equals none of the costs.
+    rng = np.random.default_rng(0)
+    a, b, c = (jnp.asarray(rng.normal(size=(3, 100_000)), jnp.float32) for _ in range(3))
+
+    @jax.jit
+    def choose(a, b, c):
+        return first_smallest(a * b + c * a, -b)
+
+    chosen = np.asarray(choose(a, b, c))
+    cost = np.float64(a) * np.float64(b) + np.float64(c) * np.float64(a)
+    regret = cost[chosen, np.arange(cost.shape[1])] - cost.min(0)
+    assert (regret <= 1e-5 * np.abs(cost).max(0)).all()

@@ -4,12 +4,13 @@ import jax
 import numpy as np
 
 import jaxlb
+from jaxlb import workload
 from jaxlb.report import plots
 
 
 def test_the_backlog_path_is_the_workload_of_each_queue(key):
     env, params = jaxlb.make("heavy-tail")
-    tasks = plots.sample_tasks(params, key, 120)
+    tasks = workload.sample(key, params, 120)
     outcome = jaxlb.replay(env, params, jaxlb.scheduler("lwr"), (), tasks, key)
     speed = np.asarray(params.speed)
     times, path = plots.backlog_path(tasks, outcome, speed)

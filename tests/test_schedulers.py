@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import interpolate, stats
 
 import jaxlb
+from jaxlb import theory, workload
 from jaxlb.env import with_lane_axis
+from jaxlb.schedulers import optimal
 from jaxlb.schedulers.size_based import load_cutoffs
 from jaxlb.workload import sizes
 
@@ -152,11 +154,27 @@ def test_load_cutoffs_split_the_work(law):
     np.testing.assert_allclose(np.interp(cutoffs, size, work) / float(law.mean()), fractions, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    "law",
+    [sizes.Hyperexponential(1.0, 10.0), sizes.Bimodal(1.0, 21.0, 0.1)],
+    ids=["hyperexponential", "bimodal"],
+)
+def test_load_cutoffs_of_mixtures_split_the_work(law):
+    # Their inverse is not monotone: a cutoff must be found among the sizes, not among the uniforms.
+    cutoff = float(load_cutoffs(law, jnp.array([0.5]))[0])
+    uniform = jnp.asarray((np.arange(1_000_000) + 0.5) / 1e6, jnp.float32)
+    drawn = np.asarray(law.inverse_survival(uniform), np.float64)
+    below, upto = (drawn[mask].sum() / drawn.sum() for mask in (drawn < cutoff, drawn <= cutoff))
+    assert below - 2e-3 <= 0.5 <= upto + 2e-3
+
+
 def test_sita_e_reproduces_the_textbook_cutoff():
     # Equal load on four processors, Pareto of mean 1 up to 10^3, tail index 1.5: first cutoff 0.5964.
     law = sizes.BoundedPareto(0.339589, 1000.0, 1.5)
     np.testing.assert_allclose(law.mean(), 1.0, rtol=1e-5)
-    np.testing.assert_allclose(load_cutoffs(law, jnp.array([0.25]))[0], 0.5964, atol=2e-4)
+    exact, _ = theory.sita_e(0.8, 4, 1.5, 0.339589, 1000.0)
+    np.testing.assert_allclose(exact[0], 0.5964, atol=5e-5)
+    np.testing.assert_allclose(load_cutoffs(law, jnp.array([0.25, 0.5, 0.75])), exact, rtol=5e-4)
 
 
 def test_sita_sends_small_tasks_to_the_slow_end_and_big_ones_to_the_fast():
@@ -205,7 +223,7 @@ def test_card_follows_its_definition():
     assert choose("card", observation([1.0], speed=[1.0]))[0] == 0
 
 
-@pytest.mark.parametrize("name", jaxlb.schedulers())
+@pytest.mark.parametrize("name", [name for name in jaxlb.schedulers() if name != "optimal"])
 def test_lanes_decide_alone_and_memory_keeps_its_types(name, key):
     """Lane n of many chooses as it would alone; works under vmap and scan."""
     _, params = jaxlb.make("heavy-tail")
@@ -265,3 +283,48 @@ def test_mean_response_of_textbook_systems(scenario, overrides, name, options, r
     error = lanes.std(ddof=1) / np.sqrt(len(lanes))
     assert error < 0.01 * response
     assert abs(lanes.mean() - response) < 5 * error
+
+
+@pytest.mark.parametrize(
+    ("speed", "load", "response"),
+    [([1.0, 1.0], 0.5, 1.310), ([1.0, 1.0], 0.8, 2.405), ([1.0, 0.2], 0.7, 2.951)],
+)
+def test_optimal_promises_what_an_independent_solver_found_and_keeps_it(speed, load, response, key):
+    env, params = jaxlb.make("stable", speed=speed, load=load)
+    values = jax.jit(optimal.solve)(params)
+    assert float(values.mean_response) == pytest.approx(response, rel=3e-3)
+    summary = jaxlb.rollout(env, params, jaxlb.scheduler("optimal"), (), key, 1024, 3000, 1000)
+    lanes = np.asarray(summary.mean_completion, np.float64)
+    assert abs(lanes.mean() - response) < 5 * lanes.std(ddof=1) / np.sqrt(len(lanes)) + 3e-3 * response
+    # On the same tasks it beats whoever looks no further than the task itself.
+    greedy = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), (), key, 1024, 3000, 1000)
+    assert (np.asarray(greedy.mean_completion) - lanes).mean() > 0.01 * response
+
+
+def test_optimal_acts_on_its_values(key):
+    # Its choices, task by task, from the solved table in float64 with SciPy's interpolation.
+    env, params = jaxlb.make("stable", speed=[1.0, 0.5], load=0.7)
+    tasks = workload.sample(key, params, 4000)
+    outcome = jaxlb.replay(env, params, jaxlb.scheduler("optimal"), (), tasks, key)
+    values = jax.jit(optimal.solve)(params)
+    count = values.table.shape[0]
+    knots = np.asarray(optimal._knots(jnp.arange(count), values.first, values.growth), np.float64)
+    table = interpolate.RegularGridInterpolator(
+        (knots, knots), np.asarray(values.table, np.float64), bounds_error=False, fill_value=None
+    )
+    wait, speed, close = np.zeros(2), np.array([1.0, 0.5]), 0
+    for gap, size, action in zip(*map(np.asarray, (tasks.gap, tasks.size, outcome.action)), strict=True):
+        wait = np.maximum(wait - float(gap), 0.0)
+        done = wait + float(size) / speed
+        after = table([[done[0], wait[1]], [wait[0], done[1]]])
+        cost = done + after
+        close += action != cost.argmin()
+        assert cost[action] <= cost.min() + 2e-5 * abs(cost).max()
+        wait[action] = done[action]
+    assert close <= 4  # choices within rounding of each other
+
+
+def test_optimal_is_for_two_processors(key):
+    env, params = jaxlb.make("stable")
+    with pytest.raises(ValueError, match="num_processors = 4: must be 2 for scheduler 'optimal'"):
+        jaxlb.rollout(env, params, jaxlb.scheduler("optimal"), (), key, 4, 4)

@@ -23,19 +23,9 @@ def sample(arrival, size=None, seed=0, num_tasks=TASKS, **overrides):
     _, params = jaxlb.make("stable", speed=[1.0], load=0.5, arrival=arrival, size=size, **overrides)
     params = params.replace(load=params.size.mean())  # rate = load x speed / mean size = 1
 
-    @jax.jit
-    def draw(params):
-        params = with_lane_axis(params, (LANES,))
-        start_key, task_key = jax.random.split(jax.random.key(seed))
-        state = workload.start(start_key, params, (LANES,))
-
-        def body(state, key):
-            task, state = workload.draw(key, params, state, (LANES,))
-            return state, task
-
-        return jax.lax.scan(body, state, jax.random.split(task_key, num_tasks))[1]
-
-    return jax.tree.map(np.asarray, draw(params))
+    params = with_lane_axis(params, (LANES,))
+    draw = jax.jit(workload.sample, static_argnames=("num_tasks", "lanes"))
+    return jax.tree.map(np.asarray, draw(jax.random.key(seed), params, num_tasks, (LANES,)))
 
 
 def assert_mean(samples, expected, what):

@@ -1,19 +1,26 @@
 """Pictures of a comparison: tails of completion time, violations, backlog over time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from jaxlb import workload
 from jaxlb.comparison import Comparison, Row, bin_edges
-from jaxlb.env import Env, with_lane_axis
+from jaxlb.env import Env
 from jaxlb.rollout import replay
+from jaxlb.schedulers import optimal
 from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
+from jaxlb.verification import Case
 
 matplotlib.use("Agg")
 
@@ -26,6 +33,7 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "font.size": 9,
 }
+_TWO = ListedColormap(["#4c78a8", "#f2cf5b"])
 _LINES = ("-", "--", "-.", ":")
 
 
@@ -94,18 +102,6 @@ def violations(comparison: Comparison) -> Figure:
         return figure
 
 
-def sample_tasks(params: EnvParams, key: Key, num_tasks: int) -> Task:
-    """One lane's tasks, leaves `[T]`; the key is consumed."""
-    params = with_lane_axis(params, ())
-    start_key, task_key = jax.random.split(key)
-
-    def draw(state, key):
-        task, state = workload.draw(key, params, state)
-        return state, task
-
-    return jax.lax.scan(draw, workload.start(start_key, params), jax.random.split(task_key, num_tasks))[1]
-
-
 def backlog_path(tasks: Task, outcome: Outcome, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Backlog of each processor at a fine grid of times, from what became of the tasks.
 
@@ -130,7 +126,7 @@ def backlogs(
 ) -> Figure:
     """Backlog over time for each processor, one panel for each scheduler, all on the same tasks."""
     task_key, act_key = jax.random.split(key)
-    tasks = sample_tasks(params, task_key, num_tasks)
+    tasks = workload.sample(task_key, params, num_tasks)
     speed = np.asarray(params.speed)
     with plt.rc_context(_STYLE):
         columns = min(3, len(schedulers))
@@ -163,6 +159,87 @@ def backlogs(
         if len(speed) <= 10:
             handles, labels = grid.flat[0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside right upper", title="processor", fontsize=8)
+        return figure
+
+
+def optimal_policies(systems: Sequence[EnvParams], relative_sizes: Sequence[float], most: float) -> Figure:
+    """Which of two processors the optimal rule chooses, over the plane of their waits, by task size.
+
+    Args:
+      systems: parameters of environments of two processors, a row each.
+      relative_sizes: of the task, in mean sizes, a column each.
+      most: largest wait that is shown, in mean sizes.
+    """
+    with plt.rc_context(_STYLE):
+        figure, grid = plt.subplots(
+            len(systems),
+            len(relative_sizes),
+            figsize=(2.9 * len(relative_sizes), 2.9 * len(systems) + 0.5),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for line, params in zip(grid, systems, strict=True):
+            values = jax.jit(optimal.solve)(params)
+            mean, speed = float(params.size.mean()), np.asarray(params.speed)
+            ticks = np.linspace(0.0, most * mean, 241, dtype=np.float32)
+            wait = jnp.stack(jnp.meshgrid(ticks, ticks, indexing="ij"))
+            for axes, relative in zip(line, relative_sizes, strict=True):
+                size = jnp.full(wait.shape[1:], relative * mean)
+                cost = optimal.costs(values, wait, size, params.speed[:, None, None])
+                second = np.asarray(cost[1] < cost[0]).T  # the first wait goes to the right, the second up
+                axes.pcolormesh(
+                    ticks / mean, ticks / mean, second, cmap=_TWO, vmin=0, vmax=1, rasterized=True
+                )
+                # Greedy changes sides where both would complete the task at the same time.
+                greedy = ticks + relative * mean * (1.0 / speed[0] - 1.0 / speed[1])
+                axes.plot(ticks / mean, greedy / mean, color="k", lw=1.0, ls="--")
+                title = f"speeds {speed[0]:g}, {speed[1]:g}; load {float(params.load):g}; size {relative:g}"
+                axes.set_title(title, fontsize=8)
+                axes.set(xlim=(0.0, most), ylim=(0.0, most), aspect="equal")
+                axes.grid(visible=False)
+        figure.supxlabel("wait at processor 0 (mean sizes)", fontsize=9)
+        figure.supylabel("wait at processor 1 (mean sizes)", fontsize=9)
+        figure.legend(
+            handles=[
+                Patch(color=_TWO(0.0), label="to processor 0"),
+                Patch(color=_TWO(1.0), label="to processor 1"),
+                Line2D([], [], color="k", lw=1.0, ls="--", label="where greedy changes sides"),
+            ],
+            loc="outside upper center",
+            ncols=3,
+            fontsize=8,
+        )
+        return figure
+
+
+def deviations(cases: Sequence[Case]) -> Figure:
+    """Deviations of measured from exact values in standard errors, group by group, beside the normal law."""
+    random = [case for case in cases if case.standard_error]
+    groups = list(dict.fromkeys(case.group for case in random))
+    with plt.rc_context(_STYLE):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(9, 4.5), sharey=True, width_ratios=(3, 1), layout="constrained"
+        )
+        for index, group in enumerate(groups):
+            found = np.array([case.deviation() for case in random if case.group == group])
+            places = index + np.linspace(-0.3, 0.3, len(found)) if len(found) > 1 else [index]
+            left.plot(places, found, "o", ms=4, color=f"C{index % 10}")
+        left.set_xticks(range(len(groups)), groups, rotation=30, ha="right")
+        left.set(ylabel="(measured - exact) / standard error", title=f"{len(random)} cases with an error")
+        left.grid(axis="x", visible=False)
+        every = np.array([case.deviation() for case in random])
+        right.hist(
+            every, bins=np.arange(-5.0, 5.01, 0.5), density=True, orientation="horizontal", color="0.8"
+        )
+        grid = np.linspace(-5.0, 5.0, 200)
+        right.plot(np.exp(-(grid**2) / 2.0) / np.sqrt(2.0 * np.pi), grid, color="C0", label="normal law")
+        right.legend(loc="upper right", fontsize=8)
+        right.set(xlabel="density")
+        for axes in (left, right):
+            for edge in (-4.0, 4.0):
+                axes.axhline(edge, color="C3", lw=0.8, ls="--")
         return figure
 
 

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 
 from jaxlb import checks
-from jaxlb.schedulers import classical, size_based
+from jaxlb.schedulers import classical, optimal, size_based
 from jaxlb.types import Scheduler
 
 __all__ = ["scheduler", "schedulers"]
@@ -28,6 +28,7 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "guarded-sita": size_based.guarded_sita,
     "fpi": size_based.fpi,
     "card": size_based.card,
+    "optimal": optimal.optimal,
     "oracle": classical.oracle,
 }
 

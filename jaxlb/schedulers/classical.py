@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb import checks
-from jaxlb.numerics import first_smallest, processor_index
+from jaxlb.numerics import at_processor, first_smallest, processor_index
 from jaxlb.schedulers.base import stateless, uniform_per_processor, with_memory
 from jaxlb.types import Array, Key, Observation, Scheduler
 
@@ -100,14 +100,16 @@ def power_of_d(d: int = 2) -> Scheduler:
     checks.at_least("d", d, 1)
 
     def choose(observation: Observation, key: Key) -> Array:
-        sample_key, tie_key = jax.random.split(key)
         lanes = observation.size.shape
-        sampled = jnp.zeros(observation.speed.shape, bool)
-        for sample in jax.random.split(sample_key, d):
-            drawn = _sampled(jnp.ones_like(observation.speed), sample, lanes)
-            sampled = sampled | (processor_index(sampled) == drawn)
-        cost = jnp.where(sampled, observation.queue_length.astype(jnp.float32), jnp.inf)
-        return _choose(cost, "random", observation, tie_key)
+        any_processor = jnp.ones_like(observation.speed)
+        # Samples come in random order, so the first of the shortest is a random one of them.
+        action, shortest = jnp.zeros(lanes, jnp.int32), jnp.full(lanes, jnp.iinfo(jnp.int32).max)
+        for sample_key in jax.random.split(key, d):
+            sample = _sampled(any_processor, sample_key, lanes)
+            length = at_processor(observation.queue_length, sample)
+            action = jnp.where(length < shortest, sample, action)
+            shortest = jnp.minimum(length, shortest)
+        return action
 
     return stateless("power-of-d", choose)
 

@@ -21,6 +21,7 @@ __all__ = [
     "draw",
     "random_words",
     "read_trace",
+    "sample",
     "sizes",
     "start",
 ]
@@ -93,3 +94,24 @@ def draw(key: Key, params: EnvParams, state: Any, lanes: Lanes = ()) -> tuple[Ta
     allowed = process.deadline(state, deadline(params, size, priority))
     task = Task(gap=gap, size=size, priority=priority, deadline=allowed)
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, lanes), task), state
+
+
+def sample(key: Key, params: EnvParams, num_tasks: int, lanes: Lanes = ()) -> Task:
+    """The first `num_tasks` tasks of every lane, as `replay` takes them.
+
+    Args:
+      key: consumed.
+      params: with `speed` `[P, ...]`, classes `[C, ...]`.
+      num_tasks: T.
+      lanes: shape of the lane axes.
+
+    Returns:
+      Leaves `[T, ...]`.
+    """
+    start_key, task_key = jax.random.split(key)
+
+    def body(state: Any, key: Key) -> tuple[Any, Task]:
+        task, state = draw(key, params, state, lanes)
+        return state, task
+
+    return jax.lax.scan(body, start(start_key, params, lanes), jax.random.split(task_key, num_tasks))[1]

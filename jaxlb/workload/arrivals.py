@@ -162,7 +162,7 @@ class Diurnal(_Process, struct.PyTreeNode):
     """Poisson process whose rate swings as rate * (1 + amplitude * sin(phase)), one day = `period_tasks`.
 
     The next gap solves Kepler's equation (integrated rate = a unit exponential) to float32 precision. The
-    phase is kept modulo one day, and starts uniformly distributed over it in time.
+    phase is kept modulo one day.
     """
 
     amplitude: Scalar = 0.5
@@ -174,8 +174,12 @@ class Diurnal(_Process, struct.PyTreeNode):
         checks.leaf("period_tasks", self.period_tasks, above=0)
 
     def start(self, key: Key, lanes: Lanes) -> Array:
-        """The phase, `[...]` radians in [0, 2 pi); the key is consumed."""
-        return jax.random.uniform(key, lanes, maxval=2.0 * jnp.pi)
+        """The phase, `[...]` radians in [0, 2 pi): its law at an arrival in the long run; key consumed."""
+        phase_key, flip_key = jax.random.split(key)
+        phase = jax.random.uniform(phase_key, lanes, maxval=2.0 * jnp.pi)
+        # Density 1 + amplitude sin(phase): between a phase and its mirror image, chosen in that proportion.
+        kept = 2.0 * jax.random.uniform(flip_key, lanes) < 1.0 + self.amplitude * jnp.sin(phase)
+        return jnp.where(kept, phase, 2.0 * jnp.pi - phase)
 
     def gap(self, state: Array, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Array]:
         """The next gap and the phase after it."""

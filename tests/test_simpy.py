@@ -1,0 +1,176 @@
+"""The same tasks through SimPy, an engine none of us wrote: every assignment and completion time."""
+
+import jax
+import numpy as np
+import pytest
+import simpy
+
+import jaxlb
+
+TASKS = 100_000
+# Times are multiples of this: sums and even products of them are exact in float32, and ties are common.
+GRID = 2.0**-4
+
+
+def simpy_replay(gaps, sizes, speeds, choose):
+    """Processors are SimPy resources of capacity one; completions are read off its clock."""
+    environment = simpy.Environment()
+    processors = [simpy.Resource(environment) for _ in speeds]
+    free = [0.0] * len(speeds)  # what a monitor would know: when each has worked off its queue
+    actions, completions = np.empty(len(gaps), int), np.empty(len(gaps))
+
+    def serve(index, processor, service):
+        arrived = environment.now
+        with processors[processor].request() as turn:
+            yield turn
+            yield environment.timeout(service)
+        completions[index] = environment.now - arrived
+
+    def arrive():
+        for index, (gap, size) in enumerate(zip(gaps, sizes, strict=True)):
+            yield environment.timeout(gap)
+            yield environment.timeout(0)  # departures of this instant, whose events are older, come first
+            lengths = [processor.count + len(processor.queue) for processor in processors]
+            waits = [max(at - environment.now, 0.0) for at in free]
+            services = [size / speed for speed in speeds]
+            action = choose(size, lengths, waits, services)
+            actions[index] = action
+            free[action] = max(free[action], environment.now) + services[action]
+            environment.process(serve(index, action, services[action]))
+
+    environment.process(arrive())
+    environment.run()
+    return actions, completions
+
+
+def tasks_on_a_grid(rate, seed):
+    """Gaps and sizes rounded up to the grid."""
+    rng = np.random.default_rng(seed)
+    gap = np.ceil(rng.exponential(1.0 / rate, TASKS) / GRID) * GRID
+    size = np.ceil(rng.exponential(1.0, TASKS) / GRID) * GRID
+    return jaxlb.Task(
+        gap=gap.astype(np.float32),
+        size=size.astype(np.float32),
+        priority=np.zeros(TASKS, np.int32),
+        deadline=np.full(TASKS, 3.0, np.float32),
+    )
+
+
+def first(costs, speeds=None):
+    """The smallest cost; ties to the fastest where speeds are given, then to the lowest index."""
+    return min(range(len(costs)), key=lambda i: (costs[i], 0 if speeds is None else -speeds[i], i))
+
+
+def rules(speeds, params):
+    """Every rule that draws nothing, once more in plain Python.
+
+    A rule is (size, lengths, waits, services) -> processor. What one computes beforehand (cutoffs, weights)
+    is read from its memory, and tested elsewhere.
+    """
+    everyone = range(len(speeds))
+
+    def memory(name):
+        return jax.tree.map(np.asarray, jaxlb.scheduler(name).start(params, ()))
+
+    def completions(waits, services):
+        return [wait + service for wait, service in zip(waits, services, strict=True)]
+
+    def greedy(size, lengths, waits, services):
+        return first(completions(waits, services), speeds)
+
+    def round_robin():
+        turn = -1
+
+        def choose(*_):
+            nonlocal turn
+            turn = (turn + 1) % len(speeds)
+            return turn
+
+        return choose
+
+    def weighted_round_robin():
+        credit = [0.0 for _ in everyone]
+
+        def choose(*_):
+            for i in everyone:
+                credit[i] += speeds[i]
+            richest = first([-money for money in credit])
+            credit[richest] -= sum(speeds)
+            return richest
+
+        return choose
+
+    def lwr_or_turn():
+        turns = round_robin()
+
+        def choose(size, lengths, waits, services):
+            best, second = sorted(waits)[:2]
+            # The threshold is a float32 in the simulator.
+            unclear = np.float32(second) * (np.float32(1.0) - np.float32(0.1)) <= np.float32(best)
+            return turns() if unclear else first(waits)
+
+        return choose
+
+    def sita(size, *_):
+        cutoffs, order = memory_of["sita-e"]
+        return int(order[sum(size > cutoff for cutoff in cutoffs)])
+
+    def guarded(size, lengths, waits, services):
+        cutoff, allowed = memory_of["guarded-sita"]
+        costs = completions(waits, services)
+        return first([costs[i] if size <= cutoff or allowed[i] else np.inf for i in everyone], speeds)
+
+    def policy_iteration(size, lengths, waits, services):
+        done = completions(waits, services)
+        return first([done[i] + weight[i] * (done[i] ** 2 - waits[i] ** 2) for i in everyone], speeds)
+
+    def card(size, lengths, waits, services):
+        (small, large), long, limit = memory_of["card"]
+        short = first([np.inf if i == long else waits[i] for i in everyone], speeds)
+        fits = size <= small or (size <= large and waits[short] <= limit)
+        return short if fits else int(long)
+
+    memory_of = {name: memory(name) for name in ("sita-e", "guarded-sita", "card")}
+    weight = memory("fpi").astype(float)
+    return {
+        "rr": round_robin(),
+        "wrr": weighted_round_robin(),
+        "jsq": lambda size, lengths, waits, services: first(lengths),
+        "least-connections": lambda size, lengths, waits, services: first(
+            [lengths[i] / speeds[i] for i in everyone], speeds
+        ),
+        "sed": lambda size, lengths, waits, services: first(
+            [(lengths[i] + 1) / speeds[i] for i in everyone], speeds
+        ),
+        "lwr": lambda size, lengths, waits, services: first(waits),
+        "lwr-rr": lwr_or_turn(),
+        "lwl": lambda size, lengths, waits, services: first(waits, speeds),
+        "greedy": greedy,
+        "oracle": greedy,
+        "sita-e": sita,
+        "guarded-sita": guarded,
+        "fpi": policy_iteration,
+        "card": card,
+    }
+
+
+DRAWING = {"random", "weighted-random", "jiq", "power-of-d"}
+NAMES = sorted(set(jaxlb.schedulers()) - DRAWING - {"optimal"})  # that one has a test of its own
+
+
+@pytest.mark.parametrize(
+    ("speeds", "load"), [((1.0, 1.0, 1.0, 1.0), 0.75), ((1.0, 1.0, 1.0, 2.0), 0.5)], ids=["equal", "unequal"]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_simpy_makes_the_same_choices_and_completions(name, speeds, load, key):
+    env, params = jaxlb.make("stable", speed=list(speeds), load=load, queue_capacity=256)
+    tasks = tasks_on_a_grid(load * sum(speeds), seed=len(name))
+    outcome = jaxlb.replay(env, params, jaxlb.scheduler(name), (), tasks, key)
+    actions, completions = simpy_replay(
+        tasks.gap.astype(float).tolist(),
+        tasks.size.astype(float).tolist(),
+        speeds,
+        rules(speeds, params)[name],
+    )
+    np.testing.assert_array_equal(outcome.action, actions)
+    np.testing.assert_array_equal(outcome.completion, completions)

@@ -1,0 +1,115 @@
+"""`jaxlb verify` judges rightly, and would notice if the simulator were wrong."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlb import system, verification
+from jaxlb.env import Env
+from jaxlb.numerics import at_processor
+from jaxlb.verification import Finding, judge
+
+
+def verdict(samples, exact, thoroughness=1.0, **options):
+    return judge("group", "name", Finding(np.asarray(samples), exact, **options), thoroughness)
+
+
+def test_a_case_fails_beyond_four_standard_errors_and_its_tolerance():
+    noise = np.array([-1.0, 1.0]).repeat(50) * 0.01  # standard error 0.001005
+    assert verdict(1.0 + noise, 1.0).passed
+    assert verdict(1.0045 + noise, 1.0).passed  # 4.5 standard errors, but within 0.5 %
+    assert not verdict(1.0055 + noise, 1.0).passed
+    assert verdict(1.015 + noise, 1.0, tolerance=0.02).passed
+    case = verdict(1.002 + noise, 1.0)
+    assert case.measured == pytest.approx(1.002)
+    assert case.standard_error == pytest.approx(0.01 * np.sqrt(100 / 99) / 10)
+    assert case.deviation() == pytest.approx(0.002 / case.standard_error)
+
+
+def test_a_case_fails_if_it_says_too_little_or_nothing():
+    noise = np.array([-1.0, 1.0]).repeat(50) * 0.03  # half width 0.6 %
+    assert not verdict(1.0 + noise, 1.0).passed
+    assert verdict(1.0 + noise, 1.0, precision=0.02).passed
+    assert verdict(1.0 + noise, 1.0, thoroughness=0.25).passed  # half as precise will do
+    broken = verdict([1.0, 1.0, np.nan, np.inf], 1.0)
+    assert (broken.passed, broken.name) == (False, "name (2 of 4 lanes not finite)")
+    assert not verdict([np.nan], 1.0).passed
+
+
+def test_what_is_not_random_is_compared_as_it_is():
+    assert verdict(0.0, 0.0, tolerance=0.0).passed
+    assert not verdict(1e-9, 0.0, tolerance=0.0).passed
+    assert verdict(1e-7, 0.0, tolerance=1e-6).passed
+    assert verdict(3e-3, 0.0, tolerance=0.0, standard_error=1e-3).passed
+    assert not verdict(5e-3, 0.0, tolerance=0.0, standard_error=1e-3).passed
+
+
+def served_lifo(state, speed, size, action):
+    """The newest task goes before all that wait; only the one in service is finished first."""
+    busy = state.wait > 0
+    waiting = jnp.where(busy[:, None], state.lag, jnp.inf)
+    in_service = jnp.where(
+        busy, state.wait - waiting.max(1, where=waiting < state.wait[:, None], initial=0.0), 0
+    )
+    after, _, service = RIGHT.assign(state, speed, size, action)
+    return after, at_processor(in_service, jnp.asarray(action)), service
+
+
+def speed_ignored(state, speed, size, action):
+    return RIGHT.assign(state, jnp.ones_like(speed), size, action)
+
+
+def off_by_one_service(state, speed, size, action):
+    after, wait, service = RIGHT.assign(state, speed, size, action)
+    return after, wait + service, service
+
+
+def gap_applied_after(self, state, action, next_task, params, key):
+    """A task is assigned as if its own gap had not passed yet; that passes afterwards."""
+    late, outcome, reward = RIGHT.transition(
+        self, state, action, next_task.replace(gap=state.task.gap), params, key
+    )
+    return late.replace(task=next_task), outcome, reward
+
+
+class RIGHT:
+    assign = staticmethod(system.assign)
+    transition = staticmethod(Env.transition)
+
+
+EXPERIMENTS = ("Kiefer-Wolfowitz", "speeds 1 and 0.2")
+
+
+def failures(key):
+    """Names of the cases that fail in a short run of two experiments."""
+    jax.clear_caches()  # compiled programs would not notice a fault
+    failed = []
+    for experiment in verification.experiments():
+        if experiment.name in EXPERIMENTS:
+            findings = experiment.run(key, 0.02)
+            cases = [judge(experiment.group, name, finding, 0.02) for name, finding in findings.items()]
+            failed += [case.name for case in cases if not case.passed]
+    jax.clear_caches()
+    return failed
+
+
+def test_the_simulator_as_it_is_passes(key):
+    assert failures(key) == []
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "fault"),
+    [
+        (system, "assign", served_lifo),
+        (system, "assign", speed_ignored),
+        (system, "assign", off_by_one_service),
+        (Env, "transition", gap_applied_after),
+    ],
+    ids=["served LIFO", "speed ignored", "wait off by one service", "gap applied after"],
+)
+def test_a_fault_is_caught(owner, name, fault, key, monkeypatch):
+    monkeypatch.setattr(owner, name, fault)
+    failed = failures(key)
+    print(f"{len(failed)} cases failed: {failed}")
+    assert failed
