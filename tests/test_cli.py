@@ -9,6 +9,8 @@ import sys
 import pytest
 
 import jaxlb
+from jaxlb import cli, verification
+from jaxlb.verification import Experiment, Finding
 
 
 def jaxlb_command(*arguments, cwd=None):
@@ -120,3 +122,39 @@ def test_help_fits_a_screen_and_bare_command_says_what_to_do():
     assert jaxlb_command().returncode == 2
     done = jaxlb_command("compare", "--help")
     assert done.returncode == 0 and "--trace-format" in done.stdout
+
+
+@pytest.mark.parametrize(("exact", "passed"), [(1.0, True), (2.0, False)])
+def test_verify_writes_what_it_found_and_tells_by_its_exit_code(exact, passed, monkeypatch, capsys, tmp_path):
+    def experiments():
+        return [
+            Experiment("One processor", "tiny", lambda key, thoroughness: {"a case": Finding(1.0, exact)}),
+            Experiment(
+                "Precision", "long", lambda key, thoroughness: {"long": Finding(0.0, 0.0)}, quick=False
+            ),
+        ]
+
+    monkeypatch.setattr(cli, "experiments", experiments)
+    monkeypatch.setattr(verification, "experiments", experiments)
+    command = cli.Verify(json=True, out=tmp_path, quick=True)
+    if passed:
+        command.run()
+    else:
+        with pytest.raises(SystemExit, match="1"):
+            command.run()
+    expected = [
+        {
+            "group": "One processor",
+            "name": "a case",
+            "measured": 1.0,
+            "standard_error": 0.0,
+            "exact": exact,
+            "passed": passed,
+        }
+    ]
+    assert json.loads(capsys.readouterr().out) == {"cases": expected}
+    assert json.loads((tmp_path / "verification.json").read_text()) == {"cases": expected}
+    page = (tmp_path / "verification.md").read_text()
+    assert f"jaxlb verify --quick --out {tmp_path}" in page
+    assert ("All 1 cases passed" if passed else "**1 of 1 cases failed**") in page
+    assert (tmp_path / "verification.png").stat().st_size > 5000

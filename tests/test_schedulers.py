@@ -285,6 +285,7 @@ def test_mean_response_of_textbook_systems(scenario, overrides, name, options, r
     assert abs(lanes.mean() - response) < 5 * error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("speed", "load", "response"),
     [([1.0, 1.0], 0.5, 1.310), ([1.0, 1.0], 0.8, 2.405), ([1.0, 0.2], 0.7, 2.951)],

@@ -158,6 +158,7 @@ DRAWING = {"random", "weighted-random", "jiq", "power-of-d"}
 NAMES = sorted(set(jaxlb.schedulers()) - DRAWING - {"optimal"})  # that one has a test of its own
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("speeds", "load"), [((1.0, 1.0, 1.0, 1.0), 0.75), ((1.0, 1.0, 1.0, 2.0), 0.5)], ids=["equal", "unequal"]
 )

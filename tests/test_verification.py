@@ -94,10 +94,12 @@ def failures(key):
     return failed
 
 
+@pytest.mark.slow
 def test_the_simulator_as_it_is_passes(key):
     assert failures(key) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "fault"),
     [

@@ -26,9 +26,10 @@ wait the time until service starts. Intervals come from independent lanes.
   to either side (2 % for heavy tails and second moments). So a bias of 1 % is caught, and of a hundred
   such runs of a true simulator about one has a case beyond 4 standard errors.
 - **Warm-up.** Lanes start empty. A queue forgets that at the rate of its relaxation time, about 2 (A + S)
-  / (1 - load)^2 mean services, where A and S are the squared coefficients of variation of gaps and sizes
-  (Abate and Whitt 1987). Five of them pass before counting begins, so at most e^-5 = 0.7 % of the initial
-  deviation is left, averaged over a run several times longer.
+  / (1 - load)^2 mean services (of the slowest processor), where A and S are the squared coefficients of
+  variation of gaps and sizes (Abate and Whitt 1987). Five of them pass before counting begins, so at most
+  e^-5 = 0.7 % of the initial deviation is left, averaged over a run several times longer. Where that would
+  be very long (many processors, bursts, huge tasks), 10,000 tasks or 50 to 300 a processor pass.
 - **Where no interval stands**, the value is not random and is compared as it is.
 
 ![Deviations in standard errors](verification.png)
