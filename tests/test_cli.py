@@ -126,9 +126,11 @@ def test_help_fits_a_screen_and_bare_command_says_what_to_do():
 
 @pytest.mark.parametrize(("exact", "passed"), [(1.0, True), (2.0, False)])
 def test_verify_writes_what_it_found_and_tells_by_its_exit_code(exact, passed, monkeypatch, capsys, tmp_path):
+    finding = Finding([0.99, 1.01] * 50, exact)
+
     def experiments():
         return [
-            Experiment("One processor", "tiny", lambda key, thoroughness: {"a case": Finding(1.0, exact)}),
+            Experiment("One processor", "tiny", lambda key, thoroughness: {"a case": finding}),
             Experiment(
                 "Precision", "long", lambda key, thoroughness: {"long": Finding(0.0, 0.0)}, quick=False
             ),
@@ -142,16 +144,9 @@ def test_verify_writes_what_it_found_and_tells_by_its_exit_code(exact, passed, m
     else:
         with pytest.raises(SystemExit, match="1"):
             command.run()
-    expected = [
-        {
-            "group": "One processor",
-            "name": "a case",
-            "measured": 1.0,
-            "standard_error": 0.0,
-            "exact": exact,
-            "passed": passed,
-        }
-    ]
+    expected = [verification.judge("One processor", "a case", finding, verification.QUICK)._asdict()]
+    names = ["group", "name", "measured", "standard_error", "exact", "passed"]
+    assert (list(expected[0]), expected[0]["passed"]) == (names, passed)
     assert json.loads(capsys.readouterr().out) == {"cases": expected}
     assert json.loads((tmp_path / "verification.json").read_text()) == {"cases": expected}
     page = (tmp_path / "verification.md").read_text()
