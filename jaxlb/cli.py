@@ -305,7 +305,7 @@ class Verify:
     """Check the simulator against queueing theory; exit code 1 if a case fails."""
 
     quick: bool = False
-    """A tenth of the tasks, fewer cases: under a minute on two cores."""
+    """A tenth of the tasks, fewer cases."""
     seed: int = 0
     """Of the random tasks."""
     out: Path | None = None
