@@ -131,7 +131,7 @@ def compare(
       baseline: name of the scheduler that differences are taken to; None: "lwr", or else the first.
       behaviour: snapshot evaluation: this scheduler's choices move every system on, and all others are asked
         in the states it visits and scored on what their own choice would have brought.
-      on_progress: called with a scheduler's name and the share of its tasks that are done.
+      on_progress: called with the name of the scheduler at work and the share of all work that is done.
 
     Raises:
       ValueError: no schedulers, an unknown baseline, fewer than one lane or task, or a bad parameter.
@@ -179,7 +179,7 @@ def compare(
                 rows = np.asarray(carry.recent)[max(warmup - first, 0) : total - first]
                 histogram += count_completions(rows, len(histogram))
                 if on_progress is not None:
-                    on_progress(name, min(first + chunk, total) / total)
+                    on_progress(name, (len(summaries) + min(first + chunk, total) / total) / len(schedulers))
             summaries[name], histograms[name] = metrics.summarise(carry.totals), histogram
 
     table = [_row(name, summaries[name], histograms[name], summaries[baseline]) for name in schedulers]

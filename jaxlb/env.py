@@ -150,9 +150,10 @@ class Env:
         The monitor starts with figures of an empty system; the key serves its noise.
         """
         lanes = first_task.gap.shape
-        empty = system.start(self.num_processors, self.queue_capacity, lanes)
+        if found is None:
+            found = system.start(self.num_processors, self.queue_capacity, lanes)
         state = EnvState(
-            system=empty if found is None else found,
+            system=found,
             monitor=observe.start(params, self.num_processors, lanes),
             task=first_task,
             workload=(),

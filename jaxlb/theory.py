@@ -170,8 +170,10 @@ class Lengths:
 
 def mean_field_power_of_d(load: float, d: int) -> float:
     """Mean response of power-of-d among infinitely many processors (Vvedenskaya 1996, Mitzenmacher 1996)."""
-    powers = (float(d) ** np.arange(1, 60 if d == 1 else int(40 / np.log2(d))) - d) / max(d - 1, 1)
-    return float((load**powers).sum()) if d > 1 else 1.0 / (1.0 - load)
+    if d == 1:
+        return 1.0 / (1.0 - load)
+    powers = (float(d) ** np.arange(1, int(40 / np.log2(d))) - d) / (d - 1)
+    return float((load**powers).sum())
 
 
 def stale_power_of_d(load: float, d: float, interval: float, capacity: int = 120) -> float:

@@ -30,7 +30,7 @@ from jaxlb.scenarios import make, scenarios
 from jaxlb.schedulers import scheduler
 from jaxlb.schedulers.base import stateless
 from jaxlb.schedulers.size_based import load_cutoffs
-from jaxlb.types import EnvParams, Key, Scheduler, SizeLaw, Task
+from jaxlb.types import ArrivalProcess, EnvParams, Key, Scheduler, SizeLaw, Task
 from jaxlb.workload import arrivals, sizes
 
 DEAR = 0.02
@@ -144,15 +144,11 @@ def simulate(
     key: Key,
     millions: float,
     warmup: int | None = None,
-    max_lanes: int = 4096,
+    lanes: int = 1024,
 ) -> Summary:
-    """Run so many million tasks, in lanes that are long compared to the warm-up."""
+    """Run so many million tasks after a warm-up; programs differ by the number of lanes, not of tasks."""
     warmup = relaxation_tasks(params) if warmup is None else warmup
-    total = millions * 1e6
-    lanes = min(64, max_lanes)
-    while lanes < max_lanes and total / (2 * lanes) > 2 * warmup:
-        lanes *= 2
-    return rollout(env, params, rule, (), key, lanes, max(int(total / lanes), 1), warmup)
+    return rollout(env, params, rule, (), key, lanes, max(int(millions * 1e6 / lanes), 1), warmup)
 
 
 def each(key: Key, cases: Sequence[Any]) -> Iterator[tuple[Key, Any]]:
@@ -203,6 +199,8 @@ class Law(NamedTuple):
       mean: work.
       second_moment: work squared.
       millions: of tasks that make the mean wait precise.
+      precision: of that mean wait.
+      drawn: millions of sizes that make their own moments precise.
       cdf: distribution function, if it is continuous.
     """
 
@@ -210,7 +208,13 @@ class Law(NamedTuple):
     mean: float
     second_moment: float
     millions: float
+    precision: float = 0.005
+    drawn: float = 10
     cdf: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def squared_cv(self) -> float:
+        """Squared coefficient of variation."""
+        return self.second_moment / self.mean**2 - 1.0
 
 
 def _hyperexponential_cdf(squared_cv: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -227,24 +231,25 @@ def laws() -> dict[str, Law]:
     tail_index, low, high = PARETO
     pareto = stats.truncpareto(tail_index, high / low, scale=low)
     recorded = np.array(RECORDED)
+    lognormal = stats.lognorm(np.log(4.0) ** 0.5, scale=0.5)
     return {
         "deterministic": Law(sizes.Deterministic(1.0), 1.0, 1.0, 20),
-        "uniform": Law(sizes.Uniform(0.0, 2.0), 1.0, 4 / 3, 30, stats.uniform(0.0, 2.0).cdf),
-        "exponential": Law(sizes.Exponential(1.0), 1.0, 2.0, 40, stats.expon.cdf),
+        "uniform": Law(sizes.Uniform(0.0, 2.0), 1.0, 4 / 3, 30, cdf=stats.uniform(0.0, 2.0).cdf),
+        "exponential": Law(sizes.Exponential(1.0), 1.0, 2.0, 40, cdf=stats.expon.cdf),
         "hyperexponential, C2 = 10": Law(
-            sizes.Hyperexponential(1.0, 10.0), 1.0, 11.0, 200, _hyperexponential_cdf(10.0)
+            sizes.Hyperexponential(1.0, 10.0), 1.0, 11.0, 200, DEAR, cdf=_hyperexponential_cdf(10.0)
         ),
-        "lognormal, C2 = 3": Law(
-            sizes.LogNormal(1.0, 3.0), 1.0, 4.0, 150, stats.lognorm(np.log(4.0) ** 0.5, scale=0.5).cdf
-        ),
+        "lognormal, C2 = 3": Law(sizes.LogNormal(1.0, 3.0), 1.0, 4.0, 150, cdf=lognormal.cdf),
         "bounded Pareto": Law(
             sizes.BoundedPareto(low, high, tail_index),
             float(pareto.mean()),
             float(pareto.moment(2)),
             250,
-            pareto.cdf,
+            DEAR,
+            drawn=150,
+            cdf=pareto.cdf,
         ),
-        "bimodal": Law(sizes.Bimodal(0.5, 10.5, 0.05), 1.0, 0.95 * 0.25 + 0.05 * 110.25, 100),
+        "bimodal": Law(sizes.Bimodal(0.5, 10.5, 0.05), 1.0, 0.95 * 0.25 + 0.05 * 110.25, 100, DEAR),
         "empirical": Law(
             sizes.Empirical(jnp.asarray(np.sort(recorded)[::-1], jnp.float32)),
             float(recorded.mean()),
@@ -254,17 +259,13 @@ def laws() -> dict[str, Law]:
     }
 
 
-def mg1(name: str, key: Key, thoroughness: float) -> dict[str, Finding]:
+def mg1(name: str, law: Law, key: Key, thoroughness: float) -> dict[str, Finding]:
     """Pollaczek and Khinchine's formula for one law, load 0.8."""
-    law = laws()[name]
     env, params = equal_processors(1, 0.8, size=law.law)
     run = simulate(env, params, scheduler("lwl"), key, law.millions * thoroughness)
     exact = theory.mg1_wait(0.8, law.mean, law.second_moment)
-    dear = law.second_moment > 5.0
     return {
-        f"M/G/1, {name} sizes: mean wait": Finding(
-            response(run) - law.mean, exact, precision=DEAR if dear else 0.005
-        )
+        f"M/G/1, {name} sizes: mean wait": Finding(response(run) - law.mean, exact, precision=law.precision)
     }
 
 
@@ -382,11 +383,11 @@ def power_of_two(key: Key, thoroughness: float) -> dict[str, Finding]:
     findings = {}
     chain = theory.Lengths(0.7, (1.0,) * 3, capacity=15)
     cases = (
-        (3, 0.7, chain.response(chain.power_of_d(2)), 15, "Markov chain"),
-        (10, 0.9, 2.8003 / 0.9, 15, "Gast and Van Houdt 2017"),
-        (100, 0.9, 2.3931 / 0.9, 8, "Gast and Van Houdt 2017"),
+        (3, 0.7, chain.response(chain.power_of_d(2)), 15, 1024, "Markov chain"),
+        (10, 0.9, 2.8003 / 0.9, 15, 512, "Gast and Van Houdt 2017"),
+        (100, 0.9, 2.3931 / 0.9, 8, 64, "Gast and Van Houdt 2017"),
     )
-    for run_key, (num_processors, load, exact, millions, source) in each(key, cases):
+    for run_key, (num_processors, load, exact, millions, lanes, source) in each(key, cases):
         env, params = equal_processors(num_processors, load, queue_capacity=32)
         run = simulate(
             env,
@@ -395,7 +396,7 @@ def power_of_two(key: Key, thoroughness: float) -> dict[str, Finding]:
             run_key,
             millions * thoroughness,
             warmup=300 * num_processors,
-            max_lanes=8192 // num_processors,
+            lanes=lanes,
         )
         findings[f"power of 2 on {num_processors}, load {load}: mean response, {source}"] = Finding(
             response(run), exact
@@ -407,7 +408,7 @@ def mean_field(d: int, load: float, millions: float, key: Key, thoroughness: flo
     """Power-of-d on 1000 processors, which differs from the limit by about 0.2 % at load 0.9."""
     env, params = equal_processors(1000, load, queue_capacity=8)
     run = simulate(
-        env, params, scheduler("power-of-d", d=d), key, millions * thoroughness, warmup=50_000, max_lanes=8
+        env, params, scheduler("power-of-d", d=d), key, millions * thoroughness, warmup=50_000, lanes=8
     )
     return {
         f"power of {d} on 1000, load {load}: mean response, mean field": Finding(
@@ -465,14 +466,19 @@ def size_aware(key: Key, thoroughness: float) -> dict[str, Finding]:
 
 
 def stale(
-    d: int | None, interval: float, num_processors: int, capacity: int, key: Key, thoroughness: float
+    d: int | None,
+    interval: float,
+    num_processors: int,
+    capacity: int,
+    millions: float,
+    key: Key,
+    thoroughness: float,
 ) -> dict[str, Finding]:
     """All queue lengths published at once, many processors, load 0.9, against the fluid limit."""
     env, params = equal_processors(num_processors, 0.9, queue_capacity=capacity, measure_interval=interval)
     rule = scheduler("jsq", ties="random") if d is None else scheduler("power-of-d", d=d)
     exact = theory.stale_power_of_d(0.9, np.inf if d is None else d, interval)
     warmup, lanes = 60 * num_processors, 8192 // num_processors
-    millions = 1.1 if d is None and interval == 1.0 else 0.6
     run = simulate(env, params, rule, key, millions * thoroughness, warmup, lanes)
     name = "JSQ" if d is None else f"power of {d}"
     return {
@@ -500,7 +506,7 @@ def balance(name: str, key: Key, thoroughness: float) -> dict[str, Finding]:
     }.get(name, {})
     env, params = make(name, **{"reward": "holding-cost", "queue_capacity": 256} | overrides)
     millions = max(5.0 / env.num_processors, 1.2)
-    lanes = 2**18 // (256 * env.num_processors)
+    lanes = min(64, 1024 // env.num_processors)
     warmup = min(relaxation_tasks(params), 10_000)
     run = simulate(env, params, scheduler("sed"), key, millions * thoroughness, warmup, lanes)
     label = f"{name}, load {float(params.load):.3g}" + ", sizes to 1e5" * (name == "park")
@@ -557,9 +563,15 @@ def processes() -> dict[str, tuple[Any, float, float]]:
     }
 
 
-def gaps(name: str, key: Key, thoroughness: float) -> dict[str, Finding]:
+def gaps(
+    name: str,
+    process: ArrivalProcess,
+    squared_cv: float,
+    autocorrelation: float,
+    key: Key,
+    thoroughness: float,
+) -> dict[str, Finding]:
     """Mean, squared coefficient of variation and lag-1 autocorrelation of the gaps of one process."""
-    process, squared_cv, autocorrelation = processes()[name]
     _, params = equal_processors(1, 0.5, arrival=process)
 
     def figures(task: Task) -> tuple:
@@ -578,20 +590,18 @@ def gaps(name: str, key: Key, thoroughness: float) -> dict[str, Finding]:
     }
 
 
-def task_sizes(name: str, key: Key, thoroughness: float) -> dict[str, Finding]:
+def task_sizes(name: str, law: Law, key: Key, thoroughness: float) -> dict[str, Finding]:
     """Mean, squared coefficient of variation and law of one size law."""
-    law = laws()[name]
     _, params = equal_processors(1, 0.5, size=law.law)
 
     def figures(task: Task) -> tuple:
         return task.size.mean(0), (task.size**2).mean(0)
 
     mean_key, law_key = jax.random.split(key)
-    exact_cv = law.second_moment / law.mean**2 - 1.0
-    mean, square = lane_figures(mean_key, params, figures, (150 if exact_cv > 12.0 else 10) * thoroughness)
+    mean, square = lane_figures(mean_key, params, figures, law.drawn * thoroughness)
     findings = {
         f"{name}: sizes' mean": Finding(mean, law.mean),
-        f"{name}: sizes' C2": Finding(square / law.mean**2 - 1.0, exact_cv, precision=DEAR),
+        f"{name}: sizes' C2": Finding(square / law.mean**2 - 1.0, law.squared_cv(), precision=DEAR),
     }
     if law.cdf is not None:
         drawn = np.asarray(
@@ -662,17 +672,18 @@ def experiments() -> list[Experiment]:
     """All of them, the longest first, so that two cores end together."""
     part = functools.partial
     one, blind, lengths = "One processor", "Blind splitting", "Queue lengths"
+    size_laws = laws()
     return [
         Experiment("Precision", "10^9 tasks", endurance, quick=False),
         *(
-            Experiment("Stale information", name, part(stale, *setting), quick=name == "power of 2, every 1")
+            Experiment("Stale information", name, part(stale, *setting), quick=False)
             for name, setting in {
-                "JSQ, every 1": (None, 1.0, 500, 16),
-                "JSQ, every 0.2": (None, 0.2, 500, 8),
-                "power of 2, every 5": (2, 5.0, 256, 24),
-                "power of 3, every 5": (3, 5.0, 256, 24),
-                "power of 2, every 1": (2, 1.0, 256, 16),
-                "power of 2, every 0.2": (2, 0.2, 256, 12),
+                "JSQ, every 1": (None, 1.0, 500, 16, 1.1),
+                "JSQ, every 0.2": (None, 0.2, 500, 8, 0.6),
+                "power of 2, every 5": (2, 5.0, 256, 24, 0.6),
+                "power of 3, every 5": (3, 5.0, 256, 24, 0.6),
+                "power of 2, every 1": (2, 1.0, 256, 16, 0.6),
+                "power of 2, every 0.2": (2, 0.2, 256, 12, 0.6),
             }.items()
         ),
         *(
@@ -680,30 +691,30 @@ def experiments() -> list[Experiment]:
             for d, load, millions in ((2, 0.5, 0.4), (2, 0.9, 0.8))
         ),
         Experiment(lengths, "power of 2", power_of_two, quick=False),
-        Experiment("Task sizes", "SITA-E", sita),
-        *(Experiment("Central queue", f"M/M/{k}", part(mmk, k)) for k in (2, 4)),
+        Experiment("Task sizes", "SITA-E", sita, quick=False),
+        *(Experiment("Central queue", f"M/M/{k}", part(mmk, k), quick=k == 4) for k in (2, 4)),
         Experiment(one, "M/M/1", mm1),
         *(
-            Experiment(one, f"M/G/1 {name}", part(mg1, name), quick=name in ("deterministic", "bimodal"))
-            for name in laws()
+            Experiment(one, f"M/G/1 {name}", part(mg1, name, law), quick=name in ("deterministic", "bimodal"))
+            for name, law in size_laws.items()
         ),
         Experiment("Central queue", "Kiefer-Wolfowitz", pathwise),
-        *(Experiment(blind, f"E_{k}/M/1", part(round_robin, k)) for k in (2, 4)),
+        *(Experiment(blind, f"E_{k}/M/1", part(round_robin, k), quick=k == 4) for k in (2, 4)),
         Experiment(blind, "random", random_splitting),
         Experiment(lengths, "JSQ", jsq),
-        *(Experiment(lengths, f"speeds 1 and {slow}", part(unequal_processors, slow)) for slow in (0.2, 0.5)),
+        *(
+            Experiment(lengths, f"speeds 1 and {slow}", part(unequal_processors, slow), quick=slow == 0.2)
+            for slow in (0.2, 0.5)
+        ),
         Experiment("Optimal", "optimal", size_aware, quick=False),
+        *(Experiment("Balance", name, part(balance, name), quick=name == "seed") for name in scenarios()),
         *(
-            Experiment("Balance", name, part(balance, name), quick=name in ("seed", "heavy-tail"))
-            for name in scenarios()
+            Experiment("Gaps drawn", name, part(gaps, name, *process), quick=name in ("Poisson", "MMPP(2)"))
+            for name, process in processes().items()
         ),
         *(
-            Experiment("Gaps drawn", name, part(gaps, name), quick=name in ("Poisson", "MMPP(2)"))
-            for name in processes()
-        ),
-        *(
-            Experiment("Sizes drawn", name, part(task_sizes, name), quick=name in ("exponential",))
-            for name in laws()
+            Experiment("Sizes drawn", name, part(task_sizes, name, law), quick=name == "exponential")
+            for name, law in size_laws.items()
         ),
     ]
 
@@ -720,18 +731,20 @@ def verify(
     Args:
       key: consumed.
       quick: a tenth of the tasks, and only the experiments that then say something.
-      on_progress: called with (experiment, 1.0) when one has ended.
+      on_progress: called with the name of an experiment that has ended and the share of all that have.
 
     Returns:
       The cases, groups together.
     """
     chosen = [experiment for experiment in experiments() if experiment.quick or not quick]
     thoroughness = QUICK if quick else 1.0
+    ended: list[str] = []
 
     def run(experiment: Experiment, key: Key) -> list[Case]:
         findings = experiment.run(key, thoroughness)
         if on_progress is not None:
-            on_progress(experiment.name, 1.0)
+            ended.append(experiment.name)
+            on_progress(experiment.name, len(ended) / len(chosen))
         return [judge(experiment.group, name, finding, thoroughness) for name, finding in findings.items()]
 
     # Compiling takes one core, and so does theory: two experiments at a time keep all busy.

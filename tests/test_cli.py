@@ -136,7 +136,6 @@ def test_verify_writes_what_it_found_and_tells_by_its_exit_code(exact, passed, m
             ),
         ]
 
-    monkeypatch.setattr(cli, "experiments", experiments)
     monkeypatch.setattr(verification, "experiments", experiments)
     command = cli.Verify(json=True, out=tmp_path, quick=True)
     if passed:

@@ -122,12 +122,13 @@ def test_a_snapshot_of_the_behaviour_itself_changes_nothing(key):
     )
 
 
-def test_progress_reaches_one_for_every_scheduler(key):
+def test_progress_rises_to_one_over_all_schedulers(key):
     seen = []
     small(key, schedulers=("rr", "lwr"), on_progress=lambda name, share: seen.append((name, share)))
-    for name in ("rr", "lwr"):
-        shares = [share for who, share in seen if who == name]
-        assert shares == sorted(shares) and shares[-1] == 1.0
+    names, shares = zip(*seen, strict=True)
+    assert list(dict.fromkeys(names)) == ["rr", "lwr"]
+    assert list(shares) == sorted(shares) and shares[-1] == 1.0
+    assert shares[names.index("lwr") - 1] == 0.5
 
 
 def test_bad_requests_are_refused(key):

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import jaxlb
-from jaxlb import workload
+from jaxlb import theory, workload
 from jaxlb.env import with_lane_axis
 from jaxlb.workload import arrivals, sizes
 
@@ -40,28 +40,8 @@ def lag_one(gaps):
     return (gaps[1:] - 1.0) * (gaps[:-1] - 1.0)
 
 
-def mmpp(ratio, fraction, cycle):
-    """Squared coefficient of variation and lag-1 autocovariance of an MMPP(2)'s gaps, by matrices, rate 1."""
-    low = 1.0 / (1.0 + fraction * (ratio - 1.0))
-    rates = np.array([low * ratio, low])
-    out = np.array([1.0 / (fraction * cycle), 1.0 / ((1.0 - fraction) * cycle)])
-    generator = np.array([[-out[0], out[0]], [out[1], -out[1]]])
-    inverse = np.linalg.inv(np.diag(rates) - generator)
-    start = np.array([fraction, 1.0 - fraction]) * rates
-    start = start / start.sum()
-    one = np.ones(2)
-    mean = start @ inverse @ one
-    second = 2.0 * start @ inverse @ inverse @ one
-    product = start @ inverse @ inverse @ np.diag(rates) @ inverse @ one
-    return mean, second - mean**2, product - mean**2
-
-
-def test_the_mmpp_formula_on_a_poisson_process():
-    np.testing.assert_allclose(mmpp(1.0, 0.3, 10.0), (1.0, 1.0, 0.0), atol=1e-12)
-
-
 PROCESSES = {
-    # process: squared coefficient of variation, lag-1 autocovariance, both for mean gap 1
+    # process: squared coefficient of variation, lag-1 autocorrelation
     "poisson": (arrivals.Poisson(), 1.0, 0.0),
     "constant": (arrivals.Renewal(0.0), 0.0, 0.0),
     "erlang-8": (arrivals.Renewal(0.125), 0.125, 0.0),
@@ -69,21 +49,21 @@ PROCESSES = {
     "erlang-mixture": (arrivals.Renewal(0.4), 0.4, 0.0),
     "renewal-poisson": (arrivals.Renewal(1.0), 1.0, 0.0),
     "hyperexponential": (arrivals.Renewal(6.0), 6.0, 0.0),
-    "bursty": (arrivals.Bursty(10.0, 0.1, 20.0), *mmpp(10.0, 0.1, 20.0)[1:]),
-    "bursty-slow": (arrivals.Bursty(3.0, 0.5, 6.0), *mmpp(3.0, 0.5, 6.0)[1:]),
-    "drift": (arrivals.Drift(0.3, 5.0), 2 * np.exp(0.09) - 1, np.exp(0.09 * np.exp(-1 / 5)) - 1),
+    "bursty": (arrivals.Bursty(10.0, 0.1, 20.0), *theory.mmpp_gaps(10.0, 0.1, 20.0)),
+    "bursty-slow": (arrivals.Bursty(3.0, 0.5, 6.0), *theory.mmpp_gaps(3.0, 0.5, 6.0)),
+    "drift": (arrivals.Drift(0.3, 5.0), *theory.drift_gaps(0.3, 5.0)),
     "batch": (arrivals.Batch(4.0), 2 * 4.0 - 1, 0.0),
 }
 
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_gaps_have_the_moments_of_their_process(name):
-    process, squared_cv, autocovariance = PROCESSES[name]
+    process, squared_cv, autocorrelation = PROCESSES[name]
     gaps = sample(process).gap.astype(np.float64)
     assert gaps.min() >= 0
     assert_mean(gaps, 1.0, "mean gap")
     assert_mean((gaps - 1.0) ** 2, squared_cv, "squared coefficient of variation")
-    assert_mean(lag_one(gaps), autocovariance, "lag-1 autocovariance")
+    assert_mean(lag_one(gaps), autocorrelation * squared_cv, "lag-1 autocovariance")
 
 
 def test_renewal_gaps_have_the_erlang_law():
@@ -128,10 +108,8 @@ def test_shift_keeps_the_long_run_means_and_changes_regime():
     tasks = sample(process, num_tasks=3000)
     assert_mean(tasks.gap.astype(float), 1.0, "mean gap")
     assert_mean(tasks.size.astype(float), 1.0, "mean size")
-    # Regimes of mean length 20: neighbours share theirs with probability 0.95.
-    factor = np.exp(np.random.default_rng(0).uniform(-np.log(2), np.log(2), 10**6))
-    inverse = 1.0 / factor / np.mean(1.0 / factor)
-    assert_mean(lag_one(tasks.gap.astype(float)), 0.95 * (np.mean(inverse**2) - 1.0), "lag-1 autocovariance")
+    squared_cv, autocorrelation = theory.shift_gaps(20.0, 2.0)
+    assert_mean(lag_one(tasks.gap.astype(float)), autocorrelation * squared_cv, "lag-1 autocovariance")
 
 
 LAWS = {
