@@ -2,7 +2,9 @@
 
 from jaxlb.comparison import Comparison, compare
 from jaxlb.env import Env, flatten
+from jaxlb.learn import DQNConfig, TrainResult, train_dqn
 from jaxlb.metrics import Summary
+from jaxlb.rewards import Weights
 from jaxlb.rollout import replay, rollout
 from jaxlb.scenarios import make, scenarios
 from jaxlb.schedulers import scheduler, schedulers
@@ -13,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
+    "DQNConfig",
     "Env",
     "EnvParams",
     "EnvState",
@@ -21,6 +24,8 @@ __all__ = [
     "Scheduler",
     "Summary",
     "Task",
+    "TrainResult",
+    "Weights",
     "compare",
     "flatten",
     "make",
@@ -30,4 +35,5 @@ __all__ = [
     "scenarios",
     "scheduler",
     "schedulers",
+    "train_dqn",
 ]

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlb import checks, observe, spaces, system, workload
+from jaxlb import checks, observe, rewards, spaces, system, workload
 from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, SystemState, Task
 
 Reward = Literal["weighted", "holding-cost"]
 
-VECTORS = ("speed", "class_probability", "class_slack")
-"""The parameters that have an axis of their own."""
+VECTORS = ("speed", "class_probability", "class_slack", "sla_weight")
+"""The parameters that have an axis of their own; `sla_weight` may have one."""
 
 
 def flatten(observation: Observation, stale: bool = False) -> Array:
@@ -43,9 +43,9 @@ class Env:
         counted in `SystemState.overflow`.
       size_visible: whether the scheduler sees a task's size; if not, it sees the law's mean.
       wait_visible: whether it sees load and wait; if not, it sees what queue lengths tell of them.
-      reward: "weighted": - completion - imbalance_weight * variance over processors of the backlog after the
-        assignment - sla_weight * violation. "holding-cost": minus the integral of the number of tasks in
-        the system from this decision to the next.
+      reward: "weighted": - completion_weight * completion^completion_exponent - imbalance_weight * variance
+        over processors of the backlog after the assignment - sla_weight * violation. "holding-cost": minus
+        the integral of the number of tasks in the system from this decision to the next.
     """
 
     name: str
@@ -197,8 +197,7 @@ class Env:
             reward = -system.holding_cost(assigned, next_task.gap)
         else:
             imbalance = (assigned.wait * params.speed).var(0)
-            penalty = params.sla_weight * outcome.violation.astype(jnp.float32)
-            reward = -completion - params.imbalance_weight * imbalance - penalty
+            reward = rewards.weighted(params, task.priority, completion, outcome.violation, imbalance)
         state = state.replace(system=assigned, monitor=monitor, steps=state.steps + 1)
         return self._arrive(state, next_task, params, key), outcome, reward
 
@@ -230,15 +229,20 @@ class Env:
                 f"class_probability has shape {classes}, class_slack {np.shape(params.class_slack)}: "
                 "must both be (C,), one entry for each priority class"
             )
+        if np.ndim(params.sla_weight) and np.shape(params.sla_weight)[:1] != classes:
+            raise ValueError(
+                f"sla_weight has shape {np.shape(params.sla_weight)}: must be one number, or "
+                f"{classes}, one for each priority class"
+            )
         checks.leaf("speed", params.speed, above=0)
         checks.leaf("load", params.load, above=0)
         checks.leaf("class_probability", params.class_probability, low=0)
         total = float(np.sum(np.asarray(params.class_probability, np.float64)))
         if abs(total - 1.0) > 1e-4:
             raise ValueError(f"class_probability sums to {total:g}: must sum to 1")
-        for name in ("class_slack", "deadline_constant", "imbalance_weight", "sla_weight"):
+        for name in ("class_slack", "deadline_constant", *rewards.WEIGHTS):
             checks.leaf(name, getattr(params, name), low=0)
-        for name in ("load_time_constant", "measure_interval"):
+        for name in ("completion_exponent", "load_time_constant", "measure_interval"):
             if getattr(params, name) is not None:
                 checks.leaf(name, getattr(params, name), above=0)
         if params.measure_noise is not None:
@@ -270,11 +274,10 @@ def canonical(params: EnvParams) -> EnvParams:
 def with_lane_axis(params: EnvParams, lanes: Lanes) -> EnvParams:
     """Give vectors of the parameters the trailing axes that broadcast against `[P, *lanes]`.
 
-    `speed` may come as `[P, N]` already, a set of speeds for each lane.
+    A vector may have them already, such as `speed` `[P, N]`, a set of speeds for each lane.
     """
     extra = (1,) * len(lanes)
+    vectors = {name: getattr(params, name) for name in VECTORS}
     return params.replace(
-        speed=params.speed if params.speed.ndim > 1 else params.speed.reshape(-1, *extra),
-        class_probability=params.class_probability.reshape(-1, *extra),
-        class_slack=params.class_slack.reshape(-1, *extra),
+        **{name: x.reshape(-1, *extra) if x.ndim == 1 else x for name, x in vectors.items()}
     )

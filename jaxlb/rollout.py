@@ -1,7 +1,7 @@
 """The one loop: tasks in, decisions out. Lanes last, so that the compiler vectorises over lanes.
 
 `rollout` draws tasks as it goes and keeps sums only, so its memory does not grow with the number of tasks;
-`replay` runs given tasks and returns what became of each. Both make the same `_decide` step.
+`replay` runs given tasks and returns what became of each. Both make the same `decide` step.
 """
 
 import functools
@@ -41,7 +41,7 @@ class Carry(struct.PyTreeNode):
     recent: Array  # [B, N] completion times of the last B tasks, the one with index i in row i % B
 
 
-def _decide(
+def decide(
     env: Env,
     params: EnvParams,
     scheduler: Scheduler,
@@ -52,7 +52,7 @@ def _decide(
     observe_key: Key,
     act_key: Key,
 ) -> tuple[EnvState, Any, Observation, Outcome, Array]:
-    """Observe, act, assign, and go to the next arrival."""
+    """Observe, act, assign, and go to the next arrival; the keys are consumed."""
     noise_key, arrive_key = jax.random.split(observe_key)
     observation = env.observe(state, params, noise_key)
     action, memory = scheduler.act(variables, memory, observation, act_key)
@@ -154,11 +154,11 @@ def continue_rollout(
         task, process = workload.draw(jax.random.fold_in(task_key, after), params, before.workload, lanes)
         observe_key = jax.random.fold_in(noise_key, after)
 
-        def decide(scheduler: Scheduler, variables: Any, memory: Any, key: Key) -> tuple:
+        def ask(scheduler: Scheduler, variables: Any, memory: Any, key: Key) -> tuple:
             key = jax.random.fold_in(key, carry.index)
-            return _decide(env, params, scheduler, variables, before, memory, task, observe_key, key)
+            return decide(env, params, scheduler, variables, before, memory, task, observe_key, key)
 
-        state, memory, seen, outcome, reward = decide(scheduler, variables, carry.memory, act_key)
+        state, memory, seen, outcome, reward = ask(scheduler, variables, carry.memory, act_key)
         step = metrics.figures(
             truth=seen.truth,
             speed=seen.speed,
@@ -172,7 +172,7 @@ def continue_rollout(
         )
         behaviour_memory: Any = ()
         if behaviour is not None:
-            state, behaviour_memory, _, _, _ = decide(
+            state, behaviour_memory, _, _, _ = ask(
                 behaviour, behaviour_variables, carry.behaviour_memory, behaviour_key
             )
         recent = carry.recent
@@ -305,7 +305,7 @@ def _replay(
         state, memory = carry
         index, task = x
         observe_key, key = jax.random.fold_in(noise_key, index + 1), jax.random.fold_in(act_key, index)
-        state, memory, _, outcome, _ = _decide(
+        state, memory, _, outcome, _ = decide(
             env, params, scheduler, variables, state, memory, task, observe_key, key
         )
         return (state, memory), outcome

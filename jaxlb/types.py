@@ -116,8 +116,10 @@ class EnvParams(struct.PyTreeNode):
     load_time_constant: Any = None  # time constant of the load's exponential smoothing; None: true backlog
     measure_interval: Any = None  # time between two publications of the figures; None: always fresh
     measure_noise: Any = None  # standard deviation of the log of the figures' noise factor; None: exact
+    completion_weight: Any = 1.0  # reward per completion time, to the power of `completion_exponent`
+    completion_exponent: Any = None  # None: 1, without computing a power
     imbalance_weight: Any = 0.01  # reward per variance of the load over processors
-    sla_weight: Any = 1.0  # reward per SLA violation
+    sla_weight: Any = 1.0  # reward per SLA violation; or [C], of each priority class
     max_steps_in_episode: Any = 1000  # tasks until an episode is truncated
 
 

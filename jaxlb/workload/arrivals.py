@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax.scipy.special import ndtri
 
@@ -76,7 +77,7 @@ class Renewal(_Process, struct.PyTreeNode):
         """Raise ValueError on a bad parameter."""
         checks.at_least("stages", self.stages, 2)
         checks.leaf("squared_cv", self.squared_cv, low=0)
-        positive = jnp.where(jnp.asarray(self.squared_cv) == 0, 1.0, self.squared_cv)
+        positive = np.where(np.asarray(self.squared_cv) == 0, 1.0, self.squared_cv)
         checks.leaf(f"squared_cv with stages={self.stages}, if not 0,", positive, low=1.0 / self.stages)
 
     def gap(self, state: Any, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Any]:

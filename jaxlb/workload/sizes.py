@@ -123,7 +123,7 @@ class BoundedPareto(struct.PyTreeNode):
         """Raise ValueError on a bad parameter."""
         checks.leaf("low", self.low, above=0)
         checks.leaf("high", self.high, above=0, infinite=True)
-        checks.leaf("high / low", self.high / self.low, above=1, infinite=True)
+        checks.leaf("high / low", np.asarray(self.high) / np.asarray(self.low), above=1, infinite=True)
         checks.leaf("tail_index", self.tail_index, above=0)
         if np.any(np.isinf(self.high)):
             checks.leaf("tail_index, as high is infinite,", self.tail_index, above=1)

@@ -1,0 +1,524 @@
+"""Deep Q-learning (Mnih et al. 2015) of a scheduler, as one pure program: collect, remember, learn, judge.
+
+What the trainer does beyond the textbook, and why:
+
+- The value of a choice is its reward, which the observation tells, plus what the network says of everything
+  after (`jaxlb.schedulers.learned`): the network learns consequences only.
+- Rewards are taken relative to that of the same task alone on a processor of mean speed, and to their running
+  average (Naik et al. 2024). Neither changes which policy is best; the first removes the noise that heavy
+  tailed sizes bring, the second the offset of 1 / (1 - discount) rewards that all values share. With
+  discount 1 this is differential, average-reward Q-learning.
+- Exploration picks processors in proportion to their speed, under which every queue is as stable as the
+  system: uniform choices would overload the slow ones.
+- The stream of tasks never ends. An episode ends by emptying the queues; no value is learned across that.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxlb import checks, observe, rewards, system, workload
+from jaxlb.env import Env, with_lane_axis
+from jaxlb.learn import networks, replay
+from jaxlb.learn.replay import Memory
+from jaxlb.learn.schedules import Kind, schedule
+from jaxlb.numerics import at_processor
+from jaxlb.rewards import Weights
+from jaxlb.rollout import decide, rollout
+from jaxlb.schedulers import learned
+from jaxlb.schedulers.learned import Features, Moments, Network, Variables
+from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Scheduler
+
+MOMENTS_RATE = 1e-3
+"""The running mean and variance of features forget at this rate, once they have seen 1000 steps."""
+
+
+def _static(default: Any) -> Any:
+    return struct.field(pytree_node=False, default=default)
+
+
+class DQNConfig(struct.PyTreeNode):
+    """Settings of the trainer. Numbers in the first part are leaves and can be vmapped; the rest is static.
+
+    Attributes:
+      weights: of the reward that is learned, in mean services; their leaves may be `[N]`, one for each lane,
+        and the network is told them: so one network learns a range of objectives.
+      learning_rate: of Adam, at first.
+      final_learning_rate: at the end.
+      discount: of the reward one task later, in (0, 1]; 1 learns for the average reward.
+      exploration: probability of a random choice, at first.
+      final_exploration: at the end of the part of the training that explores.
+      exploration_part: that part, in (0, 1].
+      target_rate: how much of the way the target network goes when it is updated, in (0, 1].
+      average_rate: how fast the average reward follows the errors of the values.
+      max_gradient_norm: longer gradients are cut to this; None: never.
+      huber: errors beyond this count linearly; None: all count squared. Cutting them biases values of heavy
+        tailed costs.
+      priority_exponent: of the error in prioritised replay; None: all steps are as likely.
+      priority_correction: exponent of the importance weights.
+      network: from `jaxlb.learn.networks`, or your own (init, apply).
+      num_lanes: N environments that collect, one task of each for every gradient step.
+      memory_rows: steps of all lanes that are remembered.
+      batch_size: steps that a gradient is taken over.
+      num_iterations: gradient steps.
+      num_evaluations: how often the greedy policy is judged, evenly spread.
+      evaluation_tasks: in each lane, after half as many that are not counted; the same each time.
+      n_step: rewards before the value of what follows is used.
+      double: whether the online network chooses and the target network judges (van Hasselt et al. 2016).
+      target_period: gradient steps between two updates of the target network.
+      learning_rate_schedule: constant, linear, exponential or cosine.
+      exploration_schedule: the same.
+    """
+
+    weights: Weights = Weights()
+    learning_rate: Any = 1e-3
+    final_learning_rate: Any = 1e-5
+    discount: Any = 0.99
+    exploration: Any = 0.5
+    final_exploration: Any = 0.02
+    exploration_part: Any = 0.5
+    target_rate: Any = 0.05
+    average_rate: Any = 0.01
+    max_gradient_norm: Any = None
+    huber: Any = None
+    priority_exponent: Any = None
+    priority_correction: Any = 1.0
+    network: Network = _static(networks.mlp())
+    num_lanes: int = _static(256)
+    memory_rows: int = _static(2048)
+    batch_size: int = _static(512)
+    num_iterations: int = _static(15_000)
+    num_evaluations: int = _static(10)
+    evaluation_tasks: int = _static(500)
+    n_step: int = _static(3)
+    double: bool = _static(True)
+    target_period: int = _static(1)
+    learning_rate_schedule: Kind = _static("cosine")
+    exploration_schedule: Kind = _static("linear")
+
+
+class Step(struct.PyTreeNode):
+    """A row of the memory: one decision of every lane, `[N]`."""
+
+    features: Features
+    known: Array  # [N, P] reward of each choice, as observed
+    action: Array  # int32
+    reward: Array  # relative to the task alone
+    ended: Array  # bool, the queues were emptied afterwards
+
+
+class DQNState(struct.PyTreeNode):
+    """All that training remembers between two iterations; training continued from here is the same."""
+
+    iteration: Array  # int32
+    env: EnvState  # [N]
+    unit: Array  # [N] time, the mean service
+    memory: Memory
+    variables: Variables
+    target: Any  # parameters of the target network
+    optimiser: Any
+    average: Array  # reward, running average
+    best: Variables  # of all that were judged
+    best_reward: Array
+    diverged: Array  # int32, the iteration at which the loss was not finite; -1: none
+
+
+class Progress(struct.PyTreeNode):
+    """Figures of training, averages over the iterations since the last row; and of the greedy policy then."""
+
+    iteration: Array
+    objective: Array  # reward learned, in its own units
+    reward: Array  # of the environment
+    completion: Array  # time
+    violation: Array
+    agreement: Array  # with the oracle
+    loss: Array
+    td_error: Array  # mean absolute
+    value: Array
+    gradient_norm: Array
+    exploration: Array
+    learning_rate: Array
+    greedy_objective: Array
+    greedy_completion: Array
+    greedy_slowdown: Array
+    greedy_violation: Array
+    greedy_agreement: Array
+
+
+class TrainResult(struct.PyTreeNode):
+    """A trained scheduler.
+
+    Attributes:
+      scheduler: static.
+      variables: those that were judged best on the evaluation tasks.
+      last: those at the end.
+      history: `Progress` with leaves `[num_evaluations]`.
+      diverged: the iteration at which the loss stopped being finite, -1 if it never did. Weights are those
+        before that.
+    """
+
+    variables: Variables
+    last: Variables
+    history: Progress
+    diverged: Array
+    scheduler: Scheduler = struct.field(pytree_node=False)
+
+
+def _optimiser() -> optax.GradientTransformation:
+    return optax.scale_by_adam()
+
+
+@functools.partial(jax.jit, static_argnames="env")
+def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNState:
+    """Before the first iteration: empty queues, an empty memory, new networks.
+
+    Args:
+      env: static.
+      params: of the environment, without lane axes, but any leaf may be `[N]` (`[P, N]`, `[C, N]`).
+      config: of the trainer.
+      key: consumed.
+    """
+    lanes = (config.num_lanes,)
+    params = with_lane_axis(params, lanes)
+    workload_key, task_key, noise_key, observe_key, network_key = jax.random.split(key, 5)
+    process = workload.start(workload_key, params, lanes)
+    task, process = workload.draw(task_key, params, process, lanes)
+    state = env.start(params, task, noise_key).replace(workload=process)
+    unit = learned.dqn(config.network).start(params, lanes)
+    seen = learned.in_mean_services(env.observe(state, params, observe_key), unit)
+    variables = learned.untrained(config.network, network_key, seen, config.weights)
+    nothing = jnp.zeros(lanes)
+    row = Step(
+        features=learned.features(seen, variables.weights),
+        known=learned.known_rewards(seen, variables.weights),
+        action=nothing.astype(jnp.int32),
+        reward=nothing,
+        ended=nothing > 0,
+    )
+    return DQNState(
+        iteration=jnp.int32(0),
+        env=state,
+        unit=unit,
+        memory=replay.start(row, config.memory_rows, config.priority_exponent is not None),
+        variables=variables,
+        target=variables.network,
+        optimiser=_optimiser().init(variables.network),
+        average=jnp.float32(0.0),
+        best=variables,
+        best_reward=jnp.float32(-jnp.inf),
+        diverged=jnp.int32(-1),
+    )
+
+
+@functools.partial(jax.jit, static_argnames="env")
+def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQNState) -> tuple:
+    """The iterations up to the next judgement of the greedy policy, and that.
+
+    Args:
+      env: static.
+      params: as in `start_dqn`.
+      config: the same.
+      key: of the training, the same every time.
+      state: from `start_dqn` or here.
+
+    Returns:
+      The state after `num_iterations / num_evaluations` iterations, and the `Progress` made.
+    """
+    iterate_key, evaluation_key = jax.random.split(key)
+    iterate = functools.partial(_iterate, env, params, config, iterate_key)
+    num_iterations = config.num_iterations // config.num_evaluations
+    _, figures = jax.eval_shape(iterate, state)
+    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), figures)
+
+    def body(_: Array, carry: tuple) -> tuple:
+        state, sums = carry
+        state, figures = iterate(state)
+        return state, jax.tree.map(jnp.add, sums, figures)
+
+    state, sums = jax.lax.fori_loop(0, num_iterations, body, (state, sums))
+
+    judged = state.variables.replace(network=state.target)
+    scheduler = learned.dqn(config.network)
+    tasks = config.evaluation_tasks
+    goal = dataclasses.replace(env, reward="weighted"), config.weights.put_into(params)
+    found = rollout(*goal, scheduler, judged, evaluation_key, config.num_lanes, tasks, tasks // 2)
+    objective = found.mean_reward.mean()
+    better = objective > state.best_reward
+    state = state.replace(
+        best=jax.tree.map(functools.partial(jnp.where, better), judged, state.best),
+        best_reward=jnp.where(better, objective, state.best_reward),
+    )
+    progress = Progress(
+        iteration=state.iteration,
+        **jax.tree.map(lambda total: total / num_iterations, sums),
+        greedy_objective=objective,
+        greedy_completion=found.mean_completion.mean(),
+        greedy_slowdown=found.mean_slowdown.mean(),
+        greedy_violation=found.sla_violation_rate.mean(),
+        greedy_agreement=found.oracle_agreement.mean(),
+    )
+    return state, progress
+
+
+def _iterate(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQNState) -> tuple:
+    """One task of every lane, one gradient step."""
+    collect_key, replay_key = jax.random.split(jax.random.fold_in(key, state.iteration))
+    state, collecting = _collect(env, params, config, collect_key, state)
+    state, learning = _learn(config, replay_key, state)
+    return state.replace(iteration=state.iteration + 1), collecting | learning
+
+
+def _rates(config: DQNConfig, iteration: Array) -> tuple[Array, Array]:
+    """Exploration and learning rate."""
+    c, progress = config, iteration.astype(jnp.float32) / config.num_iterations
+    return (
+        schedule(c.exploration_schedule, c.exploration, c.final_exploration, progress / c.exploration_part),
+        schedule(c.learning_rate_schedule, c.learning_rate, c.final_learning_rate, progress),
+    )
+
+
+def _exploring(network: Network) -> Scheduler:
+    """The greedy policy, but at random, in proportion to speed, with the probability in its variables."""
+    greedy = learned.dqn(network)
+
+    def act(variables: tuple[Variables, Array], unit: Array, observation: Observation, key: Key) -> tuple:
+        trained, exploration = variables
+        chance_key, choice_key, greedy_key = jax.random.split(key, 3)
+        action, unit = greedy.act(trained, unit, observation, greedy_key)
+        explored = jax.random.categorical(choice_key, jnp.log(observation.speed), axis=0)
+        explore = jax.random.uniform(chance_key, action.shape) < exploration
+        return jnp.where(explore, explored.astype(jnp.int32), action), unit
+
+    return Scheduler("exploring", greedy.init, greedy.start, act)
+
+
+def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQNState) -> tuple:
+    """One decision of every lane into the memory."""
+    lanes, variables = (config.num_lanes,), state.variables
+    params = with_lane_axis(params, lanes)
+    task_key, observe_key, act_key = jax.random.split(key, 3)
+    exploration, _ = _rates(config, state.iteration)
+    task, process = workload.draw(task_key, params, state.env.workload, lanes)
+    policy = _exploring(config.network)
+    before = state.env
+    after, _, observation, outcome, reward = decide(
+        env, params, policy, (variables, exploration), before, state.unit, task, observe_key, act_key
+    )
+    ended = after.steps >= params.max_steps_in_episode
+    empty = after.replace(
+        system=system.start(env.num_processors, env.queue_capacity, lanes),
+        monitor=observe.start(params, env.num_processors, lanes),
+        steps=jnp.zeros_like(after.steps),
+    )
+    after = jax.tree.map(functools.partial(jnp.where, ended), empty, after.replace(workload=()))
+
+    seen = learned.in_mean_services(observation, state.unit)
+    x, truth = learned.features(seen, variables.weights), seen.truth
+    deadline = before.task.deadline / state.unit
+    true_rewards = rewards.of_each_choice(
+        variables.weights, truth.wait, truth.size, seen.priority, deadline, seen.speed
+    )
+    objective = at_processor(true_rewards, outcome.action)
+    row = Step(
+        features=x,
+        known=learned.known_rewards(seen, variables.weights),
+        action=outcome.action,
+        reward=objective - rewards.alone(variables.weights, truth.size, seen.speed),
+        ended=ended,
+    )
+    best = (seen.truth.wait + truth.size / seen.speed).min(0)
+    figures = {
+        "objective": objective.mean(),
+        "reward": reward.mean(),
+        "completion": outcome.completion.mean(),
+        "violation": outcome.violation.mean(dtype=jnp.float32),
+        "agreement": (outcome.completion / state.unit <= best * (1.0 + 1e-5)).mean(dtype=jnp.float32),
+        "exploration": exploration,
+    }
+    rate = jnp.maximum(1.0 / (1.0 + state.iteration.astype(jnp.float32)), MOMENTS_RATE)
+    return state.replace(
+        env=after.replace(workload=process),
+        memory=replay.add(state.memory, row),
+        variables=variables.replace(moments=_update_moments(variables.moments, x, rate)),
+    ), figures
+
+
+def _update_moments(moments: Moments, x: Features, rate: Array) -> Moments:
+    """Mean and variance moved by `rate` towards those of `x`."""
+
+    def of_batch(leaf: Array) -> Array:
+        return leaf.mean(tuple(range(leaf.ndim - 1)))
+
+    mean = jax.tree.map(of_batch, x)
+    square = jax.tree.map(lambda x, mean: of_batch((x - mean) ** 2), x, moments.mean)
+    return Moments(
+        mean=jax.tree.map(lambda old, new: old + rate * (new - old), moments.mean, mean),
+        # West (1979): the variance about the new mean, from squares about the old one.
+        variance=jax.tree.map(
+            lambda variance, square, old, new: (
+                (1.0 - rate) * variance + rate * square - (rate * (new - old)) ** 2
+            ),
+            moments.variance,
+            square,
+            moments.mean,
+            mean,
+        ),
+    )
+
+
+def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
+    """One gradient step on remembered steps."""
+    c, variables, rows = config, state.variables, state.memory.rows
+    num_rows = rows.action.shape[0]
+    (row, lane), weight = replay.draw(state.memory, key, c.batch_size, c.n_step, c.priority_correction)
+    window = (row[:, None] + jnp.arange(c.n_step)) % num_rows, lane[:, None]
+    now = jax.tree.map(lambda leaf: leaf[row, lane], rows)
+    then = jax.tree.map(lambda leaf: leaf[(row + c.n_step) % num_rows, lane], rows)
+    # What came after queues were emptied is not a consequence.
+    usable = ~rows.ended[window].any(1) & (state.memory.count > c.n_step)
+    usable = usable.astype(jnp.float32)
+    weight = weight * usable
+
+    def value(network: Any, step: Step) -> Array:
+        return learned.values(c.network, variables.replace(network=network), step.features, step.known)
+
+    def chosen(value: Array, action: Array) -> Array:
+        return jnp.take_along_axis(value, action[:, None], -1)[:, 0]
+
+    judged = value(state.target, then)
+    next_action = jnp.argmax(value(variables.network, then) if c.double else judged, -1)
+    discounts = c.discount ** jnp.arange(c.n_step, dtype=jnp.float32)
+    earned = ((rows.reward[window] - state.average) * discounts).sum(1)
+    target = earned + c.discount**c.n_step * chosen(judged, next_action)
+
+    def loss_of(network: Any) -> tuple[Array, tuple[Array, Array]]:
+        estimate = chosen(value(network, now), now.action)
+        error = target - estimate
+        losses = 0.5 * error**2 if c.huber is None else optax.huber_loss(estimate, target, delta=c.huber)
+        return (weight * losses).mean(), (error, estimate)
+
+    (loss, (error, estimate)), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables.network)
+    norm = optax.tree.norm(gradient)
+    if c.max_gradient_norm is not None:
+        gradient = jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, c.max_gradient_norm / norm), gradient)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
+        step, optimiser = _optimiser().update(gradient, state.optimiser)
+    _, learning_rate = _rates(c, state.iteration)
+    network = jax.tree.map(lambda leaf, step: leaf - learning_rate * step, variables.network, step)
+    rate = jnp.where((state.iteration + 1) % c.target_period == 0, c.target_rate, 0.0)
+    memory = state.memory
+    if c.priority_exponent is not None:
+        memory = replay.prioritise(memory, (row, lane), (jnp.abs(error) + 1e-3) ** c.priority_exponent)
+    figures = {
+        "loss": loss,
+        "td_error": jnp.abs(error * usable).mean(),
+        "value": estimate.mean(),
+        "gradient_norm": norm,
+        "learning_rate": learning_rate,
+    }
+    new = {
+        "variables": variables.replace(network=network),
+        "target": jax.tree.map(lambda old, new: old + rate * (new - old), state.target, network),
+        "optimiser": optimiser,
+        "average": state.average + c.average_rate * (error * usable).mean() / c.n_step,
+    }
+    # After a loss or a gradient that is not finite nothing is learned any more; what was learned stays.
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.diverged < 0)
+    old = {name: getattr(state, name) for name in new}
+    return state.replace(
+        memory=memory,
+        diverged=jnp.where(finite | (state.diverged >= 0), state.diverged, state.iteration),
+        **jax.tree.map(functools.partial(jnp.where, finite), new, old),
+    ), figures
+
+
+def train_dqn(env: Env, params: EnvParams, config: DQNConfig | None, key: Key) -> TrainResult:
+    """Train a scheduler by deep Q-learning.
+
+    A pure function of its arguments that may be jitted, and vmapped over `key`, over the numbers in `config`
+    and over `params`: `jax.vmap(lambda key: train_dqn(env, params, None, key))(jax.random.split(key, 8))`
+    trains eight seeds at once.
+
+    Args:
+      env: from `jaxlb.make`.
+      params: of the environment. A leaf may also be `[N]` (a vector `[P, N]`), N = `config.num_lanes`, to
+        train one network for a range of loads, speeds, ...
+      config: None: the defaults.
+      key: consumed.
+
+    Returns:
+      The scheduler, its weights, and what happened on the way.
+
+    Raises:
+      ValueError: a setting or a parameter out of bounds.
+      FloatingPointError: the loss stopped being finite (only where the result is at hand, not under a trace,
+        where `TrainResult.diverged` tells).
+    """
+    config = DQNConfig() if config is None else config
+    check(env, params, config)
+    result = _train(env, params, config, key)
+    if not checks.traced(result.diverged) and int(result.diverged) >= 0:
+        raise FloatingPointError(
+            f"training diverged: the loss was not finite at iteration {int(result.diverged)}; "
+            "try a smaller learning_rate, max_gradient_norm or huber"
+        )
+    return result
+
+
+@functools.partial(jax.jit, static_argnames="env")
+def _train(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> TrainResult:
+    start_key, key = jax.random.split(key)
+
+    def advance(state: DQNState, _: None) -> tuple[DQNState, Progress]:
+        return continue_dqn(env, params, config, key, state)
+
+    first = start_dqn(env, params, config, start_key)
+    state, history = jax.lax.scan(advance, first, length=config.num_evaluations)
+    return TrainResult(
+        scheduler=learned.dqn(config.network),
+        variables=state.best,
+        last=state.variables,
+        history=history,
+        diverged=state.diverged,
+    )
+
+
+def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
+    """Raise ValueError if a setting is out of bounds; numbers under a trace pass."""
+    env.check(params)
+    c = config
+    for name in ("num_lanes", "batch_size", "num_iterations", "num_evaluations", "evaluation_tasks"):
+        checks.at_least(name, getattr(c, name), 1)
+    checks.at_least("n_step", c.n_step, 1)
+    checks.at_least("target_period", c.target_period, 1)
+    checks.at_least("memory_rows", c.memory_rows, c.n_step + 1)
+    if c.memory_rows * c.num_lanes < c.batch_size:
+        raise ValueError(
+            f"memory_rows = {c.memory_rows} of {c.num_lanes} lanes: must hold at least a batch, "
+            f"{c.batch_size} steps"
+        )
+    if c.num_iterations % c.num_evaluations:
+        raise ValueError(
+            f"num_iterations = {c.num_iterations}: must be a multiple of num_evaluations, {c.num_evaluations}"
+        )
+    for name in ("learning_rate_schedule", "exploration_schedule"):
+        checks.known(name, getattr(c, name), get_args(Kind))
+
+    def bounded(names: Iterable[str], owner: Any = c, **bounds: Any) -> None:
+        for name in names:
+            value = getattr(owner, name)
+            if value is not None and not checks.traced(value):
+                checks.leaf(name, value, **bounds)
+
+    bounded(("learning_rate", "final_learning_rate"), above=0)
+    bounded(("discount", "exploration_part", "target_rate"), above=0, high=1)
+    bounded(("exploration", "final_exploration", "average_rate", "priority_correction"), low=0, high=1)
+    bounded(("max_gradient_norm", "huber", "priority_exponent"), above=0)
+    bounded(rewards.WEIGHTS, c.weights, low=0)
+    bounded(("completion_exponent",), c.weights, above=0)

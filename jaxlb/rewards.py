@@ -1,0 +1,86 @@
+"""The weighted reward: what a task's completion, the imbalance it leaves and its violation cost."""
+
+from typing import Any, Protocol
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxlb.numerics import at_processor
+from jaxlb.types import Array, EnvParams
+
+WEIGHTS = ("completion_weight", "imbalance_weight", "sla_weight")
+
+
+class HasWeights(Protocol):
+    """Where the weights are found by name: `EnvParams` or `Weights`."""
+
+    completion_weight: Any
+    completion_exponent: Any
+    imbalance_weight: Any
+    sla_weight: Any
+
+
+class Weights(struct.PyTreeNode):
+    """Weights of the reward as an objective of their own, free of units: times in mean services.
+
+    Numbers, or `[N]`, one for each lane; `sla_weight` also `[C]` or `[C, N]`, one for each priority class.
+    The square root of completion times is what heavy tails need: it weighs many short tasks against a long
+    one.
+    """
+
+    completion_weight: Any = 0.5
+    completion_exponent: Any = 0.5
+    imbalance_weight: Any = 0.0
+    sla_weight: Any = 0.5
+
+    def put_into(self, params: EnvParams) -> EnvParams:
+        """Parameters whose reward, in the environment's own units, is this objective."""
+        mean = params.size.mean()
+        unit = mean / params.speed.mean(0)
+        return params.replace(
+            completion_weight=self.completion_weight / unit**self.completion_exponent,
+            completion_exponent=self.completion_exponent,
+            imbalance_weight=self.imbalance_weight / mean**2,
+            sla_weight=self.sla_weight,
+        )
+
+
+def weighted(
+    weights: HasWeights, priority: Array, completion: Array, violation: Array, imbalance: Array
+) -> Array:
+    """The reward of an assignment.
+
+    Args:
+      weights: of its parts.
+      priority: of the task.
+      completion: time.
+      violation: bool.
+      imbalance: work squared, variance over processors of the backlog after the assignment.
+    """
+    exponent = weights.completion_exponent
+    cost = completion if exponent is None else completion**exponent
+    sla_weight = jnp.asarray(weights.sla_weight)
+    if sla_weight.ndim == 1:
+        sla_weight = sla_weight.reshape(-1, *(1,) * priority.ndim)
+    if sla_weight.ndim:
+        sla_weight = at_processor(sla_weight, priority)
+    penalty = sla_weight * violation.astype(jnp.float32)
+    return -weights.completion_weight * cost - weights.imbalance_weight * imbalance - penalty
+
+
+def of_each_choice(
+    weights: HasWeights, wait: Array, size: Array, priority: Array, deadline: Array, speed: Array
+) -> Array:
+    """The reward that each processor would bring, `[P, ...]`, if these waits and this size are true."""
+    completion = wait + size / speed
+    backlog = wait * speed
+    # Variance of P numbers of which one grows by `size`: from the sums, for all choices at once.
+    square = (backlog**2).mean(0) + size * (2.0 * backlog + size) / wait.shape[0]
+    imbalance = jnp.maximum(square - (backlog.mean(0) + size / wait.shape[0]) ** 2, 0.0)
+    return weighted(weights, priority, completion, completion > deadline, imbalance)
+
+
+def alone(weights: HasWeights, size: Array, speed: Array) -> Array:
+    """The reward of a task `[...]` alone on a processor of mean speed, in time, leaving no imbalance."""
+    nothing = jnp.zeros_like(size)
+    return weighted(weights, nothing.astype(jnp.int32), size / speed.mean(0), nothing > 0, nothing)

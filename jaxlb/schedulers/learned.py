@@ -1,0 +1,160 @@
+"""What a learned network becomes when it acts: observation -> features -> a value for each processor.
+
+A value is the reward that is known beforehand plus what the network says of everything after: the reward of
+each choice follows from the observation (exactly, where sizes and waits are visible), so only its
+consequences need learning.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxlb import rewards
+from jaxlb.rewards import Weights
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
+
+
+class Features(struct.PyTreeNode):
+    """An observation as numbers of order one; lanes lead, as networks have it."""
+
+    task: Array  # [..., G] of the task and the system
+    processor: Array  # [..., P, L] of each processor
+
+
+class Network(NamedTuple):
+    """A network, as pure functions.
+
+    Attributes:
+      init: (key, features) -> parameters.
+      apply: (parameters, features) -> values `[..., P]`.
+    """
+
+    init: Callable[[Key, Features], Any]
+    apply: Callable[[Any, Features], Array]
+
+
+class Moments(struct.PyTreeNode):
+    """Mean and variance of every feature, over tasks and over processors."""
+
+    mean: Features  # [G], [L]
+    variance: Features  # [G], [L]
+
+
+class Variables(struct.PyTreeNode):
+    """What a learned scheduler needs besides its code."""
+
+    network: Any  # parameters
+    moments: Moments
+    weights: Weights  # of the reward that it maximises
+
+
+def in_mean_services(observation: Observation, unit: Array) -> Observation:
+    """The observation free of units: mean size 1, mean speed 1, times in mean services.
+
+    Args:
+      observation: of lanes `[...]`.
+      unit: `[...]` time, mean size / mean speed.
+    """
+    o, mean_speed = observation, observation.speed.mean(0)
+    mean_size = unit * mean_speed
+    return o.replace(
+        size=o.size / mean_size,
+        deadline=o.deadline / unit,
+        load_average=o.load_average / mean_size,
+        load_variance=o.load_variance / mean_size**2,
+        load=o.load / mean_size,
+        wait=o.wait / unit,
+        speed=o.speed / mean_speed,
+        age=o.age / unit,
+        assigned=o.assigned / mean_size,
+        truth=o.truth.replace(size=o.truth.size / mean_size, wait=o.truth.wait / unit),
+    )
+
+
+def features(observation: Observation, weights: Weights) -> Features:
+    """Logarithms of what a scheduler sees, which tame heavy tails, and of the weights it is to mind.
+
+    Args:
+      observation: in mean services.
+      weights: of the reward; the network is told them, so that one can serve several objectives.
+    """
+    o, lanes = observation, observation.size.shape
+    sla_weight = jnp.asarray(weights.sla_weight)
+    told = [weights.completion_weight, weights.completion_exponent, weights.imbalance_weight]
+    told += list(sla_weight) if sla_weight.ndim else [sla_weight]
+    task = [
+        jnp.log(o.size),
+        o.priority.astype(jnp.float32),
+        jnp.log1p(jnp.minimum(o.deadline, 1e6)),
+        jnp.log1p(o.age),
+        *(jnp.log(jnp.asarray(weight) + 0.01) for weight in told),
+    ]
+    processor = [
+        jnp.log1p(8.0 * o.wait),
+        jnp.log(o.wait + o.size / o.speed),
+        jnp.log1p(o.queue_length.astype(jnp.float32)),
+        jnp.log1p(8.0 * o.load / o.speed),
+        jnp.log1p(8.0 * o.assigned / o.speed),
+        jnp.log(o.speed),
+    ]
+    return Features(
+        task=jnp.stack([jnp.broadcast_to(x, lanes) for x in task], -1),
+        processor=jnp.moveaxis(jnp.stack(processor, -1), 0, -2),
+    )
+
+
+def standardise(moments: Moments, x: Features) -> Features:
+    """Features with mean 0 and variance 1; what never varies becomes 0."""
+    return jax.tree.map(
+        lambda x, mean, variance: (x - mean) / jnp.sqrt(variance + 1e-4), x, moments.mean, moments.variance
+    )
+
+
+def known_rewards(observation: Observation, weights: Weights) -> Array:
+    """The reward of each choice `[..., P]`, taking the observation, in mean services, for the truth."""
+    o = observation
+    each = rewards.of_each_choice(weights, o.wait, o.size, o.priority, o.deadline, o.speed)
+    return jnp.moveaxis(each, 0, -1)
+
+
+def values(network: Network, variables: Variables, x: Features, known: Array) -> Array:
+    """The value of each choice `[..., P]`."""
+    return known + network.apply(variables.network, standardise(variables.moments, x))
+
+
+def untrained(network: Network, key: Key, observation: Observation, weights: Weights) -> Variables:
+    """New variables of a network for such observations and weights; the key is consumed."""
+    x = features(observation, weights)
+    moments = Moments(
+        mean=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[-1:]), x),
+        variance=jax.tree.map(lambda leaf: jnp.ones(leaf.shape[-1:]), x),
+    )
+    weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), weights)
+    return Variables(network=network.init(key, x), moments=moments, weights=weights)
+
+
+@functools.cache
+def dqn(network: Network) -> Scheduler:
+    """The largest value, by a network trained with `jaxlb.train_dqn`.
+
+    Its variables are `Variables`; its memory is the mean service time of each lane.
+    """
+
+    def init(key: Key, observation: Observation) -> Variables:
+        return untrained(network, key, observation, Weights())
+
+    def start(params: EnvParams, lanes: Lanes) -> Array:
+        return jnp.broadcast_to(params.size.mean() / params.speed.mean(0), lanes)
+
+    def act(variables: Variables, unit: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
+        del key
+        seen = in_mean_services(observation, unit)
+        known = known_rewards(seen, variables.weights)
+        value = values(network, variables, features(seen, variables.weights), known)
+        return jnp.argmax(value, -1).astype(jnp.int32), unit
+
+    return Scheduler("dqn", init, start, act)

@@ -1,0 +1,275 @@
+"""The trainer: what it collects, what it learns from that, and that it is one pure program."""
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlb
+from jaxlb.learn import dqn, networks, replay
+from jaxlb.learn.dqn import DQNConfig, continue_dqn, start_dqn, train_dqn
+from jaxlb.rewards import Weights
+from jaxlb.schedulers import learned
+
+SMALL = DQNConfig(
+    network=networks.mlp((16,)),
+    num_lanes=8,
+    memory_rows=64,
+    batch_size=32,
+    num_iterations=40,
+    num_evaluations=2,
+    evaluation_tasks=20,
+)
+
+
+def trained_for(iterations, key, config=SMALL, **overrides):
+    """Environment, parameters and state after some iterations."""
+    env, params = jaxlb.make("heavy-tail", **overrides)
+    state = start_dqn(env, params, config, key)
+    iterate = jax.jit(lambda state: dqn._iterate(env, params, config, key, state))
+    for _ in range(iterations):
+        state, figures = iterate(state)
+    return env, params, state, figures
+
+
+def test_where_everything_is_visible_the_known_reward_is_the_reward(key):
+    _, _, state, _ = trained_for(50, key, SMALL.replace(weights=Weights(imbalance_weight=0.1)))
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf[:50]), state.memory.rows)
+    known = np.take_along_axis(rows.known, rows.action[..., None], -1)[..., 0]
+    size = np.exp(rows.features.task[..., 0].astype(float))  # in mean services
+    alone = -0.5 * np.sqrt(size)
+    np.testing.assert_allclose(rows.reward, known - alone, rtol=1e-3, atol=1e-4)
+    assert len(np.unique(rows.action)) == 4
+
+
+def test_rows_follow_each_other_until_the_queues_are_emptied(key):
+    _, _, state, _ = trained_for(50, key, max_steps_in_episode=7)
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf[:50]), state.memory.rows)
+    steps = np.arange(1, 51)
+    np.testing.assert_array_equal(rows.ended, np.repeat((steps % 7 == 0)[:, None], 8, 1))
+    queue = np.expm1(rows.features.processor[..., 2])  # tasks
+    np.testing.assert_allclose(queue[1:][rows.ended[:-1]], 0.0, atol=1e-6)
+    assert queue.max() > 0.9
+    # A queue grows by the task it was given, and by nothing else.
+    grown = queue[1:] - queue[:-1]
+    given = np.eye(4)[rows.action[:-1]]
+    assert (grown[~rows.ended[:-1]] <= given[~rows.ended[:-1]] + 1e-5).all()
+
+
+def test_running_moments_are_those_of_the_features(key):
+    _, _, state, _ = trained_for(60, key)
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf[:60], np.float64), state.memory.rows.features)
+    for leaf, mean, variance in (
+        (rows.task, state.variables.moments.mean.task, state.variables.moments.variance.task),
+        (rows.processor, state.variables.moments.mean.processor, state.variables.moments.variance.processor),
+    ):
+        axes = tuple(range(leaf.ndim - 1))
+        np.testing.assert_allclose(mean, leaf.mean(axes), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(variance, leaf.var(axes), rtol=1e-2, atol=1e-3)
+
+
+@functools.cache
+def remembered(prioritised=False):
+    """A state with a memory full of short episodes, a target network and an average reward of its own."""
+    config = SMALL.replace(memory_rows=40, priority_exponent=0.6 if prioritised else None)
+    _, _, state, _ = trained_for(45, jax.random.key(7), config, max_steps_in_episode=9)
+    target = jax.tree.map(lambda leaf: 1.3 * leaf, state.target)
+    return state.replace(target=target, average=jnp.float32(-0.7))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"n_step": 1},
+        {"double": False},
+        {"huber": 0.5},
+        {"discount": 1.0},
+        {"priority_exponent": 0.6, "priority_correction": 0.5},
+    ],
+    ids=str,
+)
+def test_the_loss_is_that_of_the_textbook(key, change):
+    config = SMALL.replace(memory_rows=40, **change)
+    state = remembered("priority_exponent" in change)
+    after, figures = dqn._learn(config, key, state)
+
+    (row, lane), weight = replay.draw(state.memory, key, 32, config.n_step, config.priority_correction)
+    row, lane, last = np.asarray(row), np.asarray(lane), config.n_step
+    rows = jax.tree.map(np.asarray, state.memory.rows)
+
+    def values(network, at):
+        x = jax.tree.map(lambda leaf: leaf[at, lane], rows.features)
+        shown = learned.standardise(state.variables.moments, x)
+        return np.asarray(rows.known[at, lane] + config.network.apply(network, shown), np.float64)
+
+    following = (row + last) % 40
+    online, judged = values(state.variables.network, following), values(state.target, following)
+    target, usable = np.zeros(32), np.ones(32)
+    for b in range(32):
+        for k in range(last):
+            at = (row[b] + k) % 40, lane[b]
+            target[b] += config.discount**k * (rows.reward[at] + 0.7)
+            usable[b] *= not rows.ended[at]
+        choice = (online if config.double else judged)[b].argmax()
+        target[b] += config.discount**last * judged[b, choice]
+    estimate = values(state.variables.network, row)[np.arange(32), rows.action[row, lane]]
+    error = target - estimate
+    losses = 0.5 * error**2
+    if config.huber is not None:
+        losses = np.where(np.abs(error) < 0.5, losses, 0.5 * (np.abs(error) - 0.25))
+    assert usable.sum() > 0 and (last == 1 or usable.sum() < 32)
+    np.testing.assert_allclose(figures["loss"], (losses * usable * weight).mean(), rtol=1e-4)
+    np.testing.assert_allclose(figures["td_error"], np.abs(error * usable).mean(), rtol=1e-4)
+    average = -0.7 + config.average_rate * (error * usable).mean() / last
+    np.testing.assert_allclose(after.average, average, rtol=1e-5)
+    if "priority_exponent" in change:
+        expected = (np.abs(error) + 1e-3) ** 0.6
+        np.testing.assert_allclose(after.memory.priority[row, lane], expected, rtol=1e-3)
+
+
+def test_a_gradient_is_cut_to_its_largest_norm(key):
+    state = remembered()
+    free, figures = dqn._learn(SMALL.replace(memory_rows=40), key, state)
+    norm = float(figures["gradient_norm"])
+    for limit, factor in ((2.0 * norm, 1.0), (0.5 * norm, 0.5)):
+        cut, _ = dqn._learn(SMALL.replace(memory_rows=40, max_gradient_norm=limit), key, state)
+        expected = jax.tree.map(
+            lambda old, new, factor=factor: 0.9 * old + factor * (new - 0.9 * old),
+            state.optimiser.mu,
+            free.optimiser.mu,
+        )
+        chex.assert_trees_all_close(cut.optimiser.mu, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "share"),
+    [
+        ({"target_rate": 0.25}, 0.25),
+        ({"target_rate": 1.0, "target_period": 46}, 1.0),
+        ({"target_rate": 1.0, "target_period": 45}, 0.0),
+    ],
+    ids=str,
+)
+def test_the_target_network_follows_softly_or_now_and_then(key, change, share):
+    state = remembered()  # after 45 iterations
+    after, _ = dqn._learn(SMALL.replace(memory_rows=40, **change), key, state)
+    wanted = jax.tree.map(lambda old, new: old + share * (new - old), state.target, after.variables.network)
+    chex.assert_trees_all_close(after.target, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_training_is_its_parts_and_may_be_jitted(key):
+    env, params = jaxlb.make("heavy-tail")
+    result = train_dqn(env, params, SMALL, key)
+    start_key, run_key = jax.random.split(key)
+    state = start_dqn(env, params, SMALL, start_key)
+    rows = []
+    for _ in range(SMALL.num_evaluations):
+        state, row = continue_dqn(env, params, SMALL, run_key, state)
+        rows.append(row)
+    parts = state.variables, state.best, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+    # Another program may round otherwise.
+    chex.assert_trees_all_close((result.last, result.variables, result.history), parts, rtol=1e-3, atol=1e-5)
+    jitted = jax.jit(lambda key: train_dqn(env, params, SMALL, key))(key)
+    chex.assert_trees_all_close(jitted.history, result.history, rtol=1e-3)
+    np.testing.assert_array_equal(result.history.iteration, [20, 40])
+    assert int(result.diverged) == -1
+
+
+def test_seeds_settings_and_environments_can_be_vmapped(key):
+    env, params = jaxlb.make("heavy-tail")
+    keys = jax.random.split(key, 2)
+    rates, loads = jnp.array([1e-3, 1e-2]), jnp.array([0.5, 0.7])
+
+    def train(key, rate, load):
+        return train_dqn(env, params.replace(load=load), SMALL.replace(learning_rate=rate), key).history
+
+    together = jax.jit(jax.vmap(train))(keys, rates, loads)
+    for index in range(2):
+        alone = train(keys[index], rates[index], loads[index])
+        chex.assert_trees_all_close(
+            jax.tree.map(lambda leaf, index=index: leaf[index], together), alone, rtol=2e-2, atol=2e-3
+        )
+
+
+def test_a_number_that_changes_compiles_nothing(key):
+    env, params = jaxlb.make("heavy-tail")
+    state = start_dqn(env, params, SMALL, key)
+    continue_dqn(env, params, SMALL, key, state)
+    compiled = continue_dqn._cache_size()
+    other = SMALL.replace(learning_rate=3e-4, discount=0.9, weights=Weights(sla_weight=2.0))
+    continue_dqn(env, params.replace(load=jnp.float32(0.4)), other, key, state)
+    assert continue_dqn._cache_size() == compiled
+
+
+def test_lanes_may_differ_in_load_and_objective(key):
+    env, params = jaxlb.make("heavy-tail")
+    config = SMALL.replace(weights=Weights(sla_weight=jnp.linspace(0.1, 2.0, 8)[None]))
+    result = train_dqn(env, params.replace(load=jnp.linspace(0.3, 0.9, 8)), config, key)
+    chex.assert_tree_all_finite(result.history)
+    # What was learned for many objectives acts for one.
+    chosen = result.variables.replace(weights=result.variables.weights.replace(sla_weight=jnp.float32(1.0)))
+    summary = jaxlb.rollout(env, params, result.scheduler, chosen, key, 4, 20)
+    chex.assert_tree_all_finite(summary)
+
+
+def test_a_diverging_run_stops_learning_and_says_so(key):
+    env, params = jaxlb.make("heavy-tail")
+    config = SMALL.replace(learning_rate=1e30)
+    with pytest.raises(
+        FloatingPointError, match=r"not finite at iteration [0-9]+; try a smaller learning_rate"
+    ):
+        train_dqn(env, params, config, key)
+    result = jax.jit(lambda key: train_dqn(env, params, config, key))(key)
+    assert int(result.diverged) >= 0
+    chex.assert_tree_all_finite((result.variables, result.last))
+
+
+def test_training_beats_the_greedy_rules_on_heavy_tails(key):
+    env, params = jaxlb.make("heavy-tail")
+    config = DQNConfig(network=networks.mlp((32, 32)), num_lanes=64, batch_size=128, num_iterations=3000)
+    result = train_dqn(env, params, config, key)
+    table = jaxlb.compare(
+        env,
+        params,
+        {
+            "lwr": jaxlb.scheduler("lwr"),
+            "greedy": jaxlb.scheduler("greedy"),
+            "dqn": (result.scheduler, result.variables),
+        },
+        jax.random.key(1),
+        num_lanes=256,
+        num_tasks=1000,
+        warmup=500,
+    )
+    for rule in ("lwr", "greedy"):
+        assert table.row("dqn").sla_violation_rate < 0.5 * table.row(rule).sla_violation_rate
+        assert table.row("dqn").mean_slowdown < 0.7 * table.row(rule).mean_slowdown
+    # It gets better on its way.
+    assert result.history.objective[-1] > result.history.objective[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate = 0: must be above 0"),
+        ({"discount": 0.0}, "discount = 0: must be above 0"),
+        ({"discount": 1.01}, r"discount = 1.01: must be at most 1"),
+        ({"exploration": 1.5}, r"exploration = 1.5: must be at most 1"),
+        ({"target_rate": 0.0}, "target_rate = 0: must be above 0"),
+        ({"huber": -1.0}, "huber = -1: must be above 0"),
+        ({"weights": Weights(sla_weight=-1.0)}, "sla_weight = -1: must be at least 0"),
+        ({"num_lanes": 0}, "num_lanes = 0: must be a whole number of at least 1"),
+        ({"memory_rows": 3}, "memory_rows = 3: must be a whole number of at least 4"),
+        ({"batch_size": 1000}, "memory_rows = 64 of 8 lanes: must hold at least a batch, 1000 steps"),
+        ({"num_iterations": 41}, "num_iterations = 41: must be a multiple of num_evaluations, 2"),
+        ({"learning_rate_schedule": "step"}, "unknown learning_rate_schedule 'step'; allowed: constant"),
+    ],
+)
+def test_bad_settings_are_refused(key, change, message):
+    env, params = jaxlb.make("heavy-tail")
+    with pytest.raises(ValueError, match=message):
+        train_dqn(env, params, SMALL.replace(**change), key)

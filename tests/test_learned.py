@@ -1,0 +1,103 @@
+"""What a network sees, and how its values become choices."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxlb
+from jaxlb.env import with_lane_axis
+from jaxlb.learn import networks
+from jaxlb.rewards import Weights
+from jaxlb.rollout import continue_rollout, start_rollout
+from jaxlb.schedulers import learned
+
+
+def observed(key, num_lanes=8, **overrides):
+    """What 8 lanes see somewhere on their way, and the mean service."""
+    env, params = jaxlb.make("heavy-tail", **overrides)
+    rule = jaxlb.scheduler("random")
+    carry = start_rollout(env, params, rule, key, num_lanes)
+    carry = continue_rollout(env, params, rule, (), key, carry, 30)
+    with_lanes = with_lane_axis(params, (num_lanes,))
+    unit = learned.dqn(networks.mlp((4,))).start(with_lanes, (num_lanes,))
+    return env, params, env.observe(carry.state, with_lanes, key), unit
+
+
+def test_in_mean_services_nothing_depends_on_the_units(key):
+    weights = Weights(sla_weight=jnp.array([1.0, 2.0]))
+    seen = []
+    for time, work in ((1.0, 1.0), (8.0, 1.0), (1.0, 16.0)):
+        speed = [0.5 * work / time, 2.0 * work / time]
+        _, _, observation, unit = observed(key, low=work, high=1000.0 * work, speed=speed)
+        normal = learned.in_mean_services(observation, unit)
+        x = learned.features(normal, weights)
+        chex.assert_tree_all_finite(x)
+        seen.append((x, learned.known_rewards(normal, weights)))
+    chex.assert_trees_all_close(seen[1], seen[0], rtol=1e-3, atol=1e-4)
+    chex.assert_trees_all_close(seen[2], seen[0], rtol=1e-3, atol=1e-4)
+
+
+def test_the_network_is_told_the_weights(key):
+    _, _, observation, unit = observed(key)
+    seen = learned.in_mean_services(observation, unit)
+    base = learned.features(seen, Weights())
+    for change in ({"completion_weight": 1.0}, {"sla_weight": 3.0}, {"imbalance_weight": 0.1}):
+        changed = learned.features(seen, Weights(**change))
+        assert int((changed.task != base.task).any(0).sum()) == 1
+    by_lane = learned.features(seen, Weights(sla_weight=jnp.linspace(0.1, 1.0, 8)[None]))
+    assert len(np.unique(np.asarray(by_lane.task[:, -1]))) == 8
+
+
+def test_features_stay_finite_where_deadlines_do_not(key):
+    _, _, observation, unit = observed(key)
+    observation = observation.replace(deadline=jnp.full(8, jnp.inf))
+    chex.assert_tree_all_finite(learned.features(learned.in_mean_services(observation, unit), Weights()))
+
+
+def test_standardised_features_have_mean_0_and_variance_1(key):
+    x = learned.Features(
+        task=3.0 + 2.0 * jax.random.normal(key, (10_000, 2)),
+        processor=-1.0 + 0.5 * jax.random.normal(key, (10_000, 3, 4)),
+    )
+    moments = learned.Moments(
+        mean=learned.Features(jnp.full(2, 3.0), jnp.full(4, -1.0)),
+        variance=learned.Features(jnp.full(2, 4.0), jnp.full(4, 0.25)),
+    )
+    for leaf in jax.tree.leaves(learned.standardise(moments, x)):
+        np.testing.assert_allclose([leaf.mean(), leaf.std()], [0.0, 1.0], atol=0.03)
+    constant = learned.standardise(
+        moments.replace(variance=jax.tree.map(jnp.zeros_like, moments.variance)),
+        learned.Features(jnp.full((5, 2), 3.0), jnp.full((5, 3, 4), -1.0)),
+    )
+    chex.assert_trees_all_close(constant, jax.tree.map(jnp.zeros_like, constant))
+
+
+def test_a_network_that_says_nothing_leaves_the_greedy_choice(key):
+    env, params, observation, unit = observed(key)
+    network = networks.mlp((4,))
+    silent = network._replace(apply=lambda parameters, x: jnp.zeros(x.processor.shape[:-1]))
+    scheduler = learned.dqn(silent)
+    weights = Weights(completion_weight=1.0, completion_exponent=1.0, sla_weight=0.0)
+    seen = learned.in_mean_services(observation, unit)
+    variables = learned.untrained(silent, key, seen, weights)
+    own = jaxlb.rollout(env, params, scheduler, variables, key, 64, 200)
+    greedy = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), (), key, 64, 200)
+    # Speeds differ, so there are no ties but by rounding.
+    np.testing.assert_allclose(own.mean_completion, greedy.mean_completion, rtol=1e-5)
+
+
+def test_one_lane_and_many_choose_alike(key):
+    env, params = jaxlb.make("stale")
+    scheduler = learned.dqn(networks.per_processor((8,)))
+    tasks = jaxlb.workload.sample(key, with_lane_axis(params, (3,)), 50, (3,))
+    observation = env.observe(
+        start_rollout(env, params, scheduler, key, 3).state, with_lane_axis(params, (3,)), key
+    )
+    variables = scheduler.init(key, observation)
+    many = jaxlb.replay(env, params, scheduler, variables, tasks, key).action
+    for lane in range(3):
+        one = jax.tree.map(lambda leaf, lane=lane: leaf[:, lane], tasks)
+        np.testing.assert_array_equal(
+            jaxlb.replay(env, params, scheduler, variables, one, key).action, many[:, lane]
+        )
