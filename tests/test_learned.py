@@ -21,7 +21,14 @@ def observed(key, num_lanes=8, **overrides):
     carry = continue_rollout(env, params, rule, (), key, carry, 30)
     with_lanes = with_lane_axis(params, (num_lanes,))
     unit = learned.dqn(networks.mlp((4,))).start(with_lanes, (num_lanes,))
-    return env, params, env.observe(carry.state, with_lanes, key), unit
+    return env, params, jax.jit(env.observe)(carry.state, with_lanes, key), unit
+
+
+@jax.jit
+def told(observation, weights, unit):
+    """Features and known rewards."""
+    seen = learned.in_mean_services(observation, unit)
+    return learned.features(seen, weights), learned.known_rewards(seen, weights)
 
 
 def test_in_mean_services_nothing_depends_on_the_units(key):
@@ -30,29 +37,27 @@ def test_in_mean_services_nothing_depends_on_the_units(key):
     for time, work in ((1.0, 1.0), (8.0, 1.0), (1.0, 16.0)):
         speed = [0.5 * work / time, 2.0 * work / time]
         _, _, observation, unit = observed(key, low=work, high=1000.0 * work, speed=speed)
-        normal = learned.in_mean_services(observation, unit)
-        x = learned.features(normal, weights)
+        x, known = told(observation, weights, unit)
         chex.assert_tree_all_finite(x)
-        seen.append((x, learned.known_rewards(normal, weights)))
+        seen.append((x, known))
     chex.assert_trees_all_close(seen[1], seen[0], rtol=1e-3, atol=1e-4)
     chex.assert_trees_all_close(seen[2], seen[0], rtol=1e-3, atol=1e-4)
 
 
 def test_the_network_is_told_the_weights(key):
     _, _, observation, unit = observed(key)
-    seen = learned.in_mean_services(observation, unit)
-    base = learned.features(seen, Weights())
+    base, _ = told(observation, Weights(), unit)
     for change in ({"completion_weight": 1.0}, {"sla_weight": 3.0}, {"imbalance_weight": 0.1}):
-        changed = learned.features(seen, Weights(**change))
+        changed, _ = told(observation, Weights(**change), unit)
         assert int((changed.task != base.task).any(0).sum()) == 1
-    by_lane = learned.features(seen, Weights(sla_weight=jnp.linspace(0.1, 1.0, 8)[None]))
+    by_lane, _ = told(observation, Weights(sla_weight=jnp.linspace(0.1, 1.0, 8)[None]), unit)
     assert len(np.unique(np.asarray(by_lane.task[:, -1]))) == 8
 
 
 def test_features_stay_finite_where_deadlines_do_not(key):
     _, _, observation, unit = observed(key)
     observation = observation.replace(deadline=jnp.full(8, jnp.inf))
-    chex.assert_tree_all_finite(learned.features(learned.in_mean_services(observation, unit), Weights()))
+    chex.assert_tree_all_finite(told(observation, Weights(), unit))
 
 
 def test_standardised_features_have_mean_0_and_variance_1(key):

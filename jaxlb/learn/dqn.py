@@ -56,6 +56,7 @@ class DQNConfig(struct.PyTreeNode):
       final_exploration: at the end of the part of the training that explores.
       exploration_part: that part, in (0, 1].
       target_rate: how much of the way the target network goes when it is updated, in (0, 1].
+      target_period: gradient steps between two updates of the target network.
       average_rate: how fast the average reward follows the errors of the values.
       max_gradient_norm: longer gradients are cut to this; None: never.
       huber: errors beyond this count linearly; None: all count squared. Cutting them biases values of heavy
@@ -71,7 +72,6 @@ class DQNConfig(struct.PyTreeNode):
       evaluation_tasks: in each lane, after half as many that are not counted; the same each time.
       n_step: rewards before the value of what follows is used.
       double: whether the online network chooses and the target network judges (van Hasselt et al. 2016).
-      target_period: gradient steps between two updates of the target network.
       learning_rate_schedule: constant, linear, exponential or cosine.
       exploration_schedule: the same.
     """
@@ -84,6 +84,7 @@ class DQNConfig(struct.PyTreeNode):
     final_exploration: Any = 0.02
     exploration_part: Any = 0.5
     target_rate: Any = 0.05
+    target_period: Any = 1
     average_rate: Any = 0.01
     max_gradient_norm: Any = None
     huber: Any = None
@@ -98,7 +99,6 @@ class DQNConfig(struct.PyTreeNode):
     evaluation_tasks: int = _static(500)
     n_step: int = _static(3)
     double: bool = _static(True)
-    target_period: int = _static(1)
     learning_rate_schedule: Kind = _static("cosine")
     exploration_schedule: Kind = _static("linear")
 
@@ -496,7 +496,6 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
     for name in ("num_lanes", "batch_size", "num_iterations", "num_evaluations", "evaluation_tasks"):
         checks.at_least(name, getattr(c, name), 1)
     checks.at_least("n_step", c.n_step, 1)
-    checks.at_least("target_period", c.target_period, 1)
     checks.at_least("memory_rows", c.memory_rows, c.n_step + 1)
     if c.memory_rows * c.num_lanes < c.batch_size:
         raise ValueError(
@@ -519,6 +518,7 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
     bounded(("learning_rate", "final_learning_rate"), above=0)
     bounded(("discount", "exploration_part", "target_rate"), above=0, high=1)
     bounded(("exploration", "final_exploration", "average_rate", "priority_correction"), low=0, high=1)
+    bounded(("target_period",), low=1)
     bounded(("max_gradient_norm", "huber", "priority_exponent"), above=0)
     bounded(rewards.WEIGHTS, c.weights, low=0)
     bounded(("completion_exponent",), c.weights, above=0)
