@@ -13,6 +13,7 @@ from jaxlb.learn import dqn, networks, replay
 from jaxlb.learn.dqn import DQNConfig, continue_dqn, start_dqn, train_dqn
 from jaxlb.rewards import Weights
 from jaxlb.schedulers import learned
+from jaxlb.workload import arrivals
 
 SMALL = DQNConfig(
     network=networks.mlp((16,)),
@@ -57,6 +58,17 @@ def test_rows_follow_each_other_until_the_queues_are_emptied(key):
     grown = queue[1:] - queue[:-1]
     given = np.eye(4)[rows.action[:-1]]
     assert (grown[~rows.ended[:-1]] <= given[~rows.ended[:-1]] + 1e-5).all()
+
+
+def test_the_stream_of_tasks_goes_on_when_the_queues_are_emptied(key):
+    # A process with a memory: emptied or not, the tasks are the same.
+    tasks, processes = [], []
+    for steps in (7, 1000):
+        _, _, state, _ = trained_for(30, key, max_steps_in_episode=steps, arrival=arrivals.Bursty())
+        tasks.append(state.env.task)
+        processes.append(state.env.workload)
+    chex.assert_trees_all_equal(*tasks)
+    chex.assert_trees_all_equal(*processes)
 
 
 def test_running_moments_are_those_of_the_features(key):

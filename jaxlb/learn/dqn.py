@@ -310,13 +310,14 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     after, _, observation, outcome, reward = decide(
         env, params, policy, (variables, exploration), before, state.unit, task, observe_key, act_key
     )
+    after = after.replace(workload=process)
     ended = after.steps >= params.max_steps_in_episode
     empty = after.replace(
         system=system.start(env.num_processors, env.queue_capacity, lanes),
         monitor=observe.start(params, env.num_processors, lanes),
         steps=jnp.zeros_like(after.steps),
     )
-    after = jax.tree.map(functools.partial(jnp.where, ended), empty, after.replace(workload=()))
+    after = jax.tree.map(functools.partial(jnp.where, ended), empty, after)
 
     seen = learned.in_mean_services(observation, state.unit)
     x, truth = learned.features(seen, variables.weights), seen.truth
@@ -343,7 +344,7 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     }
     rate = jnp.maximum(1.0 / (1.0 + state.iteration.astype(jnp.float32)), MOMENTS_RATE)
     return state.replace(
-        env=after.replace(workload=process),
+        env=after,
         memory=replay.add(state.memory, row),
         variables=variables.replace(moments=_update_moments(variables.moments, x, rate)),
     ), figures
