@@ -78,8 +78,6 @@ def figures(
     """
     chosen = processor_index(truth.wait) == outcome.action
     wait_after = truth.wait + jnp.where(chosen, outcome.service, 0.0)
-    # The choice agrees with the oracle's if it costs the same: rounding apart, ties are no disagreement.
-    best = (truth.wait + truth.size / speed).min(0)
     classes = jnp.arange(num_classes, dtype=jnp.int32)[:, None]
     of_class = (priority == classes).astype(jnp.float32)
     violation = outcome.violation.astype(jnp.float32)
@@ -89,13 +87,19 @@ def figures(
         violation=violation,
         class_count=of_class,
         class_violation=of_class * violation,
-        agreement=(outcome.completion <= best * (1.0 + 1e-6)).astype(jnp.float32),
+        agreement=agreement(truth, speed, outcome.completion),
         reward=reward,
         imbalance=jnp.std(wait_after, axis=0),
         overflow=overflow.astype(jnp.float32),
         busy=wait_after - next_wait,
         elapsed=gap,
     )
+
+
+def agreement(truth: Truth, speed: Array, completion: Array) -> Array:
+    """Whether a choice cost what the oracle's would have, `[N]` 0 or 1: rounding apart, ties agree."""
+    best = (truth.wait + truth.size / speed).min(0)
+    return (completion <= best * (1.0 + 1e-6)).astype(jnp.float32)
 
 
 def start(num_processors: int, num_classes: int, num_lanes: int) -> Totals:

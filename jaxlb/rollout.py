@@ -90,7 +90,7 @@ def start_rollout(
     lanes = (num_lanes,)
     carry = Carry(
         index=jnp.int32(0),
-        state=_first_arrival(env, params, key, lanes),
+        state=first_arrival(env, params, key, lanes),
         memory=_first_memory(scheduler, params, lanes),
         behaviour_memory=() if behaviour is None else _first_memory(behaviour, params, lanes),
         totals=metrics.start(env.num_processors, params.class_probability.shape[0], num_lanes),
@@ -111,8 +111,11 @@ def start_rollout(
 
 
 @functools.partial(jax.jit, static_argnames=("env", "lanes"))
-def _first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> EnvState:
-    """Every lane empty, at its first arrival; the same for all schedulers, so compiled once for all."""
+def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> EnvState:
+    """Every lane empty, at its first arrival; the same for all schedulers, so compiled once for all.
+
+    The key is a rollout's: what it serves besides is drawn from other streams of it.
+    """
     params = with_lane_axis(params, lanes)
     workload_key, task_key, noise_key, _, _ = _keys(key)
     process = workload.start(workload_key, params, lanes)

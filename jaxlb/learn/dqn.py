@@ -23,15 +23,15 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxlb import checks, observe, rewards, system, workload
+from jaxlb import checks, metrics, observe, rewards, system, workload
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn import networks, replay
 from jaxlb.learn.replay import Memory
 from jaxlb.learn.schedules import Kind, schedule
 from jaxlb.numerics import at_processor
 from jaxlb.rewards import Weights
-from jaxlb.rollout import decide, rollout
-from jaxlb.schedulers import learned
+from jaxlb.rollout import decide, first_arrival, rollout
+from jaxlb.schedulers import learned, scheduler
 from jaxlb.schedulers.learned import Features, Moments, Network, Variables
 from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Scheduler
 
@@ -186,10 +186,8 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
     """
     lanes = (config.num_lanes,)
     params = with_lane_axis(params, lanes)
-    workload_key, task_key, noise_key, observe_key, network_key = jax.random.split(key, 5)
-    process = workload.start(workload_key, params, lanes)
-    task, process = workload.draw(task_key, params, process, lanes)
-    state = env.start(params, task, noise_key).replace(workload=process)
+    arrival_key, observe_key, network_key = jax.random.split(key, 3)
+    state = first_arrival(env, params, arrival_key, lanes)
     unit = learned.dqn(config.network).start(params, lanes)
     seen = learned.in_mean_services(env.observe(state, params, observe_key), unit)
     variables = learned.untrained(config.network, network_key, seen, config.weights)
@@ -244,10 +242,10 @@ def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key, state
     state, sums = jax.lax.fori_loop(0, num_iterations, body, (state, sums))
 
     judged = state.variables.replace(network=state.target)
-    scheduler = learned.dqn(config.network)
+    greedy = learned.dqn(config.network)
     tasks = config.evaluation_tasks
     goal = dataclasses.replace(env, reward="weighted"), config.weights.put_into(params)
-    found = rollout(*goal, scheduler, judged, evaluation_key, config.num_lanes, tasks, tasks // 2)
+    found = rollout(*goal, greedy, judged, evaluation_key, config.num_lanes, tasks, tasks // 2)
     objective = found.mean_reward.mean()
     better = objective > state.best_reward
     state = state.replace(
@@ -274,38 +272,30 @@ def _iterate(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     return state.replace(iteration=state.iteration + 1), collecting | learning
 
 
-def _rates(config: DQNConfig, iteration: Array) -> tuple[Array, Array]:
-    """Exploration and learning rate."""
-    c, progress = config, iteration.astype(jnp.float32) / config.num_iterations
-    return (
-        schedule(c.exploration_schedule, c.exploration, c.final_exploration, progress / c.exploration_part),
-        schedule(c.learning_rate_schedule, c.learning_rate, c.final_learning_rate, progress),
-    )
-
-
 def _exploring(network: Network) -> Scheduler:
     """The greedy policy, but at random, in proportion to speed, with the probability in its variables."""
-    greedy = learned.dqn(network)
+    greedy, by_speed = learned.dqn(network), scheduler("weighted-random")
 
     def act(variables: tuple[Variables, Array], unit: Array, observation: Observation, key: Key) -> tuple:
         trained, exploration = variables
         chance_key, choice_key, greedy_key = jax.random.split(key, 3)
         action, unit = greedy.act(trained, unit, observation, greedy_key)
-        explored = jax.random.categorical(choice_key, jnp.log(observation.speed), axis=0)
+        explored, _ = by_speed.act((), (), observation, choice_key)
         explore = jax.random.uniform(chance_key, action.shape) < exploration
-        return jnp.where(explore, explored.astype(jnp.int32), action), unit
+        return jnp.where(explore, explored, action), unit
 
     return Scheduler("exploring", greedy.init, greedy.start, act)
 
 
 def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQNState) -> tuple:
     """One decision of every lane into the memory."""
-    lanes, variables = (config.num_lanes,), state.variables
+    c, lanes, variables = config, (config.num_lanes,), state.variables
     params = with_lane_axis(params, lanes)
     task_key, observe_key, act_key = jax.random.split(key, 3)
-    exploration, _ = _rates(config, state.iteration)
+    explored = state.iteration.astype(jnp.float32) / c.num_iterations / c.exploration_part
+    exploration = schedule(c.exploration_schedule, c.exploration, c.final_exploration, explored)
     task, process = workload.draw(task_key, params, state.env.workload, lanes)
-    policy = _exploring(config.network)
+    policy = _exploring(c.network)
     before = state.env
     after, _, observation, outcome, reward = decide(
         env, params, policy, (variables, exploration), before, state.unit, task, observe_key, act_key
@@ -333,13 +323,12 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
         reward=objective - rewards.alone(variables.weights, truth.size, seen.speed),
         ended=ended,
     )
-    best = (seen.truth.wait + truth.size / seen.speed).min(0)
     figures = {
         "objective": objective.mean(),
         "reward": reward.mean(),
         "completion": outcome.completion.mean(),
         "violation": outcome.violation.mean(dtype=jnp.float32),
-        "agreement": (outcome.completion / state.unit <= best * (1.0 + 1e-5)).mean(dtype=jnp.float32),
+        "agreement": metrics.agreement(observation.truth, observation.speed, outcome.completion).mean(),
         "exploration": exploration,
     }
     rate = jnp.maximum(1.0 / (1.0 + state.iteration.astype(jnp.float32)), MOMENTS_RATE)
@@ -410,7 +399,8 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
         gradient = jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, c.max_gradient_norm / norm), gradient)
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
         step, optimiser = _optimiser().update(gradient, state.optimiser)
-    _, learning_rate = _rates(c, state.iteration)
+    progress = state.iteration.astype(jnp.float32) / c.num_iterations
+    learning_rate = schedule(c.learning_rate_schedule, c.learning_rate, c.final_learning_rate, progress)
     network = jax.tree.map(lambda leaf, step: leaf - learning_rate * step, variables.network, step)
     rate = jnp.where((state.iteration + 1) % c.target_period == 0, c.target_rate, 0.0)
     memory = state.memory
