@@ -6,12 +6,12 @@ from jaxlb.learn import DQNConfig, TrainResult, train_dqn
 from jaxlb.metrics import Summary
 from jaxlb.rewards import Weights
 from jaxlb.rollout import replay, rollout
+from jaxlb.runs import load
 from jaxlb.scenarios import make, scenarios
 from jaxlb.schedulers import scheduler, schedulers
 from jaxlb.types import EnvParams, EnvState, Observation, Outcome, Scheduler, Task
+from jaxlb.version import __version__
 from jaxlb.workload import read_trace
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Comparison",
@@ -26,8 +26,10 @@ __all__ = [
     "Task",
     "TrainResult",
     "Weights",
+    "__version__",
     "compare",
     "flatten",
+    "load",
     "make",
     "read_trace",
     "replay",

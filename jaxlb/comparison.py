@@ -145,17 +145,17 @@ def compare(
         baseline = "lwr" if "lwr" in schedulers else next(iter(schedulers))
     checks.known("baseline", baseline, schedulers)
     env.check(params)
-    mover, mover_variables = _pair(behaviour) if behaviour is not None else (None, ())
+    mover, mover_variables = pair(behaviour) if behaviour is not None else (None, ())
 
     total = warmup + num_tasks
     chunk = max(1, min(-(-total // _CHUNKS), _MAX_RECENT // num_lanes))
     carries = {
-        name: start_rollout(env, params, _pair(entry)[0], key, num_lanes, mover, num_recent=chunk)
+        name: start_rollout(env, params, pair(entry)[0], key, num_lanes, mover, num_recent=chunk)
         for name, entry in schedulers.items()
     }
 
     def compiled(name: str) -> Callable[[Carry, int], Carry]:
-        scheduler, variables = _pair(schedulers[name])
+        scheduler, variables = pair(schedulers[name])
         static = {"env": env, "scheduler": scheduler, "behaviour": mover}
         numbers = {
             "params": params,
@@ -195,7 +195,8 @@ def compare(
     )
 
 
-def _pair(entry: Entry) -> tuple[Scheduler, Any]:
+def pair(entry: Entry) -> tuple[Scheduler, Any]:
+    """A scheduler and its variables."""
     return (entry, ()) if isinstance(entry, Scheduler) else entry
 
 

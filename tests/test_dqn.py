@@ -51,7 +51,8 @@ def test_rows_follow_each_other_until_the_queues_are_emptied(key):
     rows = jax.tree.map(lambda leaf: np.asarray(leaf[:50]), state.memory.rows)
     steps = np.arange(1, 51)
     np.testing.assert_array_equal(rows.ended, np.repeat((steps % 7 == 0)[:, None], 8, 1))
-    queue = np.expm1(rows.features.processor[..., 2])  # tasks
+    length = list(learned.PROCESSOR_FEATURES).index("log queue length")
+    queue = np.expm1(rows.features.processor[..., length])  # tasks
     np.testing.assert_allclose(queue[1:][rows.ended[:-1]], 0.0, atol=1e-6)
     assert queue.max() > 0.9
     # A queue grows by the task it was given, and by nothing else.
@@ -171,11 +172,10 @@ def test_the_target_network_follows_softly_or_now_and_then(key):
 def test_training_is_its_parts(key):
     env, params = jaxlb.make("heavy-tail")
     result = train_dqn(env, params, SMALL, key)
-    start_key, run_key = jax.random.split(key)
-    state = start_dqn(env, params, SMALL, start_key)
+    state = start_dqn(env, params, SMALL, key)
     rows = []
     for _ in range(SMALL.num_evaluations):
-        state, row = continue_dqn(env, params, SMALL, run_key, state)
+        state, row = continue_dqn(env, params, SMALL, key, state)
         rows.append(row)
     parts = state.variables, state.best, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
     # Another program may round otherwise.

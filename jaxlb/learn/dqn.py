@@ -182,8 +182,9 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
       env: static.
       params: of the environment, without lane axes, but any leaf may be `[N]` (`[P, N]`, `[C, N]`).
       config: of the trainer.
-      key: consumed.
+      key: of the training; give the same one to `continue_dqn`.
     """
+    key, _ = jax.random.split(key)
     lanes = (config.num_lanes,)
     params = with_lane_axis(params, lanes)
     arrival_key, observe_key, network_key = jax.random.split(key, 3)
@@ -222,12 +223,13 @@ def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key, state
       env: static.
       params: as in `start_dqn`.
       config: the same.
-      key: of the training, the same every time.
+      key: the same, every time.
       state: from `start_dqn` or here.
 
     Returns:
       The state after `num_iterations / num_evaluations` iterations, and the `Progress` made.
     """
+    _, key = jax.random.split(key)
     iterate_key, evaluation_key = jax.random.split(key)
     iterate = functools.partial(_iterate, env, params, config, iterate_key)
     num_iterations = config.num_iterations // config.num_evaluations
@@ -464,12 +466,10 @@ def train_dqn(env: Env, params: EnvParams, config: DQNConfig | None, key: Key) -
 
 @functools.partial(jax.jit, static_argnames="env")
 def _train(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> TrainResult:
-    start_key, key = jax.random.split(key)
-
     def advance(state: DQNState, _: None) -> tuple[DQNState, Progress]:
         return continue_dqn(env, params, config, key, state)
 
-    first = start_dqn(env, params, config, start_key)
+    first = start_dqn(env, params, config, key)
     state, history = jax.lax.scan(advance, first, length=config.num_evaluations)
     return TrainResult(
         scheduler=learned.dqn(config.network),
@@ -478,6 +478,37 @@ def _train(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> TrainRes
         history=history,
         diverged=state.diverged,
     )
+
+
+def configure(**settings: Any) -> DQNConfig:
+    """A configuration from plain values, as a file or a command line has them.
+
+    Args:
+      settings: by the names of the fields of `DQNConfig` and of its `weights`; `network` is a name, and
+        `widths` and `duelling` are its options.
+
+    Raises:
+      ValueError: an unknown setting, or a network that cannot be.
+    """
+    fields = set(DQNConfig.__dataclass_fields__) - {"weights"}
+    weights = set(Weights.__dataclass_fields__)
+    options = {"widths", "duelling"}
+    for name in settings:
+        checks.known("setting", name, fields | weights | options)
+
+    def among(names: set[str]) -> dict[str, Any]:
+        return {name: value for name, value in settings.items() if name in names}
+
+    network = networks.network(settings.get("network", "mlp"), **among(options))
+    return DQNConfig(**among(fields) | {"network": network, "weights": Weights(**among(weights))})
+
+
+def defaults() -> dict[str, Any]:
+    """The default settings, as `configure` takes them."""
+    config = DQNConfig()
+    own = {name: getattr(config, name) for name in config.__dataclass_fields__ if name != "weights"}
+    weights = {name: getattr(config.weights, name) for name in config.weights.__dataclass_fields__}
+    return own | weights | {"network": "mlp"}
 
 
 def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
@@ -500,16 +531,16 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
     for name in ("learning_rate_schedule", "exploration_schedule"):
         checks.known(name, getattr(c, name), get_args(Kind))
 
-    def bounded(names: Iterable[str], owner: Any = c, **bounds: Any) -> None:
+    def bounded(names: Iterable[str], owner: Any = c, optional: bool = False, **bounds: Any) -> None:
         for name in names:
             value = getattr(owner, name)
-            if value is not None and not checks.traced(value):
+            if not (optional and value is None) and not checks.traced(value):
                 checks.leaf(name, value, **bounds)
 
     bounded(("learning_rate", "final_learning_rate"), above=0)
     bounded(("discount", "exploration_part", "target_rate"), above=0, high=1)
     bounded(("exploration", "final_exploration", "average_rate", "priority_correction"), low=0, high=1)
     bounded(("target_period",), low=1)
-    bounded(("max_gradient_norm", "huber", "priority_exponent"), above=0)
+    bounded(("max_gradient_norm", "huber", "priority_exponent"), optional=True, above=0)
     bounded(rewards.WEIGHTS, c.weights, low=0)
     bounded(("completion_exponent",), c.weights, above=0)

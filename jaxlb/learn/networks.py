@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxlb import checks
 from jaxlb.schedulers.learned import Features, Network
 from jaxlb.types import Array
 
@@ -83,3 +84,22 @@ def per_processor(widths: tuple[int, ...] = (64, 64), duelling: bool = False) ->
       duelling: whether level and advantages are separate outputs.
     """
     return _network(_PerProcessor(_widths(widths), duelling))
+
+
+NETWORKS = {"mlp": mlp, "per-processor": per_processor}
+
+
+def network(name: str, **options: Any) -> Network:
+    """A network by its name, "mlp" or "per-processor", and its options.
+
+    Raises:
+      ValueError: an unknown name or a bad option.
+    """
+    checks.known("network", name, NETWORKS)
+    widths = options.get("widths")
+    if widths is not None:
+        whole = isinstance(widths, Sequence) and not isinstance(widths, str)
+        if not whole or not all(isinstance(width, int) for width in widths):
+            raise ValueError(f"widths = {widths!r}: must be a list of whole numbers")
+        options["widths"] = tuple(widths)
+    return NETWORKS[name](**options)

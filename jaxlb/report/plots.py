@@ -1,6 +1,6 @@
 """Pictures of a comparison: tails of completion time, violations, backlog over time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from jaxlb import workload
-from jaxlb.comparison import Comparison, Row, bin_edges
+from jaxlb.comparison import Comparison, Entry, Row, bin_edges, pair
 from jaxlb.env import Env
 from jaxlb.rollout import replay
 from jaxlb.schedulers import optimal
-from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
+from jaxlb.types import EnvParams, Key, Outcome, Task
 from jaxlb.verification import Case
 
 matplotlib.use("Agg")
@@ -122,7 +122,7 @@ def backlog_path(tasks: Task, outcome: Outcome, speed: np.ndarray) -> tuple[np.n
 
 
 def backlogs(
-    env: Env, params: EnvParams, schedulers: dict[str, Scheduler], key: Key, num_tasks: int = 400
+    env: Env, params: EnvParams, schedulers: Mapping[str, Entry], key: Key, num_tasks: int = 400
 ) -> Figure:
     """Backlog over time for each processor, one panel for each scheduler, all on the same tasks."""
     task_key, act_key = jax.random.split(key)
@@ -141,8 +141,8 @@ def backlogs(
             layout="constrained",
         )
         colors = plt.get_cmap("viridis")(np.linspace(0.0, 0.95, len(speed)))
-        for axes, (name, scheduler) in zip(grid.flat, schedulers.items(), strict=False):
-            outcome = replay(env, params, scheduler, (), tasks, act_key)
+        for axes, (name, entry) in zip(grid.flat, schedulers.items(), strict=False):
+            outcome = replay(env, params, *pair(entry), tasks, act_key)
             times, path = backlog_path(tasks, outcome, speed)
             for processor in np.argsort(speed, kind="stable"):
                 label = f"{processor} (speed {speed[processor]:.3g})"
@@ -244,12 +244,45 @@ def deviations(cases: Sequence[Case]) -> Figure:
         return figure
 
 
+def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """What training reached as it went on: a thin line for each seed, the mean, and the spread between.
+
+    Args:
+      rows: of a run's `metrics.jsonl`.
+    """
+    panels = {
+        "greedy_violation": ("greedy policy: SLA violations, %", 100.0),
+        "greedy_completion": ("greedy policy: mean completion", 1.0),
+        "greedy_slowdown": ("greedy policy: mean slowdown", 1.0),
+        "greedy_objective": ("greedy policy: objective", 1.0),
+        "td_error": ("temporal-difference error", 1.0),
+        "exploration": ("exploration", 1.0),
+    }
+    seeds = sorted({row["seed"] for row in rows})
+    with plt.rc_context(_STYLE):
+        figure, grid = plt.subplots(2, 3, figsize=(10, 5), sharex=True, layout="constrained")
+        for axes, (name, (label, scale)) in zip(grid.flat, panels.items(), strict=True):
+            iteration = [row["iteration"] for row in rows if row["seed"] == seeds[0]]
+            # None, where training diverged, becomes a gap.
+            lines = scale * np.array(
+                [[row[name] for row in rows if row["seed"] == seed] for seed in seeds], np.float64
+            )
+            axes.plot(iteration, lines.T, color="C0", lw=0.7, alpha=0.5)
+            axes.plot(iteration, lines.mean(0), color="C0", lw=1.8, marker="o", ms=3)
+            axes.fill_between(iteration, lines.min(0), lines.max(0), color="C0", alpha=0.15, lw=0)
+            axes.set_title(label, fontsize=9)
+        figure.supxlabel("iteration", fontsize=9)
+        count = f"{len(seeds)} seeds: mean, and from the least to the most" if len(seeds) > 1 else "one seed"
+        figure.suptitle(f"Learning curves, {count}", fontsize=10)
+        return figure
+
+
 def save_all(
     directory: Path,
     comparison: Comparison,
     env: Env,
     params: EnvParams,
-    schedulers: dict[str, Scheduler],
+    schedulers: Mapping[str, Entry],
     key: Key,
 ) -> list[Path]:
     """Write every picture of a comparison as PNG; the key is consumed."""

@@ -75,32 +75,49 @@ def in_mean_services(observation: Observation, unit: Array) -> Observation:
     )
 
 
+def forecast(observation: Observation) -> Array:
+    """Waits `[P, ...]` at this moment: those measured, and assigned since, less what has been served since.
+
+    Where figures are fresh, they are the forecast.
+    """
+    o = observation
+    return jnp.maximum(o.wait + o.assigned / o.speed - o.age, 0.0)
+
+
+TASK_FEATURES: dict[str, Callable[[Observation], Array]] = {
+    "log size": lambda o: jnp.log(o.size),
+    "priority": lambda o: o.priority.astype(jnp.float32),
+    "log deadline": lambda o: jnp.log1p(jnp.minimum(o.deadline, 1e6)),
+    "log age": lambda o: jnp.log1p(o.age),
+}
+"""What a network is told of the task and the system, of an observation in mean services: name -> `[...]`."""
+
+PROCESSOR_FEATURES: dict[str, Callable[[Observation], Array]] = {
+    "log wait": lambda o: jnp.log1p(8.0 * o.wait),
+    "log forecast wait": lambda o: jnp.log1p(8.0 * forecast(o)),
+    "log forecast completion": lambda o: jnp.log(forecast(o) + o.size / o.speed),
+    "log queue length": lambda o: jnp.log1p(o.queue_length.astype(jnp.float32)),
+    "log load": lambda o: jnp.log1p(8.0 * o.load / o.speed),
+    "log assigned": lambda o: jnp.log1p(8.0 * o.assigned / o.speed),
+    "log speed": lambda o: jnp.log(o.speed),
+}
+"""What it is told of each processor: name -> `[P, ...]`. Logarithms tame heavy tails."""
+
+
 def features(observation: Observation, weights: Weights) -> Features:
-    """Logarithms of what a scheduler sees, which tame heavy tails, and of the weights it is to mind.
+    """What a network is told.
 
     Args:
       observation: in mean services.
       weights: of the reward; the network is told them, so that one can serve several objectives.
     """
-    o, lanes = observation, observation.size.shape
+    lanes = observation.size.shape
     sla_weight = jnp.asarray(weights.sla_weight)
     told = [weights.completion_weight, weights.completion_exponent, weights.imbalance_weight]
     told += list(sla_weight) if sla_weight.ndim else [sla_weight]
-    task = [
-        jnp.log(o.size),
-        o.priority.astype(jnp.float32),
-        jnp.log1p(jnp.minimum(o.deadline, 1e6)),
-        jnp.log1p(o.age),
-        *(jnp.log(jnp.asarray(weight) + 0.01) for weight in told),
-    ]
-    processor = [
-        jnp.log1p(8.0 * o.wait),
-        jnp.log(o.wait + o.size / o.speed),
-        jnp.log1p(o.queue_length.astype(jnp.float32)),
-        jnp.log1p(8.0 * o.load / o.speed),
-        jnp.log1p(8.0 * o.assigned / o.speed),
-        jnp.log(o.speed),
-    ]
+    task = [feature(observation) for feature in TASK_FEATURES.values()]
+    task += [jnp.log(jnp.asarray(weight) + 0.01) for weight in told]
+    processor = [feature(observation) for feature in PROCESSOR_FEATURES.values()]
     return Features(
         task=jnp.stack([jnp.broadcast_to(x, lanes) for x in task], -1),
         processor=jnp.moveaxis(jnp.stack(processor, -1), 0, -2),
@@ -115,9 +132,9 @@ def standardise(moments: Moments, x: Features) -> Features:
 
 
 def known_rewards(observation: Observation, weights: Weights) -> Array:
-    """The reward of each choice `[..., P]`, taking the observation, in mean services, for the truth."""
+    """The reward of each choice `[..., P]`, taking forecast and size, in mean services, for the truth."""
     o = observation
-    each = rewards.of_each_choice(weights, o.wait, o.size, o.priority, o.deadline, o.speed)
+    each = rewards.of_each_choice(weights, forecast(o), o.size, o.priority, o.deadline, o.speed)
     return jnp.moveaxis(each, 0, -1)
 
 

@@ -1,0 +1,92 @@
+"""The command line: the only place that parses arguments, prints, or writes files."""
+
+import contextlib
+import io
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Annotated
+
+import jax
+import tyro
+from rich.table import Table
+
+from jaxlb.cli.common import console
+from jaxlb.cli.compare import Compare, Evaluate
+from jaxlb.cli.train import Train
+from jaxlb.cli.verify import Verify
+from jaxlb.scenarios import scenarios
+from jaxlb.schedulers import schedulers
+
+
+@dataclass(frozen=True)
+class Scenarios:
+    """List the scenarios."""
+
+    def run(self) -> None:
+        """Print the list."""
+        _list("scenarios", scenarios())
+
+
+@dataclass(frozen=True)
+class Schedulers:
+    """List the schedulers."""
+
+    def run(self) -> None:
+        """Print the list."""
+        _list("schedulers", schedulers())
+
+
+def _list(title: str, entries: dict[str, str]) -> None:
+    table = Table("name", "description", title=title, title_justify="left")
+    for name, description in entries.items():
+        table.add_row(name, description)
+    console().print(table)
+
+
+Command = (
+    Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
+    | Annotated[Schedulers, tyro.conf.subcommand("schedulers")]
+)
+
+
+def _parse() -> Compare | Train | Evaluate | Verify | Scenarios | Schedulers:
+    """The command that the arguments ask for; ValueError if they cannot be understood."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                Command,  # type: ignore[arg-type]
+                prog="jaxlb",
+                description="Multiprocessor systems by the thousand, and the schedulers that balance them.",
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # tyro draws a box; scripts and logs want a line.
+        words = [line.strip("╭╮╰╯│─ ") for line in said.getvalue().splitlines()]
+        raise ValueError(" ".join(word for word in words[1:] if word)) from None
+
+
+def main() -> None:
+    """Entry point; exits with 0, or with 2 and one line on standard error if the input is bad."""
+    # One XLA device for each core: lanes run side by side instead of waiting for each other at every step.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    warnings.showwarning = lambda message, *_, **__: print(f"jaxlb: warning: {message}", file=sys.stderr)
+    try:
+        _parse().run()
+    except ValueError as error:
+        print(f"jaxlb: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except FloatingPointError as error:
+        print(f"jaxlb: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader has had enough, as in `jaxlb scenarios | head`.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

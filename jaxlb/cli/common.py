@@ -1,0 +1,107 @@
+"""What the commands share: tables, progress, output folders, the options that name an environment."""
+
+import contextlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from jaxlb.env import Env
+from jaxlb.scenarios import make
+from jaxlb.types import EnvParams
+from jaxlb.workload import read_trace
+
+
+def console() -> Console:
+    """Standard output for people."""
+    # A pipe has no width; a wide table is what its reader wants.
+    return Console(width=None if sys.stdout.isatty() else 132)
+
+
+@dataclass(frozen=True)
+class Where:
+    """The options that name an environment."""
+
+    scenario: str = "heavy-tail"
+    """A name from `jaxlb scenarios`."""
+    trace: Path | None = None
+    """A recorded trace whose tasks replace the scenario's workload."""
+    trace_format: str | None = None
+    """azure-llm, swf, swim or csv."""
+    load: float | None = None
+    """Arrival rate x mean size / total speed; if not given, the scenario's."""
+    set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """Other parameters of the scenario, such as tail_index=1.2 or speed=[1,2]."""
+    allow_overload: bool = False
+    """Accept a load of 1 or more."""
+
+    def overrides(self) -> dict[str, Any]:
+        """Parameters of the scenario by name."""
+        return overrides("--set", self.set) | ({} if self.load is None else {"load": self.load})
+
+    def environment(self) -> tuple[Env, EnvParams, dict[str, Any]]:
+        """The environment, its parameters, and how the output names it."""
+        if (self.trace is None) != (self.trace_format is None):
+            raise ValueError("--trace and --trace-format go together: give both or none")
+        trace = None
+        if self.trace is not None and self.trace_format is not None:
+            trace = read_trace(self.trace, self.trace_format)
+        env, params = make(self.scenario, trace=trace, allow_overload=self.allow_overload, **self.overrides())
+        name = None if trace is None else trace.name
+        return env, params, {"scenario": env.name, "trace": name, "load": float(params.load)}
+
+
+def _value(text: str) -> Any:
+    """A JSON value, so numbers, lists, true and false; anything else stays text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def overrides(option: str, settings: tuple[str, ...]) -> dict[str, Any]:
+    """Values by name from settings NAME=VALUE that an option brought."""
+    values = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"{option} {setting!r}: must look like NAME=VALUE")
+        values[name] = _value(text)
+    return values
+
+
+def writable(directory: Path) -> None:
+    """Create the output folder, try it, and look for the plotting library, before any work is done."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--out draws pictures with matplotlib: pip install 'jaxlb[plot]'")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe = directory / ".jaxlb-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"--out {directory}: cannot be written: {error.strerror}") from None
+
+
+def dumps(result: dict[str, Any]) -> str:
+    """A JSON object for files and standard output."""
+    return json.dumps(result, indent=2, allow_nan=False) + "\n"
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str, float], None] | None]:
+    """A progress bar on standard error, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn("{task.description:<18}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("compiling", total=1.0)
+        yield lambda name, share: progress.update(bar, description=name, completed=share)

@@ -1,0 +1,227 @@
+"""jaxlb compare: schedulers side by side."""
+
+import csv
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import tyro
+from rich.table import Table
+
+from jaxlb import checks, runs
+from jaxlb.cli.common import Where, console, dumps, progress, writable
+from jaxlb.comparison import Comparison, Entry, Interval, compare
+from jaxlb.env import Env
+from jaxlb.schedulers import scheduler
+from jaxlb.types import EnvParams
+
+DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judge:
+    """How schedulers are compared."""
+
+    schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = DEFAULT_SCHEDULERS
+    """Names from `jaxlb schedulers`, separated by commas."""
+    lanes: int = 1024
+    """Independent environments."""
+    tasks: int = 2000
+    """Tasks counted in each lane."""
+    warmup: int | None = None
+    """Tasks run before that, not counted; if not given, a quarter of the tasks."""
+    seed: int = 0
+    """Of the random tasks."""
+    baseline: str | None = None
+    """Scheduler that differences are taken to; if not given, lwr or else the first."""
+    snapshot: bool = False
+    """Ask every scheduler in the states that one behaviour scheduler visits."""
+    behaviour: str = "lwr"
+    """That scheduler."""
+    out: Path | None = None
+    """Folder for the table (CSV, JSON) and pictures."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def judge(self, where: Where, checkpoints: Sequence[Path]) -> None:
+        """Compare, print, write."""
+        checks.at_least("lanes", self.lanes, 1)
+        checks.at_least("tasks", self.tasks, 1)
+        checks.at_least("seed", self.seed, 0)
+        names = [name.strip() for name in self.schedulers.split(",") if name.strip()]
+        chosen: dict[str, Entry] = {name: scheduler(name) for name in names}
+        behaviour = scheduler(self.behaviour) if self.snapshot else None
+        env, params, described = where.environment()
+        for directory in checkpoints:
+            chosen |= _trained(directory, env, params)
+        if self.out is not None:
+            writable(self.out)
+        with progress() as advance:
+            comparison = compare(
+                env,
+                params,
+                chosen,
+                jax.random.key(self.seed),
+                num_lanes=self.lanes,
+                num_tasks=self.tasks,
+                warmup=self.tasks // 4 if self.warmup is None else self.warmup,
+                baseline=self.baseline,
+                behaviour=behaviour,
+                on_progress=advance,
+            )
+        result = described | {"seed": self.seed} | comparison.as_dict()
+        if self.json:
+            sys.stdout.write(dumps(result))
+        else:
+            _print(comparison, described)
+        if self.out is not None:
+            from jaxlb.report import plots
+
+            (self.out / "compare.json").write_text(dumps(result), encoding="utf-8")
+            (self.out / "compare.csv").write_text(_as_csv(comparison), encoding="utf-8")
+            pictures = plots.save_all(self.out, comparison, env, params, chosen, jax.random.key(self.seed))
+            written = ", ".join(["compare.json", "compare.csv", *(path.name for path in pictures)])
+            print(f"wrote {written} to {self.out}", file=sys.stderr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(_Judge, Where):
+    """Compare schedulers on one scenario, all on the same tasks."""
+
+    checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Run folder of a trained scheduler, which joins the table; may be given several times."""
+
+    def run(self) -> None:
+        """Compare, print, write."""
+        self.judge(self, self.checkpoint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(_Judge, Where):
+    """Compare a trained scheduler with classical ones, where it was trained or elsewhere."""
+
+    directory: tyro.conf.Positional[Path]
+    """Run folder."""
+    scenario: str = ""
+    """A name from `jaxlb scenarios`; if not given, the run's, with all it was trained on."""
+    schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "rr,lwr,greedy,oracle"
+    """Names from `jaxlb schedulers`, separated by commas."""
+
+    def run(self) -> None:
+        """Compare, print, write."""
+        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Where)}
+        record = runs.find(self.directory).record
+        if not self.scenario:
+            settings = (f"{name}={json.dumps(value)}" for name, value in record.overrides.items())
+            options |= {"scenario": record.scenario, "set": (*settings, *self.set)}
+            options["allow_overload"] |= record.allow_overload
+            if record.trace is not None and self.trace is None:
+                options |= {"trace": Path(record.trace[0]), "trace_format": record.trace[1]}
+        self.judge(Where(**options), (self.directory,))
+
+
+def _trained(directory: Path, env: Env, params: EnvParams) -> dict[str, Entry]:
+    """What a run trained, by the names that the table gives it."""
+    record = runs.find(directory).record
+    record.check(env, params)
+    name = directory.resolve().name
+    names = [name] if len(record.seeds) == 1 else [f"{name}, seed {seed}" for seed in record.seeds]
+    return {name: runs.load(directory, seed) for name, seed in zip(names, record.seeds, strict=True)}
+
+
+def _as_csv(comparison: Comparison) -> str:
+    """One line for each scheduler; an interval takes two columns, a list as many as it has entries."""
+
+    def flat(row: dict[str, Any]) -> dict[str, Any]:
+        cells: dict[str, Any] = {}
+        for name, value in row.items():
+            if name.endswith("_ci") and (value is None or not isinstance(value, list)):
+                cells[f"{name}_low"], cells[f"{name}_high"] = value or (None, None)
+            elif isinstance(value, list):
+                for index, entry in enumerate(value):
+                    cells |= flat(
+                        {f"{name.removesuffix('_ci')}_{index}{'_ci' * name.endswith('_ci')}": entry}
+                    )
+            else:
+                cells[name] = value
+        return cells
+
+    lines = [flat(row) for row in comparison.as_dict()["schedulers"]]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(lines[0]))
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _pm(value: float, interval: Interval, scale: float = 1.0) -> str:
+    """Value and half width, to four figures and as many decimals."""
+    half = 0.0 if interval is None else scale * 0.5 * (interval[1] - interval[0])
+    value = scale * value
+    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
+    shown = f"{value:,.{digits}f}"
+    return shown if interval is None else f"{shown} ±{half:,.{digits}f}"
+
+
+def _print(comparison: Comparison, described: dict[str, Any]) -> None:
+    """The table for people."""
+    source = (
+        comparison.scenario
+        if described["trace"] is None
+        else f"{comparison.scenario} on {described['trace']}"
+    )
+    title = f"{source}, load {described['load']:.3g}"
+    if comparison.behaviour is not None:
+        title += f", asked in the states that {comparison.behaviour} visits"
+    table = Table(title=title, title_justify="left")
+    table.add_column("scheduler")
+    against = f"completion - {comparison.baseline}"
+    headings = (
+        "completion",
+        "p50",
+        "p95",
+        "p99",
+        "slowdown",
+        "SLA violations %",
+        "oracle's choice %",
+        "reward",
+    )
+    for heading in (*headings, against):
+        table.add_column(heading, justify="right")
+    for row in comparison.schedulers:
+        base = row.name == comparison.baseline
+        table.add_row(
+            row.name,
+            _pm(row.mean_completion, row.mean_completion_ci),
+            _pm(row.p50_completion, None),
+            _pm(row.p95_completion, None),
+            _pm(row.p99_completion, None),
+            _pm(row.mean_slowdown, row.mean_slowdown_ci),
+            _pm(row.sla_violation_rate, row.sla_violation_rate_ci, 100.0),
+            _pm(row.oracle_agreement, None, 100.0),
+            _pm(row.mean_reward, None),
+            "" if base else _pm(row.completion_difference, row.completion_difference_ci),
+            style="bold" if base else None,
+        )
+    screen = console()
+    screen.print(table)
+    counted = f"{comparison.num_lanes:,} lanes x {comparison.num_tasks:,} tasks"
+    counted += f" after {comparison.warmup:,} of warm-up"
+    intervals = (
+        "± is half the 95 % interval over lanes" if comparison.num_lanes > 1 else "one lane: no intervals"
+    )
+    screen.print(f"{counted}; {intervals}; the difference is paired.", style="dim", highlight=False)
+    overflows = {row.name: row.queue_overflows for row in comparison.schedulers if row.queue_overflows}
+    if overflows:
+        listed = ", ".join(f"{name} {count:,}" for name, count in overflows.items())
+        screen.print(
+            f"queues too long to be counted exactly (--set queue_capacity=N raises that): {listed} tasks",
+            style="dim",
+            highlight=False,
+        )

@@ -1,0 +1,196 @@
+"""jaxlb train: a scheduler into a run folder, and on from there if it is stopped."""
+
+import dataclasses
+import functools
+import importlib.util
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import tyro
+from rich.table import Table
+
+from jaxlb import checks, runs
+from jaxlb.cli.common import Where, console, overrides, progress, writable
+from jaxlb.learn import dqn
+from jaxlb.runs import Record, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Where):
+    """Train a scheduler; killed at any moment, it goes on with --resume as if nothing had happened."""
+
+    method: Annotated[Literal["dqn"], tyro.conf.Positional]
+    """dqn: deep Q-learning."""
+    train: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """Settings of the trainer, such as num_iterations=5000 sla_weight=2 network=per-processor."""
+    seed: int = 0
+    """Of the first training."""
+    seeds: int = 1
+    """Trainings side by side, with as many seeds that follow each other."""
+    out: Path | None = None
+    """Run folder; if not given, runs/METHOD-SCENARIO."""
+    resume: bool = False
+    """Go on with the run in the folder, as it was started."""
+    overwrite: bool = False
+    """Replace the run in the folder."""
+    tensorboard: bool = False
+    """Log for TensorBoard too, into the run folder."""
+
+    def run(self) -> None:
+        """Train, log, save, draw."""
+        checks.at_least("seed", self.seed, 0)
+        checks.at_least("seeds", self.seeds, 1)
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite: give one of them")
+        if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+            raise ValueError("--tensorboard needs tensorboardX: pip install 'jaxlb[tensorboard]'")
+        out = Path("runs", f"{self.method}-{self.scenario}") if self.out is None else self.out
+        record = self._record()
+        writable(out)
+        if self.resume:
+            run = runs.find(out)
+            _must_agree(record, dataclasses.replace(self, **_DEFAULTS)._record(), run.record)
+        else:
+            run = runs.create(out, record, self.overwrite)
+        try:
+            _train(run, self.tensorboard)
+        except KeyboardInterrupt:
+            again = f"jaxlb train {self.method} --out {out} --resume"
+            print(f"\nstopped at iteration {run.iteration():,}; {again} goes on from there", file=sys.stderr)
+            sys.exit(130)
+        from jaxlb.report import plots
+
+        plots.learning_curves(run.logged()).savefig(out / "learning_curves.png")
+        _print(run)
+
+    def _record(self) -> Record:
+        """What is asked for, checked."""
+        env, params, _ = self.environment()
+        settings = dqn.defaults() | overrides("--train", self.train)
+        dqn.check(env, params, dqn.configure(**settings))
+        return Record(
+            method=self.method,
+            scenario=self.scenario,
+            overrides=self.overrides(),
+            trace=None if self.trace is None else [str(self.trace.absolute()), str(self.trace_format)],
+            allow_overload=self.allow_overload,
+            num_processors=env.num_processors,
+            settings=settings,
+            seeds=list(range(self.seed, self.seed + self.seeds)),
+        )
+
+
+_DEFAULTS: dict[str, Any] = {
+    field.name: field.default for field in dataclasses.fields(Train) if field.name != "method"
+}
+
+
+def _must_agree(asked: Record, default: Record, started: Record) -> None:
+    """Raise ValueError if a setting that was given is not the one that the run was started with."""
+
+    def settings(record: Record) -> dict[str, Any]:
+        plain = dataclasses.asdict(record)
+        both = plain.pop("overrides") | plain.pop("settings")
+        return both | {
+            name: plain[name] for name in ("method", "scenario", "trace", "allow_overload", "seeds")
+        }
+
+    theirs = settings(started)
+    for name, value in settings(asked).items():
+        if value != settings(default).get(name) and value != theirs.get(name):
+            raise ValueError(
+                f"--resume: {name} = {value!r}, but the run was started with {theirs.get(name)!r}"
+            )
+
+
+def _train(run: Run, tensorboard: bool) -> None:
+    """From the last checkpoint, or from nothing, to the end."""
+    record = run.record
+    env, params = record.environment()
+    config = dqn.configure(**record.settings)
+    keys, total = runs.keys(record.seeds), config.num_iterations
+    start = functools.partial(runs.start, env, params, config, record.seeds)
+    done = run.iteration()
+    run.forget_after(done)
+    if done == total:
+        return
+    with progress() as show:
+        state = run.restore(state=jax.eval_shape(start))["state"] if done else jax.jit(start)()
+        advance = jax.jit(jax.vmap(functools.partial(dqn.continue_dqn, env, params, config)))
+        advance = advance.lower(keys, state).compile()
+        while done < total:
+            began = time.perf_counter()
+            state, figures = jax.block_until_ready(advance(keys, state))
+            seconds = time.perf_counter() - began
+            decisions = (int(state.iteration[0]) - done) * config.num_lanes * len(record.seeds)
+            done = int(state.iteration[0])
+            rows = _rows(record.seeds, figures, decisions / seconds)
+            # Logged first: what was logged after the last checkpoint is made again.
+            run.log(rows)
+            if tensorboard:
+                _to_tensorboard(run.directory, rows)
+            run.save(done, best=state.best, last=state.variables, **{"state": state} if done < total else {})
+            if show is not None:
+                show(f"iteration {done:,}", done / total)
+            diverged = np.asarray(state.diverged)
+            if (diverged >= 0).any():
+                which = int(np.argmax(diverged >= 0))
+                raise FloatingPointError(
+                    f"training diverged: with seed {record.seeds[which]} the loss was not finite at "
+                    f"iteration {diverged[which]:,}; {run.directory} keeps the weights before that. Try "
+                    "a smaller learning_rate, max_gradient_norm or huber"
+                )
+
+
+def _rows(seeds: list[int], figures: dqn.Progress, steps_per_second: float) -> list[dict[str, Any]]:
+    """A line for each seed; what is not finite is null."""
+    columns = {name: np.asarray(getattr(figures, name)).tolist() for name in figures.__dataclass_fields__}
+    lines = []
+    for index, seed in enumerate(seeds):
+        values = {name: column[index] for name, column in columns.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        lines.append({"seed": seed, **finite, "steps_per_second": steps_per_second})
+    return lines
+
+
+def _to_tensorboard(directory: Path, rows: list[dict[str, Any]]) -> None:
+    from tensorboardX import SummaryWriter
+
+    for row in rows:
+        with SummaryWriter(str(directory / "tensorboard" / f"seed-{row['seed']}")) as writer:
+            for name, value in row.items():
+                if value is not None and name not in ("seed", "iteration"):
+                    writer.add_scalar(name, value, row["iteration"])
+
+
+def _print(run: Run) -> None:
+    """What each seed reached, and what to do next."""
+    table = Table(title=f"{run.record.method} on {run.record.scenario}, greedy policy", title_justify="left")
+    for heading in (
+        "seed",
+        "best at iteration",
+        "completion",
+        "slowdown",
+        "SLA violations %",
+        "oracle's choice %",
+    ):
+        table.add_column(heading, justify="right")
+    for seed in run.record.seeds:
+        rows = [row for row in run.logged() if row["seed"] == seed]
+        best = max(rows, key=lambda row: row["greedy_objective"])
+        table.add_row(
+            str(seed),
+            f"{best['iteration']:,}",
+            f"{best['greedy_completion']:.3f}",
+            f"{best['greedy_slowdown']:.3f}",
+            f"{100.0 * best['greedy_violation']:.3f}",
+            f"{100.0 * best['greedy_agreement']:.2f}",
+        )
+    console().print(table)
+    print(f"wrote {run.directory}; next: jaxlb evaluate {run.directory}", file=sys.stderr)

@@ -1,0 +1,73 @@
+"""jaxlb verify: the simulator against queueing theory."""
+
+import itertools
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from rich.table import Table
+
+from jaxlb import checks
+from jaxlb.cli.common import console, dumps, progress, writable
+from jaxlb.verification import Case, verify
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check the simulator against queueing theory; exit code 1 if a case fails."""
+
+    quick: bool = False
+    """A tenth of the tasks and fewer cases, in under a minute on two cores."""
+    seed: int = 0
+    """Of the random tasks."""
+    out: Path | None = None
+    """Folder for verification.md, its picture and verification.json."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+
+    def run(self) -> None:
+        """Verify, print, write; leave with 1 if a case fails."""
+        checks.at_least("seed", self.seed, 0)
+        if self.out is not None:
+            writable(self.out)
+        began = time.perf_counter()
+        with progress() as advance:
+            cases = verify(jax.random.key(self.seed), quick=self.quick, on_progress=advance)
+        minutes = (time.perf_counter() - began) / 60.0
+        result = {"cases": [case._asdict() for case in cases]}
+        failed = [case for case in cases if not case.passed]
+        if self.json:
+            sys.stdout.write(dumps(result))
+        else:
+            _print_cases(cases)
+            verdict = (
+                f"[red]{len(failed)} of {len(cases)} cases failed" if failed else f"{len(cases)} cases passed"
+            )
+            console().print(f"{verdict} in {minutes:.1f} minutes")
+        if self.out is not None:
+            from jaxlb.report import pages, plots
+
+            command = "jaxlb verify" + " --quick" * self.quick + f" --seed {self.seed}" * (self.seed != 0)
+            page = pages.verification(cases, f"{command} --out {self.out}", minutes)
+            (self.out / "verification.md").write_text(page, encoding="utf-8")
+            (self.out / "verification.json").write_text(dumps(result), encoding="utf-8")
+            plots.deviations(cases).savefig(self.out / "verification.png")
+            print(f"wrote verification.md, .json and .png to {self.out}", file=sys.stderr)
+        if failed:
+            sys.exit(1)
+
+
+def _print_cases(cases: list[Case]) -> None:
+    """The cases for people, a table for each group."""
+    screen = console()
+    for group, members in itertools.groupby(cases, key=lambda case: case.group):
+        table = Table(title=group, title_justify="left")
+        table.add_column("case")
+        for heading in ("measured", "± (95 %)", "exact", "deviation / SE", ""):
+            table.add_column(heading, justify="right")
+        for case in members:
+            verdict = "passed" if case.passed else "FAILED"
+            table.add_row(case.name, *case.figures(), verdict, style=None if case.passed else "bold red")
+        screen.print(table)

@@ -1,0 +1,219 @@
+"""Run folders: what `jaxlb train` leaves, how it goes on, and what is refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import jaxlb
+from jaxlb import cli, runs
+from jaxlb.cli.compare import Evaluate
+from jaxlb.cli.train import Train
+
+pytestmark = pytest.mark.xdist_group("runs")  # they share a trained run
+
+SETTINGS = (
+    "num_iterations=30", "num_evaluations=3", "num_lanes=8", "memory_rows=16", "batch_size=16",
+    "evaluation_tasks=20", "widths=[8]",
+)  # fmt: skip
+
+
+def train(out, *settings, **options):
+    Train(method="dqn", train=(*SETTINGS, *settings), out=out, **options).run()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of two seeds that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    train(out, seed=3, seeds=2, load=0.6, set=("tail_index=1.3",))
+    return out
+
+
+def test_a_run_tells_what_it_is_and_what_happened(trained):
+    assert {path.name for path in trained.iterdir()} == {
+        "run.json", "metrics.jsonl", "checkpoints", "learning_curves.png",
+    }  # fmt: skip
+    record = json.loads((trained / "run.json").read_text())
+    assert (record["scenario"], record["seeds"]) == ("heavy-tail", [3, 4])
+    assert record["overrides"] == {"tail_index": 1.3, "load": 0.6}
+    assert (record["settings"]["num_lanes"], record["settings"]["learning_rate"]) == (8, 1e-3)
+    lines = runs.find(trained).logged()
+    assert [(line["iteration"], line["seed"]) for line in lines] == [
+        (iteration, seed) for iteration in (10, 20, 30) for seed in (3, 4)
+    ]
+    assert all(np.isfinite(list(line.values())).all() for line in lines)
+    assert lines[0]["greedy_completion"] != lines[1]["greedy_completion"]
+
+
+def test_what_is_loaded_does_what_was_logged(trained):
+    env, params = runs.find(trained).record.environment()
+    evaluation_key = jax.random.split(jax.random.split(jax.random.key(4))[1])[1]
+    summary = jaxlb.rollout(env, params, *jaxlb.load(trained, seed=4), evaluation_key, 8, 20, 10)
+    logged = [line for line in runs.find(trained).logged() if line["seed"] == 4]
+    best = max(logged, key=lambda line: line["greedy_objective"])
+    assert float(summary.mean_completion.mean()) == pytest.approx(best["greedy_completion"], rel=1e-5)
+
+
+def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(trained, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "stopped"
+    save, times = runs.Run.save, []
+
+    def stopped(run, *arguments, **parts):
+        times.append(run)
+        if len(times) == 2:  # logged already, and then lost
+            raise KeyboardInterrupt
+        save(run, *arguments, **parts)
+
+    monkeypatch.setattr(runs.Run, "save", stopped)
+    with pytest.raises(SystemExit, match="130"):
+        train(out, seed=3, seeds=2, load=0.6, set=("tail_index=1.3",))
+    said = capsys.readouterr().err
+    assert "stopped at iteration 10" in said and f"jaxlb train dqn --out {out} --resume" in said
+    assert len(runs.find(out).logged()) == 4
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 30, "cut o')
+    monkeypatch.undo()
+
+    Train(method="dqn", out=out, resume=True).run()
+    for seed in (3, 4):
+        chex.assert_trees_all_equal(jaxlb.load(out, seed)[1], jaxlb.load(trained, seed)[1])
+
+    def figures(directory):
+        lines = runs.find(directory).logged()
+        return [{name: value for name, value in line.items() if name != "steps_per_second"} for line in lines]
+
+    assert figures(out) == figures(trained)
+    Train(method="dqn", out=out, resume=True).run()  # over: nothing more happens
+    assert figures(out) == figures(trained)
+
+
+def test_evaluate_adds_what_was_trained_to_the_table(trained, tmp_path, capsys):
+    Evaluate(directory=trained, lanes=4, tasks=20, json=True).run()
+    table = json.loads(capsys.readouterr().out)
+    names = [row["name"] for row in table["schedulers"]]
+    assert names == ["rr", "lwr", "greedy", "oracle", "whole, seed 3", "whole, seed 4"]
+    assert table["load"] == pytest.approx(0.6)
+    cli.Compare(
+        scenario="slow-servers", schedulers="lwr", checkpoint=(trained,), lanes=4, tasks=20, json=True,
+        out=tmp_path / "out",
+    ).run()  # fmt: skip
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)["schedulers"]][1] == "whole, seed 3"
+    assert (tmp_path / "out" / "backlogs.png").exists()
+
+
+def changed(source, out, **fields):
+    """A copy of a run whose record says something else."""
+    record = json.loads((source / "run.json").read_text()) | fields
+    out.mkdir()
+    (out / "run.json").write_text(json.dumps(record))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scenario": "stale"}, 'trained for 4 processors, stale has 8: only a "per-processor" network'),
+        ({"directory": Path("none")}, "none: no run here"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(trained, options, message):
+    with pytest.raises(ValueError, match=message):
+        Evaluate(**{"directory": trained} | options).run()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"version": "0.0.1"}, "made by jaxlb 0.0.1, this is"),
+        ({"features": {"task": ["log size"], "processor": []}}, "trained with the features"),
+        ({"surprise": 1}, "cannot be read"),
+    ],
+)
+def test_runs_of_another_jaxlb_are_refused(trained, tmp_path, fields, message):
+    with pytest.raises(ValueError, match=message):
+        jaxlb.load(changed(trained, tmp_path / "other", **fields))
+
+
+def test_weights_for_each_priority_fit_as_many_priorities_only(trained, tmp_path):
+    settings = json.loads((trained / "run.json").read_text())["settings"] | {"sla_weight": [1.0, 2.0]}
+    record = runs.find(changed(trained, tmp_path / "classes", settings=settings)).record
+    with pytest.raises(ValueError, match=r"each of 2 priorities, heavy-tail has 1"):
+        record.check(*jaxlb.make("heavy-tail"))
+    with pytest.raises(ValueError, match=r"seed = 9: .* has 3, 4"):
+        jaxlb.load(trained, seed=9)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "message"),
+    [
+        ({}, (), "holds a run: --resume continues it, --overwrite replaces it"),
+        ({"resume": True}, ("num_lanes=16",), "num_lanes = 16, but the run was started with 8"),
+        ({"resume": True, "scenario": "stable"}, (), "scenario = 'stable', but the run was started with"),
+        ({"resume": True, "seed": 5}, (), "seeds = "),
+        ({"resume": True, "overwrite": True}, (), "give one of them"),
+        ({"seeds": 0}, (), "seeds = 0: must be a whole number of at least 1"),
+        ({}, ("lr=1",), "unknown setting 'lr'"),
+        ({}, ("learning_rate=0",), "learning_rate = 0: must be above 0"),
+        ({}, ("learning_rate=null",), "learning_rate = nan: must be a number"),
+        ({}, ("network=gnn",), "unknown network 'gnn'"),
+        ({}, ("widths=64",), "widths = 64: must be a list"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_written(trained, options, settings, message):
+    before = (trained / "run.json").read_text()
+    with pytest.raises(ValueError, match=message):
+        Train(method="dqn", train=settings, out=trained, **options).run()
+    assert (trained / "run.json").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_says_where_and_keeps_finite_weights(tmp_path):
+    with pytest.raises(
+        FloatingPointError, match=r"seed 0 the loss was not finite at iteration \d+; .* keeps"
+    ):
+        train(tmp_path / "wild", "learning_rate=1e30", "learning_rate_schedule=constant", overwrite=True)
+    chex.assert_tree_all_finite(jaxlb.load(tmp_path / "wild")[1])
+    assert runs.find(tmp_path / "wild").logged()[-1]["loss"] is None
+
+
+def test_features_have_a_name_each(trained):
+    scheduler, variables = jaxlb.load(trained)
+    record = runs.find(trained).record
+    assert variables.moments.mean.processor.shape == (len(record.features["processor"]),)
+    # The network is told the four weights of the reward besides.
+    assert variables.moments.mean.task.shape == (len(record.features["task"]) + 4,)
+    # One scheduler, so what it does compiles once for all seeds.
+    assert scheduler is jaxlb.load(trained, seed=4)[0]
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_changes_nothing(tmp_path):
+    """Killed five times, soon after a line was logged or a checkpoint begun."""
+    command = [sys.executable, "-m", "jaxlb", "train", "dqn", "--out"]
+    settings = ["num_iterations=6000", "num_evaluations=60", "num_lanes=16", "memory_rows=64", "widths=[8]"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([*command, tmp_path / "whole", "--train", *settings], check=True, timeout=600, **quiet)
+    rest = ["--train", *settings]
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    for kill in range(5):
+        process = subprocess.Popen([*command, tmp_path / "killed", *rest], **quiet)
+        lines = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+        while not metrics.exists() or len(metrics.read_text().splitlines()) < max(lines, 1) + 2:
+            assert process.poll() is None
+            time.sleep(0.001)
+        time.sleep(0.02 * kill)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        rest = ["--resume"]
+    assert runs.find(tmp_path / "killed").iteration() < 6000
+    subprocess.run([*command, tmp_path / "killed", *rest], check=True, timeout=600, **quiet)
+    chex.assert_trees_all_equal(jaxlb.load(tmp_path / "killed")[1], jaxlb.load(tmp_path / "whole")[1])
