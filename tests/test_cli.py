@@ -54,6 +54,7 @@ def test_compare_on_a_trace_with_output_folder(tmp_path):
     assert "heavy-tail on trace.csv, load 0.5" in done.stdout
     assert {path.name for path in out.iterdir()} == {
         "compare.json", "compare.csv", "completion_tails.png", "violations.png", "backlogs.png",
+        "choices.png",
     }  # fmt: skip
     table = json.loads((out / "compare.json").read_text())
     assert (table["trace"], table["load"], table["baseline"]) == ("trace.csv", 0.5, "rr")

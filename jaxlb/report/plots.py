@@ -13,6 +13,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogFormatter
 
 from jaxlb import workload
 from jaxlb.comparison import Comparison, Entry, Row, bin_edges, pair
@@ -121,28 +122,21 @@ def backlog_path(tasks: Task, outcome: Outcome, speed: np.ndarray) -> tuple[np.n
     return times, backlog
 
 
-def backlogs(
-    env: Env, params: EnvParams, schedulers: Mapping[str, Entry], key: Key, num_tasks: int = 400
-) -> Figure:
-    """Backlog over time for each processor, one panel for each scheduler, all on the same tasks."""
-    task_key, act_key = jax.random.split(key)
-    tasks = workload.sample(task_key, params, num_tasks)
+def backlogs(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Outcome]) -> Figure:
+    """Backlog over time for each processor, one panel for each scheduler.
+
+    Args:
+      env: that was replayed.
+      params: its parameters.
+      tasks: leaves `[T]`.
+      outcomes: of the same tasks, by scheduler.
+    """
     speed = np.asarray(params.speed)
+    num_tasks = len(tasks.gap)
     with plt.rc_context(_STYLE):
-        columns = min(3, len(schedulers))
-        lines = -(-len(schedulers) // columns)
-        figure, grid = plt.subplots(
-            lines,
-            columns,
-            figsize=(3.4 * columns + 0.8, 2.1 * lines + 0.6),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
-        colors = plt.get_cmap("viridis")(np.linspace(0.0, 0.95, len(speed)))
-        for axes, (name, entry) in zip(grid.flat, schedulers.items(), strict=False):
-            outcome = replay(env, params, *pair(entry), tasks, act_key)
+        figure, panels = _panels(len(outcomes))
+        colors = _of_processors(speed)
+        for axes, (name, outcome) in zip(panels, outcomes.items(), strict=True):
             times, path = backlog_path(tasks, outcome, speed)
             for processor in np.argsort(speed, kind="stable"):
                 label = f"{processor} (speed {speed[processor]:.3g})"
@@ -151,14 +145,127 @@ def backlogs(
             # Symmetric log: an unstable scheduler's backlog must not flatten all others.
             axes.set_yscale("symlog", linthresh=float(params.size.mean()))
             axes.set_ylim(bottom=0.0)
-        for axes in list(grid.flat)[len(schedulers) :]:
-            axes.set_visible(False)
         figure.supxlabel("time", fontsize=9)
         figure.supylabel("backlog (work, linear up to the mean size, then logarithmic)", fontsize=9)
         figure.suptitle(f"Backlog of each processor on {env.name}, the same {num_tasks} tasks", fontsize=10)
-        if len(speed) <= 10:
-            handles, labels = grid.flat[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside right upper", title="processor", fontsize=8)
+        _name_processors(figure, panels[0], speed)
+        return figure
+
+
+def choices(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Outcome]) -> Figure:
+    """Which processor gets tasks of which size, and how much each size is slowed down.
+
+    Args:
+      env: that was replayed.
+      params: its parameters.
+      tasks: leaves `[T, N]`.
+      outcomes: of the same tasks, by scheduler.
+    """
+    speed = np.asarray(params.speed)
+    size = np.asarray(tasks.size).ravel()
+    edges = np.geomspace(size.min(), size.max() * 1.001, 17)
+    place = np.searchsorted(edges, size, side="right") - 1
+    count = np.bincount(place, minlength=16)
+    with plt.rc_context(_STYLE):
+        figure, panels = _panels(len(outcomes))
+        rights: list[Any] = []
+        for axes, (name, outcome) in zip(panels, outcomes.items(), strict=True):
+            action = np.asarray(outcome.action).ravel()
+            below = np.zeros(16)
+            for processor, color in enumerate(_of_processors(speed)):
+                share = np.bincount(place[action == processor], minlength=16) / np.maximum(count, 1)
+                label = f"{processor} (speed {speed[processor]:.3g})"
+                axes.bar(
+                    edges[:-1], share, np.diff(edges), below, align="edge", color=color, lw=0, label=label
+                )
+                below += share
+            slowdown = np.asarray(outcome.completion).ravel() / size
+            mean = np.bincount(place, slowdown, minlength=16) / np.where(count > 0, count, np.nan)
+            right = axes.twinx()
+            right.plot(np.sqrt(edges[:-1] * edges[1:]), mean, color="C3", lw=1.4, marker=".", ms=4)
+            right.set_yscale("log")
+            right.grid(visible=False)
+            right.tick_params(axis="y", which="both", colors="C3", labelsize=7)
+            rights.append(right)
+            axes.set_title(name, fontsize=9)
+            axes.set(xscale="log", xlim=(edges[0], edges[-1]), ylim=(0.0, 1.0))
+            axes.grid(visible=False)
+        limits = [limit for right in rights for limit in right.get_ylim()]
+        for right in rights:
+            right.set_ylim(min(limits), max(limits))
+            right.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2.0, 0.5)))
+            right.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
+        figure.supxlabel("task size (work)", fontsize=9)
+        figure.supylabel("share of the tasks of this size", fontsize=9)
+        figure.suptitle(f"Who gets which tasks on {env.name}; red: mean slowdown (right axis)", fontsize=10)
+        _name_processors(figure, panels[0], speed)
+        return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Any]]:
+    """A figure with as many panels, three in a line, on the same scales."""
+    columns = min(3, count)
+    lines = -(-count // columns)
+    figure, grid = plt.subplots(
+        lines,
+        columns,
+        figsize=(3.4 * columns + 0.8, 2.1 * lines + 0.6),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes in list(grid.flat)[count:]:
+        axes.set_visible(False)
+    return figure, list(grid.flat)[:count]
+
+
+def _of_processors(speed: np.ndarray) -> np.ndarray:
+    """A colour for each processor."""
+    return plt.get_cmap("viridis")(np.linspace(0.0, 0.95, len(speed)))
+
+
+def _name_processors(figure: Figure, panel: Any, speed: np.ndarray) -> None:
+    """A legend of the processors, if there are few enough for one."""
+    if len(speed) <= 10:
+        handles, labels = panel.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", title="processor", fontsize=8)
+
+
+def trade_off(fronts: Mapping[str, np.ndarray], rules: Mapping[str, tuple[float, float]]) -> Figure:
+    """Mean completion against violations: fronts as lines, single schedulers as points.
+
+    Args:
+      fronts: by name, `[K, 2]` of mean completion and violation rate.
+      rules: by name, mean completion and violation rate.
+    """
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        for index, (name, points) in enumerate(fronts.items()):
+            points = points[np.argsort(points[:, 0])]
+            # What another point beats in both is not on the front.
+            best = np.minimum.accumulate(points[:, 1])
+            front = points[points[:, 1] <= best]
+            axes.plot(points[:, 0], 100.0 * points[:, 1], "o", ms=3, color=f"C{index}", alpha=0.4)
+            axes.plot(
+                front[:, 0], 100.0 * front[:, 1], "o-", ms=4, lw=1.2, color=f"C{index}", label=name, zorder=3
+            )
+        for index, (name, (completion, rate)) in enumerate(rules.items()):
+            axes.plot(
+                completion,
+                100.0 * rate,
+                "Xs^vDPp*hd"[index % 10],
+                color=f"C{index + len(fronts)}",
+                label=name,
+            )
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="mean completion time",
+            ylabel="SLA violations, % of tasks",
+            title="What one network reaches, told other weights, and what rules reach",
+        )
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
         return figure
 
 
@@ -286,10 +393,21 @@ def save_all(
     key: Key,
 ) -> list[Path]:
     """Write every picture of a comparison as PNG; the key is consumed."""
+    task_key, act_key = jax.random.split(key)
+    tasks = workload.sample(task_key, params, 1000, (32,))
+    outcomes = {name: replay(env, params, *pair(entry), tasks, act_key) for name, entry in schedulers.items()}
+
+    def part(where: Any) -> tuple[Task, dict[str, Outcome]]:
+        def of(tree: Any) -> Any:
+            return jax.tree.map(lambda leaf: leaf[where], tree)
+
+        return of(tasks), {name: of(outcome) for name, outcome in outcomes.items()}
+
     figures = {
         "completion_tails.png": completion_tails(comparison),
         "violations.png": violations(comparison),
-        "backlogs.png": backlogs(env, params, schedulers, key),
+        "backlogs.png": backlogs(env, params, *part((slice(400), 0))),
+        "choices.png": choices(env, params, *part(slice(200, None))),
     }
     for name, figure in figures.items():
         figure.savefig(directory / name)
