@@ -79,8 +79,9 @@ class HeavyTail:
         x = [math.log(size), math.log1p(4.0 * size), *(0.0,) * 6]
         for wait, queue, speed in zip(self.waits, self.departures, self.speeds, strict=True):
             wait, speed, length = wait / self.unit, speed / self.mean_speed, len(queue)
-            load = math.log1p(8.0 * wait)
-            x += [load, math.log(wait + size / speed), math.log1p(length), load, 0.0, math.log(speed)]
+            # Wait, load and forecast are the same number where figures are fresh.
+            load, completion = math.log1p(8.0 * wait), math.log(wait + size / speed)
+            x += [load, load, completion, math.log1p(length), load, 0.0, math.log(speed)]
         return np.array(x, np.float32)
 
     def step(self, action: int) -> float:
@@ -89,12 +90,9 @@ class HeavyTail:
         self.free_at[action] = self.now + completion
         self.departures[action].append(self.free_at[action])
         self.waits[action] = completion
-        loads = [wait * speed / self.mean_size for wait, speed in zip(self.waits, self.speeds, strict=True)]
-        mean = sum(loads) / len(loads)
-        imbalance = sum((load - mean) ** 2 for load in loads) / len(loads)
         violation = completion > 4.0 * self.size / self.mean_speed
         self.arrive()
-        return -completion / self.unit - 0.01 * imbalance - violation
+        return -0.5 * math.sqrt(completion / self.unit) - 0.5 * violation
 
 
 class TorchLoop:
@@ -103,13 +101,13 @@ class TorchLoop:
     def __init__(self, torch: Any, batch_size: int, memory_rows: int):
         """Networks, and a memory filled at random."""
         self.torch, self.batch_size = torch, batch_size
-        nn, (first, second) = torch.nn, WIDTHS
-        layers = nn.Linear(32, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 4)
-        self.online = nn.Sequential(*layers)
-        self.target = copy.deepcopy(self.online)
-        self.optimiser = torch.optim.Adam(self.online.parameters(), 1e-3, fused=True)
         self.random, self.system = np.random.default_rng(0), HeavyTail(0)
         self.state = self.system.features()
+        nn, (first, second), num_features = torch.nn, WIDTHS, len(self.state)
+        layers = [nn.Linear(num_features, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()]
+        self.online = nn.Sequential(*layers, nn.Linear(second, ENV.num_actions))
+        self.target = copy.deepcopy(self.online)
+        self.optimiser = torch.optim.Adam(self.online.parameters(), 1e-3, fused=True)
         self.states = np.zeros((memory_rows, len(self.state)), np.float32)
         self.next_states = np.zeros_like(self.states)
         self.actions = np.zeros(memory_rows, np.int64)

@@ -229,20 +229,16 @@ class Env:
                 f"class_probability has shape {classes}, class_slack {np.shape(params.class_slack)}: "
                 "must both be (C,), one entry for each priority class"
             )
-        if np.ndim(params.sla_weight) and np.shape(params.sla_weight)[:1] != classes:
-            raise ValueError(
-                f"sla_weight has shape {np.shape(params.sla_weight)}: must be one number, or "
-                f"{classes}, one for each priority class"
-            )
+        rewards.check(params, classes[0])
         checks.leaf("speed", params.speed, above=0)
         checks.leaf("load", params.load, above=0)
         checks.leaf("class_probability", params.class_probability, low=0)
         total = float(np.sum(np.asarray(params.class_probability, np.float64)))
         if abs(total - 1.0) > 1e-4:
             raise ValueError(f"class_probability sums to {total:g}: must sum to 1")
-        for name in ("class_slack", "deadline_constant", *rewards.WEIGHTS):
+        for name in ("class_slack", "deadline_constant"):
             checks.leaf(name, getattr(params, name), low=0)
-        for name in ("completion_exponent", "load_time_constant", "measure_interval"):
+        for name in ("load_time_constant", "measure_interval"):
             if getattr(params, name) is not None:
                 checks.leaf(name, getattr(params, name), above=0)
         if params.measure_noise is not None:

@@ -3,8 +3,10 @@
 from typing import Any, Protocol
 
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
+from jaxlb import checks
 from jaxlb.numerics import at_processor
 from jaxlb.types import Array, EnvParams
 
@@ -23,7 +25,7 @@ class HasWeights(Protocol):
 class Weights(struct.PyTreeNode):
     """Weights of the reward as an objective of their own, free of units: times in mean services.
 
-    Numbers, or `[N]`, one for each lane; `sla_weight` also `[C]` or `[C, N]`, one for each priority class.
+    Numbers, or `[N]`, one for each lane; `sla_weight` a number, or `[C]` or `[C, N]` by priority class.
     The square root of completion times is what heavy tails need: it weighs many short tasks against a long
     one.
     """
@@ -43,6 +45,22 @@ class Weights(struct.PyTreeNode):
             imbalance_weight=self.imbalance_weight / mean**2,
             sla_weight=self.sla_weight,
         )
+
+
+def check(weights: HasWeights, num_classes: int) -> None:
+    """Raise ValueError if a weight is out of bounds or has the wrong shape; those under a trace pass."""
+    shape = np.shape(weights.sla_weight)
+    if shape and shape[0] != num_classes:
+        raise ValueError(
+            f"sla_weight has shape {shape}: must be one number, or ({num_classes},), "
+            "one for each priority class"
+        )
+    for name in WEIGHTS:
+        if not checks.traced(getattr(weights, name)):
+            checks.leaf(name, getattr(weights, name), low=0)
+    exponent = weights.completion_exponent
+    if exponent is not None and not checks.traced(exponent):
+        checks.leaf("completion_exponent", exponent, above=0)
 
 
 def weighted(

@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -531,9 +532,9 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
     for name in ("learning_rate_schedule", "exploration_schedule"):
         checks.known(name, getattr(c, name), get_args(Kind))
 
-    def bounded(names: Iterable[str], owner: Any = c, optional: bool = False, **bounds: Any) -> None:
+    def bounded(names: Iterable[str], optional: bool = False, **bounds: Any) -> None:
         for name in names:
-            value = getattr(owner, name)
+            value = getattr(c, name)
             if not (optional and value is None) and not checks.traced(value):
                 checks.leaf(name, value, **bounds)
 
@@ -542,5 +543,11 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
     bounded(("exploration", "final_exploration", "average_rate", "priority_correction"), low=0, high=1)
     bounded(("target_period",), low=1)
     bounded(("max_gradient_norm", "huber", "priority_exponent"), optional=True, above=0)
-    bounded(rewards.WEIGHTS, c.weights, low=0)
-    bounded(("completion_exponent",), c.weights, above=0)
+    at_hand = not checks.traced((c.discount, c.average_rate))
+    if at_hand and np.any((np.asarray(c.discount) == 1) & (np.asarray(c.average_rate) == 0)):
+        raise ValueError(
+            "discount = 1, average_rate = 0: without a discount values are relative to the average reward"
+        )
+    if c.weights.completion_exponent is None:
+        raise ValueError("completion_exponent = None: must be a number here, which the network is told")
+    rewards.check(c.weights, np.shape(params.class_probability)[0])
