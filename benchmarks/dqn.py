@@ -187,7 +187,12 @@ def rows() -> dict[str, Row]:
     exact = dqn(weights=completion_time())
     optimal_within = at_most({("completion", "optimal"): 1.01})
     return {
-        "heavy-tail": Row("heavy-tail", dqn(), rules("lwr", "greedy") | guarded(), heavy_tail),
+        "heavy-tail": Row(
+            "heavy-tail",
+            dqn(weights=jaxlb.Weights(completion_exponent=0.75, sla_weight=1.0)),
+            rules("lwr", "greedy") | guarded(),
+            heavy_tail,
+        ),
         "heavy-tail-extreme": Row(
             "heavy-tail-extreme",
             dqn(weights=jaxlb.Weights(sla_weight=2.0)),
@@ -324,8 +329,8 @@ def compared(
     )
 
 
-def front(out: Path) -> list[str]:
-    """One network for many objectives: its front of completion and violations; a picture, and lines."""
+def front(out: Path) -> str:
+    """One network for many objectives: a picture of its front of completion and violations, and a section."""
     env, params = jaxlb.make("heavy-tail")
     exponent_key, weight_key = jax.random.split(jax.random.key(TEST_SEED))
     lanes = jaxlb.DQNConfig().num_lanes
@@ -364,10 +369,10 @@ def front(out: Path) -> list[str]:
         for name, (time, rate) in theirs.items()
         if any(mine[0] < time and mine[1] < rate for mine in ours)
     ]
-    return [
-        "## One network, many objectives",
+    lines = [
+        "## front",
         "",
-        f"Trained once ({seconds:.0f} s) on `heavy-tail` with completion exponents from 0.25 to 1 and",
+        f"One network, many objectives: trained once ({seconds:.0f} s) on `heavy-tail` with completion exponents from 0.25 to 1 and",
         "`sla_weight` from 0.03 to 5, drawn for each lane and told to the network; then told one pair at a",
         f"time. Of the {len(theirs)} classical rules and settings, {len(beaten)} are beaten in mean",
         "completion *and* violations by one of these points at once"
@@ -380,6 +385,7 @@ def front(out: Path) -> list[str]:
         *(line(table.row(name), name) for name in points),
         "",
     ]
+    return "\n".join(lines)
 
 
 def choices(found: Found, out: Path) -> None:
@@ -423,7 +429,7 @@ def settings(config: jaxlb.DQNConfig) -> str:
     return ", ".join(f"{name} = {value}" for name, value in plain.items()) or "the defaults"
 
 
-def section(name: str, row: Row, seeds: list[list[Found]]) -> list[str]:
+def section(name: str, row: Row, seeds: list[list[Found]]) -> str:
     """A row's part of the page."""
     lines = [f"## {name}", ""]
     overrides = f" with {dict(row.overrides)}" if row.overrides else ""
@@ -444,7 +450,7 @@ def section(name: str, row: Row, seeds: list[list[Found]]) -> list[str]:
             figures = ", ".join(f"{one.figure:.3f}" for one in each)
             verdict = "holds" if all(one.holds() for one in each) else "**missed**"
             lines.append(f"| {each[0].name}{load} | {each[0].bound:g} | {figures} | {verdict} |")
-    return [*lines, ""]
+    return "\n".join([*lines, ""])
 
 
 def line(row: Any, name: str) -> str:
@@ -471,31 +477,41 @@ def main(
       traces: folder of the recorded traces.
     """
     out.mkdir(parents=True, exist_ok=True)
-    command = "python benchmarks/dqn.py" + "".join(
-        f" '{name}'" for name in (("--only", *only) if only else ())
-    )
-    lines = [
-        "# What the DQN reaches",
-        "",
-        f"Written by `{command}{f' --seeds {seeds}' * (seeds != 3)}`. {LANES:,} lanes x {TASKS:,} unseen",
-        f"tasks after {WARMUP:,} of warm-up, the same for all; means with half their 95 % interval. A claim",
-        "holds if it holds for every seed. Training time includes compilation. Why it wins:",
-        "[dqn-why.md](dqn-why.md).",
-        f"Machine: {os.cpu_count()} cores, {platform.machine()}, JAX {jax.__version__}.",
-        "",
-    ]
-    for name, row in rows().items():
+    table = rows()
+    for name in only:
+        if name not in (*table, "front"):
+            raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, (*table, 'front')))}")
+    sections = read(out / "dqn.md")
+    for name, row in table.items():
         if only and name not in only:
             continue
         found = measure(row, seeds, traces)
-        part = section(name, row, found)
-        print("\n".join(part), flush=True)
-        lines += part
+        sections[name] = section(name, row, found)
+        print(sections[name], flush=True)
+        write(out / "dqn.md", [sections[name] for name in (*table, "front") if name in sections])
         if name == "heavy-tail":
             choices(found[0][0], out)
     if not only or "front" in only:
-        lines += front(out)
-    (out / "dqn.md").write_text("\n".join(lines), encoding="utf-8")
+        sections["front"] = front(out)
+        write(out / "dqn.md", [sections[name] for name in (*table, "front") if name in sections])
+
+
+def read(path: Path) -> dict[str, str]:
+    """The sections that a page has, by name, so that a row can be measured again by itself."""
+    parts = path.read_text(encoding="utf-8").split("\n## ")[1:] if path.exists() else []
+    return {part.split("\n")[0]: f"## {part.rstrip()}\n" for part in parts}
+
+
+def write(path: Path, sections: list[str]) -> None:
+    """The page."""
+    head = f"""# What the DQN reaches
+
+Written by `python benchmarks/dqn.py` (`--only ROW` writes one section again). {LANES:,} lanes x {TASKS:,}
+unseen tasks after {WARMUP:,} of warm-up, the same for all; means with half their 95 % interval. A claim holds
+if it holds for every seed. Training time includes compilation. Why it wins: [dqn-why.md](dqn-why.md).
+Machine: {os.cpu_count()} cores, {platform.machine()}, JAX {jax.__version__}.
+"""
+    path.write_text("\n".join([head, *sections]), encoding="utf-8")
 
 
 if __name__ == "__main__":

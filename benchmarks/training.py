@@ -4,8 +4,8 @@
 
 Three ratios, each from one alternating run (A, B, A, B, ...) of equal settings, which are printed;
 compilation and warm-up are apart. The peers never judge their policies, jaxlb at the end on one task of each
-lane. PyTorch and rejax (`pip install torch rejax`) are optional: without them their rows are skipped. Ratios
-of medians are what counts: machines differ and drift.
+lane. PyTorch and rejax are optional (`benchmarks/README.md` says how they are installed): without them their
+rows are skipped. Ratios of medians are what counts: machines differ and drift.
 """
 
 import collections

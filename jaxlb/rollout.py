@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlb import checks, metrics, workload
 from jaxlb.env import Env, with_lane_axis
@@ -28,6 +28,9 @@ from jaxlb.types import (
     SystemState,
     Task,
 )
+
+DEVICES = "devices"
+"""The axis of a mesh over which lanes, or seeds, are spread."""
 
 
 class Carry(struct.PyTreeNode):
@@ -96,18 +99,23 @@ def start_rollout(
         totals=metrics.start(env.num_processors, params.class_probability.shape[0], num_lanes),
         recent=jnp.zeros((num_recent, num_lanes), jnp.float32),
     )
-    used = max(count for count in range(1, jax.local_device_count() + 1) if num_lanes % count == 0)
-    if used == 1 or checks.traced(carry):
+    if checks.traced(carry):
         return carry
-    devices = jax.make_mesh((used,), ("lanes",), (AxisType.Auto,), devices=jax.local_devices()[:used])
+    devices = some_devices(num_lanes)
 
     def spread(leaf: Array) -> Array:
         # Arrays of lanes have them last. What else ends in an axis of that length, by chance, is merely laid
         # out differently.
-        axes = (None,) * (leaf.ndim - 1) + ("lanes",) if leaf.ndim and leaf.shape[-1] == num_lanes else ()
+        axes = (None,) * (leaf.ndim - 1) + (DEVICES,) if leaf.ndim and leaf.shape[-1] == num_lanes else ()
         return jax.device_put(leaf, NamedSharding(devices, PartitionSpec(*axes)))
 
-    return jax.tree.map(spread, carry)
+    return jax.tree.map(spread, carry) if devices.size > 1 else carry
+
+
+def some_devices(count: int) -> Mesh:
+    """As many local devices as divide `count`, in a row."""
+    used = max(number for number in range(1, jax.local_device_count() + 1) if count % number == 0)
+    return jax.make_mesh((used,), (DEVICES,), (AxisType.Auto,), devices=jax.local_devices()[:used])
 
 
 @functools.partial(jax.jit, static_argnames=("env", "lanes"))

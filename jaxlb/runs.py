@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlb.env import Env
 from jaxlb.learn import dqn
+from jaxlb.rollout import DEVICES, some_devices
 from jaxlb.scenarios import make
 from jaxlb.schedulers import learned
 from jaxlb.schedulers.learned import PROCESSOR_FEATURES, TASK_FEATURES, Variables
@@ -199,7 +202,12 @@ def start(env: Env, params: EnvParams, config: dqn.DQNConfig, seeds: Sequence[in
 
 def keys(seeds: Sequence[int]) -> Key:
     """A key for each seed, `[K]`."""
-    return jax.numpy.stack([jax.random.key(seed) for seed in seeds])
+    return jnp.stack([jax.random.key(seed) for seed in seeds])
+
+
+def side_by_side(tree: Any, seeds: Sequence[int]) -> Any:
+    """Leaves `[K, ...]` spread over as many local devices as divide the number of seeds."""
+    return jax.device_put(tree, NamedSharding(some_devices(len(seeds)), PartitionSpec(DEVICES)))
 
 
 def load(directory: str | Path, seed: int | None = None) -> tuple[Scheduler, Variables]:

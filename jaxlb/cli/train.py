@@ -114,7 +114,7 @@ def _train(run: Run, tensorboard: bool) -> None:
     record = run.record
     env, params = record.environment()
     config = dqn.configure(**record.settings)
-    keys, total = runs.keys(record.seeds), config.num_iterations
+    keys, total = runs.side_by_side(runs.keys(record.seeds), record.seeds), config.num_iterations
     start = functools.partial(runs.start, env, params, config, record.seeds)
     done = run.iteration()
     run.forget_after(done)
@@ -122,6 +122,7 @@ def _train(run: Run, tensorboard: bool) -> None:
         return
     with progress() as show:
         state = run.restore(state=jax.eval_shape(start))["state"] if done else jax.jit(start)()
+        state = runs.side_by_side(state, record.seeds)
         advance = jax.jit(jax.vmap(functools.partial(dqn.continue_dqn, env, params, config)))
         advance = advance.lower(keys, state).compile()
         while done < total:
