@@ -373,9 +373,9 @@ def front(out: Path) -> str:
         "## front",
         "",
         f"One network, many objectives: trained once ({seconds:.0f} s) on `heavy-tail` with completion",
-        "exponents from 0.25 to 1 and `sla_weight` from 0.03 to 5, drawn for each lane and told to the network; then told one pair at a",
-        f"time. Of the {len(theirs)} classical rules and settings, {len(beaten)} are beaten in mean",
-        "completion *and* violations by one of these points at once"
+        "exponents from 0.25 to 1 and `sla_weight` from 0.03 to 5, drawn for each lane and told to the",
+        f"network; then told one pair at a time. Of the {len(theirs)} classical rules and settings,",
+        f"{len(beaten)} are beaten in mean completion *and* violations by one of these points at once"
         + ("." if len(beaten) == len(theirs) else f"; not: {', '.join(sorted(set(theirs) - set(beaten)))}."),
         "",
         "![Mean completion against violations](dqn-front.png)",
