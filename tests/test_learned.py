@@ -106,3 +106,16 @@ def test_one_lane_and_many_choose_alike(key):
         np.testing.assert_array_equal(
             jaxlb.replay(env, params, scheduler, variables, one, key).action, many[:, lane]
         )
+
+
+def test_the_forecast_is_the_true_wait_unless_a_processor_idled(key):
+    _, _, fresh, _ = observed(key)
+    np.testing.assert_array_equal(learned.forecast(fresh), fresh.wait)
+    _, _, stale, _ = observed(key, num_lanes=256, measure_interval=4.0, load=0.95)
+    forecast, true = np.asarray(learned.forecast(stale)), np.asarray(stale.truth.wait)
+    assert float(jnp.abs(stale.wait - true).mean()) > 0.5
+    # Idling is time that served nothing: it only makes the truth larger.
+    assert (forecast <= true * (1 + 1e-5) + 1e-4).all()
+    busy = np.asarray(stale.wait) > np.asarray(stale.age)
+    assert busy.mean() > 0.3
+    np.testing.assert_allclose(forecast[busy], true[busy], rtol=1e-4, atol=1e-4)
