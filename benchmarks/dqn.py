@@ -189,7 +189,7 @@ def rows() -> dict[str, Row]:
     return {
         "heavy-tail": Row(
             "heavy-tail",
-            dqn(weights=jaxlb.Weights(completion_exponent=0.75, sla_weight=1.0)),
+            dqn(weights=jaxlb.Weights(completion_exponent=0.67, sla_weight=1.0), learning_rate=3e-3),
             rules("lwr", "greedy") | guarded(),
             heavy_tail,
         ),
@@ -226,7 +226,7 @@ def rows() -> dict[str, Row]:
         "two equal, all visible": Row(
             "two-server",
             # Queues at load 0.8 remember 100 tasks and more, and 1 % wants values that exact.
-            exact.replace(discount=0.997, num_iterations=40_000, batch_size=1024, final_exploration=0.05),
+            exact.replace(discount=0.997, learning_rate=3e-3, num_iterations=30_000, batch_size=1024),
             rules("optimal"),
             optimal_within,
             small | {"speed": [1.0, 1.0], "load": 0.8},
@@ -355,7 +355,7 @@ def front(out: Path) -> str:
         name: (result.scheduler, result.variables.replace(weights=jax.tree.map(jnp.float32, weights)))
         for name, weights in told.items()
     }
-    others = rules("rr", "jsq", "sed", "lwr", "lwl", "greedy", "sita-e") | guarded()
+    others = rules("jsq", "sed", "lwr", "lwl", "greedy", "sita-e") | guarded()
     table = compared(env, params, {**others, **points})
 
     def figures(name: str) -> tuple[float, float]:
