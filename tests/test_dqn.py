@@ -61,6 +61,7 @@ def test_rows_follow_each_other_until_the_queues_are_emptied(key):
     assert (grown[~rows.ended[:-1]] <= given[~rows.ended[:-1]] + 1e-5).all()
 
 
+@pytest.mark.slow
 def test_the_stream_of_tasks_goes_on_when_the_queues_are_emptied(key):
     # A process with a memory: emptied or not, the tasks are the same.
     tasks, processes = [], []
@@ -211,6 +212,7 @@ def test_a_number_that_changes_compiles_nothing(key):
     assert continue_dqn._cache_size() == compiled
 
 
+@pytest.mark.slow
 def test_lanes_may_differ_in_load_and_objective(key):
     env, params = jaxlb.make("heavy-tail")
     config = SMALL.replace(weights=Weights(sla_weight=jnp.linspace(0.1, 2.0, 8)[None]))
@@ -222,6 +224,7 @@ def test_lanes_may_differ_in_load_and_objective(key):
     chex.assert_tree_all_finite(summary)
 
 
+@pytest.mark.slow
 def test_a_diverging_run_stops_learning_and_says_so(key):
     env, params = jaxlb.make("heavy-tail")
     config = SMALL.replace(learning_rate=1e30)

@@ -63,6 +63,7 @@ def test_what_is_loaded_does_what_was_logged(trained):
     assert float(summary.mean_completion.mean()) == pytest.approx(best["greedy_completion"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(trained, tmp_path, monkeypatch, capsys):
     out = tmp_path / "stopped"
     save, times = runs.Run.save, []
