@@ -24,6 +24,7 @@ import tyro
 import jaxlb
 from jaxlb import theory, workload
 from jaxlb.learn import networks
+from jaxlb.learn.dqn import plain_settings
 from jaxlb.report import plots
 from jaxlb.types import Scheduler
 from jaxlb.workload import TraceData
@@ -324,13 +325,11 @@ def train(
     return result, time.perf_counter() - began
 
 
-def compared(
-    env: jaxlb.Env, params: jaxlb.EnvParams, entries: Mapping[str, Any], tasks: int = TASKS
-) -> jaxlb.Comparison:
+def compared(env: jaxlb.Env, params: jaxlb.EnvParams, entries: Mapping[str, Any]) -> jaxlb.Comparison:
     """All on the same tasks, which no training saw; differences are to the first."""
     key, baseline = jax.random.key(TEST_SEED), next(iter(entries))
     return jaxlb.compare(
-        env, params, entries, key, num_lanes=LANES, num_tasks=tasks, warmup=WARMUP, baseline=baseline
+        env, params, entries, key, num_lanes=LANES, num_tasks=TASKS, warmup=WARMUP, baseline=baseline
     )
 
 
@@ -420,16 +419,9 @@ def choices(found: Found, out: Path) -> None:
 
 def settings(config: jaxlb.DQNConfig) -> str:
     """What differs from the defaults."""
-    default = jaxlb.DQNConfig()
-    own = {
-        name: getattr(config, name)
-        for name in config.__dataclass_fields__
-        if name not in ("network", "weights")
-    }
-    own |= {name: getattr(config.weights, name) for name in config.weights.__dataclass_fields__}
-    plain = {name: value for name, value in own.items() if value != getattr(default, name, None)}
-    plain = {name: value for name, value in plain.items() if value != getattr(default.weights, name, None)}
-    if config.network != default.network:
+    default = plain_settings(jaxlb.DQNConfig())
+    plain = {name: value for name, value in plain_settings(config).items() if value != default[name]}
+    if config.network != jaxlb.DQNConfig().network:
         plain["network"] = "per-processor, widths [32, 32]"
     return ", ".join(f"{name} = {value}" for name, value in plain.items()) or "the defaults"
 

@@ -27,10 +27,10 @@ import jax
 import numpy as np
 import rich
 import tyro
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from rich.table import Table
 
 import jaxlb
+from jaxlb import runs
 
 WIDTHS = (128, 128)
 SEEDS = 8
@@ -278,12 +278,11 @@ def seeds_duel(rounds: int) -> dict[str, Any]:
     """Seeds vmapped and spread over the devices, against one after the other."""
     settings = config(memory_rows=512, num_iterations=250)
     tasks = settings.num_iterations * settings.num_lanes
-    used = math.gcd(SEEDS, jax.device_count())
-    devices = jax.make_mesh((used,), ("seeds",), (AxisType.Auto,), devices=jax.devices()[:used])
-    keys = jax.random.split(jax.random.key(0), SEEDS)
-    keys = jax.device_put(keys, NamedSharding(devices, PartitionSpec("seeds")))
+    keys = runs.side_by_side(runs.keys(range(SEEDS)), range(SEEDS))
     train = jax.vmap(lambda key: jaxlb.train_dqn(ENV, PARAMS, settings, key))
-    together = compiled(f"{SEEDS} seeds vmapped, devices: {used}", SEEDS * tasks, train, keys)
+    together = compiled(
+        f"{SEEDS} seeds vmapped, devices: {len(keys.sharding.device_set)}", SEEDS * tasks, train, keys
+    )
     return measure(
         f"seeds: wall time of {SEEDS} vmapped / ({SEEDS} x one)",
         f"{settings.num_lanes} environments, batch {settings.batch_size}, MLP {WIDTHS}, n-step"

@@ -150,7 +150,7 @@ def create(directory: Path, record: Record, overwrite: bool) -> Run:
     """A new run folder.
 
     Raises:
-      ValueError: the folder holds a run and is not to be overwritten, or holds something else.
+      ValueError: the folder holds a run and is not to be overwritten.
     """
     if (directory / RECORD).exists():
         if not overwrite:

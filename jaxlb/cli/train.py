@@ -66,8 +66,9 @@ class Train(Where):
             sys.exit(130)
         from jaxlb.report import plots
 
-        plots.learning_curves(run.logged()).savefig(out / "learning_curves.png")
-        _print(run)
+        logged = run.logged()
+        plots.learning_curves(logged).savefig(out / "learning_curves.png")
+        _print(run, logged)
 
     def _record(self) -> Record:
         """What is asked for, checked."""
@@ -101,9 +102,9 @@ def _must_agree(asked: Record, default: Record, started: Record) -> None:
             name: plain[name] for name in ("method", "scenario", "trace", "allow_overload", "seeds")
         }
 
-    theirs = settings(started)
+    usual, theirs = settings(default), settings(started)
     for name, value in settings(asked).items():
-        if value != settings(default).get(name) and value != theirs.get(name):
+        if value != usual.get(name) and value != theirs.get(name):
             raise ValueError(
                 f"--resume: {name} = {value!r}, but the run was started with {theirs.get(name)!r}"
             )
@@ -170,7 +171,7 @@ def _to_tensorboard(directory: Path, rows: list[dict[str, Any]]) -> None:
                     writer.add_scalar(name, value, row["iteration"])
 
 
-def _print(run: Run) -> None:
+def _print(run: Run, logged: list[dict[str, Any]]) -> None:
     """What each seed reached, and what to do next."""
     table = Table(title=f"{run.record.method} on {run.record.scenario}, greedy policy", title_justify="left")
     for heading in (
@@ -183,7 +184,7 @@ def _print(run: Run) -> None:
     ):
         table.add_column(heading, justify="right")
     for seed in run.record.seeds:
-        rows = [row for row in run.logged() if row["seed"] == seed]
+        rows = [row for row in logged if row["seed"] == seed]
         best = max(rows, key=lambda row: row["greedy_objective"])
         table.add_row(
             str(seed),

@@ -506,10 +506,15 @@ def configure(**settings: Any) -> DQNConfig:
 
 def defaults() -> dict[str, Any]:
     """The default settings, as `configure` takes them."""
-    config = DQNConfig()
-    own = {name: getattr(config, name) for name in config.__dataclass_fields__ if name != "weights"}
-    weights = {name: getattr(config.weights, name) for name in config.weights.__dataclass_fields__}
-    return own | weights | {"network": "mlp"}
+    return plain_settings(DQNConfig()) | {"network": "mlp"}
+
+
+def plain_settings(config: DQNConfig) -> dict[str, Any]:
+    """The settings of a configuration by name, but for the network, which is code."""
+    own = {name: getattr(config, name) for name in config.__dataclass_fields__}
+    weights = own.pop("weights")
+    del own["network"]
+    return own | {name: getattr(weights, name) for name in weights.__dataclass_fields__}
 
 
 def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
