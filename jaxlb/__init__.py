@@ -2,7 +2,13 @@
 
 from jaxlb.comparison import Comparison, compare
 from jaxlb.env import Env, flatten
-from jaxlb.learn import DQNConfig, TrainResult, train_dqn
+from jaxlb.learn import (
+    DQNConfig,
+    PredictorConfig,
+    TrainResult,
+    train_dqn,
+    train_predictor,
+)
 from jaxlb.metrics import Summary
 from jaxlb.rewards import Weights
 from jaxlb.rollout import replay, rollout
@@ -21,6 +27,7 @@ __all__ = [
     "EnvState",
     "Observation",
     "Outcome",
+    "PredictorConfig",
     "Scheduler",
     "Summary",
     "Task",
@@ -38,4 +45,5 @@ __all__ = [
     "scheduler",
     "schedulers",
     "train_dqn",
+    "train_predictor",
 ]

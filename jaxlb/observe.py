@@ -129,6 +129,7 @@ def observe(
         seen_at = Publication(report=report, age=nothing[0], assigned=nothing)
     report = seen_at.report
     return Observation(
+        gap=seen.gap,
         size=seen.size,
         priority=seen.priority,
         deadline=seen.deadline,

@@ -5,6 +5,7 @@
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -283,27 +284,30 @@ def replay(
         checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
     env.check(params)
     floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
-    return _replay(
-        env,
-        params,
-        scheduler,
-        variables,
-        Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats),
-        key,
-        system,
-    )
+    tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats)
+    return watch(env, params, scheduler, variables, tasks, key, _nothing, system)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("env", "scheduler"))
-def _replay(
+def _nothing(memory: Any, observation: Observation) -> tuple:
+    del memory, observation
+    return ()
+
+
+@functools.partial(jax.jit, static_argnames=("env", "scheduler", "look"))
+def watch(
     env: Env,
     params: EnvParams,
     scheduler: Scheduler,
     variables: Any,
     tasks: Task,
     key: Key,
-    system: SystemState | None,
-) -> Outcome:
+    look: Callable[[Any, Observation], Any],
+    system: SystemState | None = None,
+) -> tuple[Outcome, Any]:
+    """`replay` of tasks that are known to be good, and what `look` makes of every decision.
+
+    `look` is (memory of the scheduler before the decision, observation) -> pytree; the pytrees are stacked.
+    """
     lanes = tasks.gap.shape[1:]
     params = with_lane_axis(params, lanes)
     _, _, noise_key, act_key, _ = _keys(key)
@@ -312,15 +316,15 @@ def _replay(
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
     state = env.start(params, first, jax.random.fold_in(noise_key, 0), system)
 
-    def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, Outcome]:
+    def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, tuple[Outcome, Any]]:
         state, memory = carry
         index, task = x
         observe_key, key = jax.random.fold_in(noise_key, index + 1), jax.random.fold_in(act_key, index)
-        state, memory, _, outcome, _ = decide(
+        state, after, seen, outcome, _ = decide(
             env, params, scheduler, variables, state, memory, task, observe_key, key
         )
-        return (state, memory), outcome
+        return (state, after), (outcome, look(memory, seen))
 
     indices = jnp.arange(tasks.gap.shape[0], dtype=jnp.int32)
-    _, outcomes = jax.lax.scan(body, (state, scheduler.start(params, lanes)), (indices, following))
-    return outcomes
+    _, found = jax.lax.scan(body, (state, scheduler.start(params, lanes)), (indices, following))
+    return found

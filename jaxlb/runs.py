@@ -9,6 +9,7 @@ Loading executes nothing that a folder holds: arrays are arrays, the rest is JSO
 
 import dataclasses
 import json
+import operator
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlb.env import Env
-from jaxlb.learn import dqn
+from jaxlb.learn import TRAINERS, Trainer
 from jaxlb.rollout import DEVICES, some_devices
 from jaxlb.scenarios import make
-from jaxlb.schedulers import learned
-from jaxlb.schedulers.learned import PROCESSOR_FEATURES, TASK_FEATURES, Variables
 from jaxlb.types import EnvParams, Key, Scheduler
 from jaxlb.version import __version__
 from jaxlb.workload import read_trace
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from orbax.checkpoint import CheckpointManager
 
 RECORD, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
-FEATURES = {"task": list(TASK_FEATURES), "processor": list(PROCESSOR_FEATURES)}
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Record:
     """What `run.json` holds.
 
     Attributes:
-      method: of training, "dqn".
+      method: of training, a name of `jaxlb.learn.TRAINERS`.
       scenario: for `jaxlb.make`.
       overrides: for `jaxlb.make`, by name.
       trace: path and format, or None.
@@ -51,7 +49,7 @@ class Record:
       settings: of the trainer, all of them.
       seeds: trained side by side; weights have them as leading axis.
       version: of jaxlb.
-      features: that the network is told.
+      features: that its network is told, by group.
     """
 
     method: str
@@ -62,26 +60,21 @@ class Record:
     num_processors: int
     settings: dict[str, Any]
     seeds: list[int]
+    features: Mapping[str, list[str]]
     version: str = __version__
-    features: Mapping[str, list[str]] = dataclasses.field(default_factory=lambda: FEATURES)
 
     def environment(self) -> tuple[Env, EnvParams]:
         """What it was trained on."""
         trace = read_trace(*self.trace) if self.trace else None
         return make(self.scenario, trace=trace, allow_overload=self.allow_overload, **self.overrides)
 
+    def trainer(self) -> Trainer:
+        """The method."""
+        return TRAINERS[self.method]
+
     def check(self, env: Env, params: EnvParams) -> None:
         """Raise ValueError unless the weights fit an environment."""
-        if env.num_processors != self.num_processors and self.settings["network"] != "per-processor":
-            raise ValueError(
-                f"trained for {self.num_processors} processors, {env.name} has {env.num_processors}: "
-                'only a "per-processor" network serves any number'
-            )
-        classes, weight = params.class_probability.shape[0], self.settings["sla_weight"]
-        if isinstance(weight, list) and len(weight) != classes:
-            raise ValueError(
-                f"trained with an sla_weight for each of {len(weight)} priorities, {env.name} has {classes}"
-            )
+        self.trainer().fits(self.settings, self.num_processors, env, params)
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ class Run:
         """Drop figures that were logged after the last checkpoint, and a line that was cut off."""
         lines = (self.directory / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
-        (self.directory / METRICS).write_text("".join(whole), encoding="utf-8")
+        _write(self.directory / METRICS, "".join(whole))
 
     def iteration(self) -> int:
         """That of the last checkpoint; 0 if there is none yet."""
@@ -163,11 +156,16 @@ def create(directory: Path, record: Record, overwrite: bool) -> Run:
         shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / METRICS).touch()
-    # Last and at once: a folder with a record is a run.
-    new = directory / f".{RECORD}"
-    new.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
-    new.replace(directory / RECORD)
+    # Last: a folder with a record is a run.
+    _write(directory / RECORD, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
     return Run(directory, record)
+
+
+def _write(path: Path, text: str) -> None:
+    """A file's new content; killed on the way, the old content stays."""
+    new = path.with_name(f".{path.name}")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
 
 
 def find(directory: Path) -> Run:
@@ -187,17 +185,22 @@ def find(directory: Path) -> Run:
             f"{directory}: made by jaxlb {found.version}, this is {__version__}: "
             "train it again, or install that version"
         )
-    if found.features != FEATURES:
+    ours = features(found.trainer())
+    if found.features != ours:
         raise ValueError(
-            f"{directory}: trained with the features {found.features}, this jaxlb has {FEATURES}: "
-            "train it again"
+            f"{directory}: trained with the features {found.features}, this jaxlb has {ours}: train it again"
         )
     return Run(directory, found)
 
 
-def start(env: Env, params: EnvParams, config: dqn.DQNConfig, seeds: Sequence[int]) -> dqn.DQNState:
+def features(trainer: Trainer) -> dict[str, list[str]]:
+    """What a method's networks are told, as a record has it."""
+    return {group: list(names) for group, names in trainer.features}
+
+
+def start(trainer: Trainer, env: Env, params: EnvParams, config: Any, seeds: Sequence[int]) -> Any:
     """The states before training with each seed, leaves `[K, ...]`."""
-    return jax.vmap(lambda key: dqn.start_dqn(env, params, config, key))(keys(seeds))
+    return jax.vmap(lambda key: trainer.start(env, params, config, key))(keys(seeds))
 
 
 def keys(seeds: Sequence[int]) -> Key:
@@ -210,7 +213,23 @@ def side_by_side(tree: Any, seeds: Sequence[int]) -> Any:
     return jax.device_put(tree, NamedSharding(some_devices(len(seeds)), PartitionSpec(DEVICES)))
 
 
-def load(directory: str | Path, seed: int | None = None) -> tuple[Scheduler, Variables]:
+def load_all(run: Run) -> dict[int, tuple[Scheduler, Any]]:
+    """What a run trained, by seed: the scheduler and its best weights."""
+    record, trainer = run.record, run.record.trainer()
+    config = trainer.configure(**record.settings)
+    # Weights look the same whether tasks are recorded or not.
+    env, params = dataclasses.replace(record, trace=None).environment()
+    looks = jax.eval_shape(lambda: start(trainer, env, params, config, record.seeds)).best
+    # Plain arrays: what Orbax puts on one device could not meet lanes spread over all.
+    best = jax.tree.map(np.asarray, run.restore(best=looks)["best"])
+    scheduler = trainer.acting(config)
+    return {
+        seed: (scheduler, jax.tree.map(operator.itemgetter(index), best))
+        for index, seed in enumerate(record.seeds)
+    }
+
+
+def load(directory: str | Path, seed: int | None = None) -> tuple[Scheduler, Any]:
     """What a run trained: the scheduler and its best weights.
 
     Args:
@@ -221,14 +240,7 @@ def load(directory: str | Path, seed: int | None = None) -> tuple[Scheduler, Var
       ValueError: no run, one that this version cannot use, or a seed that was not trained.
     """
     run = find(Path(directory))
-    record = run.record
-    if seed is not None and seed not in record.seeds:
-        raise ValueError(f"seed = {seed}: {directory} has {', '.join(map(str, record.seeds))}")
-    config = dqn.configure(**record.settings)
-    # Weights look the same whether tasks are recorded or not.
-    env, params = dataclasses.replace(record, trace=None).environment()
-    looks = jax.eval_shape(lambda: start(env, params, config, record.seeds)).best
-    best = run.restore(best=looks)["best"]
-    index = 0 if seed is None else record.seeds.index(seed)
-    # Plain arrays: what Orbax puts on one device could not meet lanes spread over all.
-    return learned.dqn(config.network), jax.tree.map(lambda leaf: np.asarray(leaf)[index], best)
+    seeds = run.record.seeds
+    if seed is not None and seed not in seeds:
+        raise ValueError(f"seed = {seed}: {directory} has {', '.join(map(str, seeds))}")
+    return load_all(run)[seeds[0] if seed is None else seed]

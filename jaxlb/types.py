@@ -76,6 +76,7 @@ class Truth(struct.PyTreeNode):
 class Observation(struct.PyTreeNode):
     """What a scheduler sees when a task arrives."""
 
+    gap: Array  # [...] time since the previous arrival
     size: Array  # [...] work; the law's mean where sizes are hidden
     priority: Array  # [...] int32
     deadline: Array  # [...] time

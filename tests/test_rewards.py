@@ -19,8 +19,14 @@ def decision(key, **overrides):
     return env, with_lane_axis(params, (8,)), carry.state
 
 
-@pytest.mark.parametrize("sla_weight", [2.0, [3.0, 0.5]])
-@pytest.mark.parametrize("exponent", [None, 0.5])
+@pytest.mark.parametrize(
+    ("sla_weight", "exponent"),
+    [
+        (2.0, None),
+        ([3.0, 0.5], 0.5),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2.0, 0.5), ([3.0, 0.5], None))),
+    ],
+)
 def test_each_choice_gets_the_reward_that_its_transition_gives(key, sla_weight, exponent):
     env, params, state = decision(
         key, imbalance_weight=0.1, sla_weight=sla_weight, completion_exponent=exponent, completion_weight=0.7

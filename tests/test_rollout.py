@@ -38,7 +38,14 @@ def test_chunked_equals_whole(scenario, key):
     assert int(whole.totals.num_tasks) == 50
 
 
-@pytest.mark.parametrize("name", ["greedy", "power-of-d", "card"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "power-of-d",
+        "drift-aware",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("greedy", "card")),
+    ],
+)
 def test_a_lane_does_not_depend_on_its_neighbours(name, key):
     env, params = jaxlb.make("heavy-tail", measure_noise=0.2)
     scheduler = jaxlb.scheduler(name)

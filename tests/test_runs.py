@@ -34,24 +34,32 @@ def train(out, *settings, **options):
 def trained(tmp_path_factory):
     """A run of two seeds that nothing disturbed."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    train(out, seed=3, seeds=2, load=0.6, set=("tail_index=1.3",))
+    train(out, seed=3, seeds=2, load=0.6, set=("tail_index=1.3",), tensorboard=True)
     return out
 
 
 def test_a_run_tells_what_it_is_and_what_happened(trained):
     assert {path.name for path in trained.iterdir()} == {
-        "run.json", "metrics.jsonl", "checkpoints", "learning_curves.png",
+        "run.json", "metrics.jsonl", "checkpoints", "learning_curves.png", "tensorboard",
     }  # fmt: skip
     record = json.loads((trained / "run.json").read_text())
     assert (record["scenario"], record["seeds"]) == ("heavy-tail", [3, 4])
     assert record["overrides"] == {"tail_index": 1.3, "load": 0.6}
-    assert (record["settings"]["num_lanes"], record["settings"]["learning_rate"]) == (8, 1e-3)
+    assert (record["settings"]["num_lanes"], record["settings"]["learning_rate"]) == (8, 3e-3)
     lines = runs.find(trained).logged()
     assert [(line["iteration"], line["seed"]) for line in lines] == [
         (iteration, seed) for iteration in (10, 20, 30) for seed in (3, 4)
     ]
     assert all(np.isfinite(list(line.values())).all() for line in lines)
     assert lines[0]["greedy_completion"] != lines[1]["greedy_completion"]
+
+
+def test_tensorboard_is_told_what_is_logged(trained):
+    for seed in (3, 4):
+        events = list((trained / "tensorboard" / f"seed-{seed}").glob("events.*"))
+        told = b"".join(path.read_bytes() for path in events)
+        names = {name for line in runs.find(trained).logged() for name in line} - {"seed", "iteration"}
+        assert all(told.count(b"\n" + bytes([len(name)]) + name.encode()) == 3 for name in names)
 
 
 def test_what_is_loaded_does_what_was_logged(trained):
@@ -90,7 +98,9 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(trained, tmp_path, mo
 
     def figures(directory):
         lines = runs.find(directory).logged()
-        return [{name: value for name, value in line.items() if name != "steps_per_second"} for line in lines]
+        return [
+            {name: value for name, value in line.items() if name != "iterations_per_second"} for line in lines
+        ]
 
     assert figures(out) == figures(trained)
     Train(method="dqn", out=out, resume=True).run()  # over: nothing more happens
@@ -109,6 +119,31 @@ def test_evaluate_adds_what_was_trained_to_the_table(trained, tmp_path, capsys):
     ).run()  # fmt: skip
     assert [row["name"] for row in json.loads(capsys.readouterr().out)["schedulers"]][1] == "whole, seed 3"
     assert (tmp_path / "out" / "backlogs.png").exists()
+
+
+@pytest.mark.slow
+def test_a_predictor_is_trained_kept_and_loaded_like_a_dqn(tmp_path, capsys):
+    settings = ("num_lanes=10", "num_tasks=50", "num_examples=500", "num_iterations=20", "detector=cusum")
+    out = tmp_path / "predictor"
+    Train(method="predictor", scenario="stale", train=settings, seed=5, out=out).run()
+    assert "error on examples held out" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {
+        "run.json", "metrics.jsonl", "checkpoints", "learning_curves.png",
+    }  # fmt: skip
+    lines = runs.find(out).logged()
+    assert len(lines) == 10 and all(np.isfinite(list(line.values())).all() for line in lines)
+    scheduler, fit = jaxlb.load(out)
+    errors = [line["held_out_error"] for line in lines]
+    assert scheduler.name == "drift-aware" and float(fit.error) == pytest.approx(min(errors))
+    Evaluate(directory=out, schedulers="lwr", lanes=4, tasks=20, json=True, scenario="stable").run()
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)["schedulers"]]
+    assert names == ["lwr", "predictor"]
+    Train(method="predictor", out=out, resume=True).run()  # over: nothing more happens
+    assert runs.find(out).logged() == lines
+    with pytest.raises(ValueError, match="method = 'dqn', but the run was started with 'predictor'"):
+        Train(method="dqn", out=out, resume=True).run()
+    with pytest.raises(ValueError, match="unknown setting 'learning_rate'"):
+        Train(method="predictor", train=("learning_rate=1",), out=tmp_path / "no").run()
 
 
 def changed(source, out, **fields):

@@ -24,6 +24,7 @@ def observation(wait, speed=None, queue_length=None, size=1.0, load=None):
     )
     size, zero = jnp.float32(size), jnp.float32(0.0)
     return jaxlb.Observation(
+        gap=zero,
         size=size,
         priority=jnp.int32(0),
         deadline=zero,
@@ -243,7 +244,7 @@ def test_lanes_decide_alone_and_memory_keeps_its_types(name, key):
     assert action.shape == (lanes,) and action.dtype == jnp.int32
     assert int(action.min()) >= 0 and int(action.max()) < 4
     jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), memory, after)
-    if name not in ("random", "weighted-random", "jiq", "power-of-d"):
+    if name not in ("random", "weighted-random", "jiq", "power-of-d", "hedge"):
         for lane in range(lanes):
             one = jax.tree.map(lambda leaf, lane=lane: leaf[..., lane] if leaf.ndim else leaf, many)
             alone, _ = scheduler.act((), scheduler.start(params, ()), one, key)

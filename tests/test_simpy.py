@@ -143,6 +143,9 @@ def rules(speeds, params):
             [(lengths[i] + 1) / speeds[i] for i in everyone], speeds
         ),
         "lwr": lambda size, lengths, waits, services: first(waits),
+        "drift-aware": lambda size, lengths, waits, services: first(
+            waits
+        ),  # figures are those of this moment
         "lwr-rr": lwr_or_turn(),
         "lwl": lambda size, lengths, waits, services: first(waits, speeds),
         "greedy": greedy,
@@ -154,8 +157,9 @@ def rules(speeds, params):
     }
 
 
-DRAWING = {"random", "weighted-random", "jiq", "power-of-d"}
-NAMES = sorted(set(jaxlb.schedulers()) - DRAWING - {"optimal"})  # that one has a test of its own
+DRAWING = {"random", "weighted-random", "jiq", "power-of-d", "hedge"}
+ESTIMATING = {"predictive"}  # its estimates of equal loads differ by rounding, so ties are no test
+NAMES = sorted(set(jaxlb.schedulers()) - DRAWING - ESTIMATING - {"optimal"})  # that one has a test of its own
 
 
 @pytest.mark.slow

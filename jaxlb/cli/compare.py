@@ -128,11 +128,10 @@ class Evaluate(_Judge, Where):
 
 def _trained(directory: Path, env: Env, params: EnvParams) -> dict[str, Entry]:
     """What a run trained, by the names that the table gives it."""
-    record = runs.find(directory).record
-    record.check(env, params)
-    name = directory.resolve().name
-    names = [name] if len(record.seeds) == 1 else [f"{name}, seed {seed}" for seed in record.seeds]
-    return {name: runs.load(directory, seed) for name, seed in zip(names, record.seeds, strict=True)}
+    run = runs.find(directory)
+    run.record.check(env, params)
+    name, found = directory.resolve().name, runs.load_all(run)
+    return {name if len(found) == 1 else f"{name}, seed {seed}": one for seed, one in found.items()}
 
 
 def _as_csv(comparison: Comparison) -> str:

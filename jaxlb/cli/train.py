@@ -17,7 +17,7 @@ from rich.table import Table
 
 from jaxlb import checks, runs
 from jaxlb.cli.common import Where, console, overrides, progress, writable
-from jaxlb.learn import dqn
+from jaxlb.learn import TRAINERS
 from jaxlb.runs import Record, Run
 
 
@@ -25,8 +25,8 @@ from jaxlb.runs import Record, Run
 class Train(Where):
     """Train a scheduler; killed at any moment, it goes on with --resume as if nothing had happened."""
 
-    method: Annotated[Literal["dqn"], tyro.conf.Positional]
-    """dqn: deep Q-learning."""
+    method: Annotated[Literal["dqn", "predictor"], tyro.conf.Positional]
+    """dqn: deep Q-learning. predictor: of backlogs, for drift-aware."""
     train: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Settings of the trainer, such as num_iterations=5000 sla_weight=2 network=per-processor."""
     seed: int = 0
@@ -73,8 +73,9 @@ class Train(Where):
     def _record(self) -> Record:
         """What is asked for, checked."""
         env, params, _ = self.environment()
-        settings = dqn.defaults() | overrides("--train", self.train)
-        dqn.check(env, params, dqn.configure(**settings))
+        trainer = TRAINERS[self.method]
+        settings = trainer.defaults() | overrides("--train", self.train)
+        trainer.check(env, params, trainer.configure(**settings))
         return Record(
             method=self.method,
             scenario=self.scenario,
@@ -84,6 +85,7 @@ class Train(Where):
             num_processors=env.num_processors,
             settings=settings,
             seeds=list(range(self.seed, self.seed + self.seeds)),
+            features=runs.features(trainer),
         )
 
 
@@ -104,7 +106,9 @@ def _must_agree(asked: Record, default: Record, started: Record) -> None:
 
     usual, theirs = settings(default), settings(started)
     for name, value in settings(asked).items():
-        if value != usual.get(name) and value != theirs.get(name):
+        # Of the method there is no default: it is always given.
+        given = name == "method" or value != usual.get(name)
+        if given and value != theirs.get(name):
             raise ValueError(
                 f"--resume: {name} = {value!r}, but the run was started with {theirs.get(name)!r}"
             )
@@ -112,11 +116,11 @@ def _must_agree(asked: Record, default: Record, started: Record) -> None:
 
 def _train(run: Run, tensorboard: bool) -> None:
     """From the last checkpoint, or from nothing, to the end."""
-    record = run.record
+    record, trainer = run.record, run.record.trainer()
     env, params = record.environment()
-    config = dqn.configure(**record.settings)
+    config = trainer.configure(**record.settings)
     keys, total = runs.side_by_side(runs.keys(record.seeds), record.seeds), config.num_iterations
-    start = functools.partial(runs.start, env, params, config, record.seeds)
+    start = functools.partial(runs.start, trainer, env, params, config, record.seeds)
     done = run.iteration()
     run.forget_after(done)
     if done == total:
@@ -124,15 +128,14 @@ def _train(run: Run, tensorboard: bool) -> None:
     with progress() as show:
         state = run.restore(state=jax.eval_shape(start))["state"] if done else jax.jit(start)()
         state = runs.side_by_side(state, record.seeds)
-        advance = jax.jit(jax.vmap(functools.partial(dqn.continue_dqn, env, params, config)))
+        advance = jax.jit(jax.vmap(functools.partial(trainer.advance, env, params, config)))
         advance = advance.lower(keys, state).compile()
         while done < total:
             began = time.perf_counter()
             state, figures = jax.block_until_ready(advance(keys, state))
             seconds = time.perf_counter() - began
-            decisions = (int(state.iteration[0]) - done) * config.num_lanes * len(record.seeds)
-            done = int(state.iteration[0])
-            rows = _rows(record.seeds, figures, decisions / seconds)
+            iterations, done = int(state.iteration[0]) - done, int(state.iteration[0])
+            rows = _rows(record.seeds, figures, iterations / seconds)
             # Logged first: what was logged after the last checkpoint is made again.
             run.log(rows)
             if tensorboard:
@@ -150,14 +153,14 @@ def _train(run: Run, tensorboard: bool) -> None:
                 )
 
 
-def _rows(seeds: list[int], figures: dqn.Progress, steps_per_second: float) -> list[dict[str, Any]]:
+def _rows(seeds: list[int], figures: Any, iterations_per_second: float) -> list[dict[str, Any]]:
     """A line for each seed; what is not finite is null."""
     columns = {name: np.asarray(getattr(figures, name)).tolist() for name in figures.__dataclass_fields__}
     lines = []
     for index, seed in enumerate(seeds):
         values = {name: column[index] for name, column in columns.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        lines.append({"seed": seed, **finite, "steps_per_second": steps_per_second})
+        lines.append({"seed": seed, **finite, "iterations_per_second": iterations_per_second})
     return lines
 
 
@@ -165,7 +168,11 @@ def _to_tensorboard(directory: Path, rows: list[dict[str, Any]]) -> None:
     from tensorboardX import SummaryWriter
 
     for row in rows:
-        with SummaryWriter(str(directory / "tensorboard" / f"seed-{row['seed']}")) as writer:
+        # Files are named by the second they were begun in: without a suffix the next row replaces this one.
+        suffix = f".{row['iteration']}"
+        with SummaryWriter(
+            str(directory / "tensorboard" / f"seed-{row['seed']}"), filename_suffix=suffix
+        ) as writer:
             for name, value in row.items():
                 if value is not None and name not in ("seed", "iteration"):
                     writer.add_scalar(name, value, row["iteration"])
@@ -173,26 +180,14 @@ def _to_tensorboard(directory: Path, rows: list[dict[str, Any]]) -> None:
 
 def _print(run: Run, logged: list[dict[str, Any]]) -> None:
     """What each seed reached, and what to do next."""
-    table = Table(title=f"{run.record.method} on {run.record.scenario}, greedy policy", title_justify="left")
-    for heading in (
-        "seed",
-        "best at iteration",
-        "completion",
-        "slowdown",
-        "SLA violations %",
-        "oracle's choice %",
-    ):
+    trainer = run.record.trainer()
+    table = Table(title=f"{run.record.method} on {run.record.scenario}", title_justify="left")
+    for heading in ("seed", "best at iteration", *(heading for heading, _, _ in trainer.reached)):
         table.add_column(heading, justify="right")
     for seed in run.record.seeds:
         rows = [row for row in logged if row["seed"] == seed]
-        best = max(rows, key=lambda row: row["greedy_objective"])
-        table.add_row(
-            str(seed),
-            f"{best['iteration']:,}",
-            f"{best['greedy_completion']:.3f}",
-            f"{best['greedy_slowdown']:.3f}",
-            f"{100.0 * best['greedy_violation']:.3f}",
-            f"{100.0 * best['greedy_agreement']:.2f}",
-        )
+        best = max(rows, key=lambda row: row[trainer.objective])
+        figures = (f"{scale * best[name]:.4g}" for _, name, scale in trainer.reached)
+        table.add_row(str(seed), f"{best['iteration']:,}", *figures)
     console().print(table)
     print(f"wrote {run.directory}; next: jaxlb evaluate {run.directory}", file=sys.stderr)

@@ -1,5 +1,10 @@
 """Training of schedulers in the simulator: networks, replay memory, one trainer a file."""
 
-from jaxlb.learn.dqn import DQNConfig, TrainResult, train_dqn
+from jaxlb.learn.dqn import DQN, DQNConfig, train_dqn
+from jaxlb.learn.predictor import PREDICTOR, PredictorConfig, train_predictor
+from jaxlb.learn.trainer import Trainer, TrainResult
 
-__all__ = ["DQNConfig", "TrainResult", "train_dqn"]
+__all__ = ["TRAINERS", "DQNConfig", "PredictorConfig", "TrainResult", "train_dqn", "train_predictor"]
+
+TRAINERS: dict[str, Trainer] = {trainer.name: trainer for trainer in (DQN, PREDICTOR)}
+"""By name."""

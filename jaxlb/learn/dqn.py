@@ -15,7 +15,7 @@ What the trainer does beyond the textbook, and why:
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 import jax
@@ -29,6 +29,7 @@ from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn import networks, replay
 from jaxlb.learn.replay import Memory
 from jaxlb.learn.schedules import Kind, schedule
+from jaxlb.learn.trainer import Trainer, TrainResult, train
 from jaxlb.numerics import at_processor
 from jaxlb.rewards import Weights
 from jaxlb.rollout import decide, first_arrival, rollout
@@ -78,7 +79,7 @@ class DQNConfig(struct.PyTreeNode):
     """
 
     weights: Weights = Weights()
-    learning_rate: Any = 1e-3
+    learning_rate: Any = 3e-3
     final_learning_rate: Any = 1e-5
     discount: Any = 0.99
     exploration: Any = 0.5
@@ -150,25 +151,6 @@ class Progress(struct.PyTreeNode):
     greedy_slowdown: Array
     greedy_violation: Array
     greedy_agreement: Array
-
-
-class TrainResult(struct.PyTreeNode):
-    """A trained scheduler.
-
-    Attributes:
-      scheduler: static.
-      variables: those that were judged best on the evaluation tasks.
-      last: those at the end.
-      history: `Progress` with leaves `[num_evaluations]`.
-      diverged: the iteration at which the loss stopped being finite, -1 if it never did. Weights are those
-        before that.
-    """
-
-    variables: Variables
-    last: Variables
-    history: Progress
-    diverged: Array
-    scheduler: Scheduler = struct.field(pytree_node=False)
 
 
 def _optimiser() -> optax.GradientTransformation:
@@ -454,31 +436,7 @@ def train_dqn(env: Env, params: EnvParams, config: DQNConfig | None, key: Key) -
       FloatingPointError: the loss stopped being finite (only where the result is at hand, not under a trace,
         where `TrainResult.diverged` tells).
     """
-    config = DQNConfig() if config is None else config
-    check(env, params, config)
-    result = _train(env, params, config, key)
-    if not checks.traced(result.diverged) and int(result.diverged) >= 0:
-        raise FloatingPointError(
-            f"training diverged: the loss was not finite at iteration {int(result.diverged)}; "
-            "try a smaller learning_rate, max_gradient_norm or huber"
-        )
-    return result
-
-
-@functools.partial(jax.jit, static_argnames="env")
-def _train(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> TrainResult:
-    def advance(state: DQNState, _: None) -> tuple[DQNState, Progress]:
-        return continue_dqn(env, params, config, key, state)
-
-    first = start_dqn(env, params, config, key)
-    state, history = jax.lax.scan(advance, first, length=config.num_evaluations)
-    return TrainResult(
-        scheduler=learned.dqn(config.network),
-        variables=state.best,
-        last=state.variables,
-        history=history,
-        diverged=state.diverged,
-    )
+    return train(DQN, env, params, DQNConfig() if config is None else config, key)
 
 
 def configure(**settings: Any) -> DQNConfig:
@@ -556,3 +514,36 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
     if c.weights.completion_exponent is None:
         raise ValueError("completion_exponent = None: must be a number here, which the network is told")
     rewards.check(c.weights, np.shape(params.class_probability)[0])
+
+
+def _fits(settings: Mapping[str, Any], num_processors: int, env: Env, params: EnvParams) -> None:
+    if env.num_processors != num_processors and settings["network"] != "per-processor":
+        raise ValueError(
+            f"trained for {num_processors} processors, {env.name} has {env.num_processors}: "
+            'only a "per-processor" network serves any number'
+        )
+    classes, weight = params.class_probability.shape[0], settings["sla_weight"]
+    if isinstance(weight, list) and len(weight) != classes:
+        raise ValueError(
+            f"trained with an sla_weight for each of {len(weight)} priorities, {env.name} has {classes}"
+        )
+
+
+DQN = Trainer(
+    name="dqn",
+    features=(("task", tuple(learned.TASK_FEATURES)), ("processor", tuple(learned.PROCESSOR_FEATURES))),
+    objective="greedy_objective",
+    reached=(
+        ("completion", "greedy_completion", 1.0),
+        ("slowdown", "greedy_slowdown", 1.0),
+        ("SLA violations %", "greedy_violation", 100.0),
+        ("oracle's choice %", "greedy_agreement", 100.0),
+    ),
+    defaults=defaults,
+    configure=configure,
+    check=check,
+    start=start_dqn,
+    advance=continue_dqn,
+    acting=lambda config: learned.dqn(config.network),
+    fits=_fits,
+)

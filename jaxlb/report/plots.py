@@ -38,6 +38,14 @@ _TWO = ListedColormap(["#4c78a8", "#f2cf5b"])
 _LINES = ("-", "--", "-.", ":")
 
 
+class _PlainLog(LogFormatter):
+    """Ticks of a logarithmic axis as plain numbers."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """The label at x, empty where there would be too many."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def _looks(index: int) -> dict[str, Any]:
     """Ten colours and four dashes tell forty lines apart."""
     return {"color": f"C{index % 10}", "linestyle": _LINES[index // 10 % 4]}
@@ -193,8 +201,7 @@ def choices(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Out
         limits = [limit for right in rights for limit in right.get_ylim()]
         for right in rights:
             right.set_ylim(min(limits), max(limits))
-            right.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2.0, 0.5)))
-            right.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
+            _plain_log(right.yaxis)
         figure.supxlabel("task size (work)", fontsize=9)
         figure.supylabel("share of the tasks of this size", fontsize=9)
         figure.suptitle(f"Who gets which tasks on {env.name}; red: mean slowdown (right axis)", fontsize=10)
@@ -202,8 +209,13 @@ def choices(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Out
         return figure
 
 
-def _panels(count: int) -> tuple[Figure, list[Any]]:
-    """A figure with as many panels, three in a line, on the same scales."""
+def _plain_log(axis: Any) -> None:
+    axis.set_major_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(2.0, 0.5)))
+    axis.set_minor_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
+
+
+def _panels(count: int, sharey: bool = True) -> tuple[Figure, list[Any]]:
+    """A figure with as many panels, three in a line, on the same scales; heights may differ."""
     columns = min(3, count)
     lines = -(-count // columns)
     figure, grid = plt.subplots(
@@ -211,7 +223,7 @@ def _panels(count: int) -> tuple[Figure, list[Any]]:
         columns,
         figsize=(3.4 * columns + 0.8, 2.1 * lines + 0.6),
         sharex=True,
-        sharey=True,
+        sharey=sharey,
         squeeze=False,
         layout="constrained",
     )
@@ -265,6 +277,8 @@ def trade_off(fronts: Mapping[str, np.ndarray], rules: Mapping[str, tuple[float,
             ylabel="SLA violations, % of tasks",
             title="What one network reaches, told other weights, and what rules reach",
         )
+        for axis in (axes.xaxis, axes.yaxis):
+            _plain_log(axis)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
         return figure
 
@@ -364,11 +378,14 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
         "greedy_objective": ("greedy policy: objective", 1.0),
         "td_error": ("temporal-difference error", 1.0),
         "exploration": ("exploration", 1.0),
+        "held_out_error": ("error on examples held out, mean sizes", 1.0),
+        "regression_loss": ("loss on those it is fitted to", 1.0),
     }
+    panels = {name: panel for name, panel in panels.items() if name in rows[0]}
     seeds = sorted({row["seed"] for row in rows})
     with plt.rc_context(_STYLE):
-        figure, grid = plt.subplots(2, 3, figsize=(10, 5), sharex=True, layout="constrained")
-        for axes, (name, (label, scale)) in zip(grid.flat, panels.items(), strict=True):
+        figure, grid = _panels(len(panels), sharey=False)
+        for axes, (name, (label, scale)) in zip(grid, panels.items(), strict=True):
             iteration = [row["iteration"] for row in rows if row["seed"] == seeds[0]]
             # None, where training diverged, becomes a gap.
             lines = scale * np.array(
@@ -381,6 +398,64 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
         figure.supxlabel("iteration", fontsize=9)
         count = f"{len(seeds)} seeds: mean, and from the least to the most" if len(seeds) > 1 else "one seed"
         figure.suptitle(f"Learning curves, {count}", fontsize=10)
+        return figure
+
+
+def predictions(
+    times: np.ndarray,
+    loads: Mapping[str, np.ndarray],
+    alarms: np.ndarray,
+    names: Sequence[str],
+) -> Figure:
+    """Loads over time, true, reported and predicted, a panel for each processor; alarms are marked below.
+
+    Args:
+      times: `[T]` of the decisions.
+      loads: by the name of the line, `[T, P]`; the first is drawn as an area.
+      alarms: `[T, P]` bool.
+      names: of the P processors.
+    """
+    with plt.rc_context(_STYLE):
+        figure, panels = _panels(len(names))
+        for place, (axes, name) in enumerate(zip(panels, names, strict=True)):
+            (first, truth), *others = loads.items()
+            axes.fill_between(times, truth[:, place], color="0.8", lw=0, label=first)
+            for index, (label, load) in enumerate(others):
+                axes.step(times, load[:, place], where="post", lw=1.0, color=f"C{index}", label=label)
+            when = times[alarms[:, place]]
+            axes.plot(when, np.zeros_like(when), "|", color="C3", ms=5, label="alarm", clip_on=False)
+            axes.set_title(name, fontsize=9)
+            axes.set_xlim(times[0], times[-1])
+            axes.set_ylim(bottom=0.0)
+        figure.supxlabel("time", fontsize=9)
+        figure.supylabel("load (mean sizes)", fontsize=9)
+        figure.suptitle("Backlog as it is, as it is reported, and as it is predicted", fontsize=10)
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right upper", fontsize=8)
+        return figure
+
+
+def detection(curves: Mapping[str, np.ndarray]) -> Figure:
+    """Delay after a change against false alarms without one, a line for each detector.
+
+    Args:
+      curves: by detector, `[K, 2]` of false alarms per number read, and mean delay in numbers read.
+    """
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+        for index, (name, curve) in enumerate(curves.items()):
+            curve = curve[np.argsort(curve[:, 0])]
+            axes.plot(curve[:, 0], curve[:, 1], "o-", ms=4, lw=1.2, label=name, **_looks(index))
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="false alarms per number read",
+            ylabel="mean delay of the alarm after the change",
+            title="Detection of a shift by one standard deviation",
+        )
+        for axis in (axes.xaxis, axes.yaxis):
+            _plain_log(axis)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
         return figure
 
 

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable
 
 from jaxlb import checks
-from jaxlb.schedulers import classical, optimal, size_based
+from jaxlb.schedulers import adaptive, classical, optimal, predictive, size_based
 from jaxlb.types import Scheduler
 
 __all__ = ["scheduler", "schedulers"]
@@ -29,6 +29,9 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "fpi": size_based.fpi,
     "card": size_based.card,
     "optimal": optimal.optimal,
+    "predictive": predictive.predictive,
+    "drift-aware": predictive.drift_aware,
+    "hedge": adaptive.hedge,
     "oracle": classical.oracle,
 }
 

@@ -52,6 +52,16 @@ class Variables(struct.PyTreeNode):
     weights: Weights  # of the reward that it maximises
 
 
+def mean_service(params: EnvParams, lanes: Lanes) -> Array:
+    """Time that a task of mean size takes at mean speed, of each lane."""
+    return jnp.broadcast_to(params.size.mean() / params.speed.mean(0), lanes)
+
+
+def mean_size(observation: Observation, unit: Array) -> Array:
+    """Work that takes `unit` `[...]` time at the processors' mean speed."""
+    return unit * observation.speed.mean(0)
+
+
 def in_mean_services(observation: Observation, unit: Array) -> Observation:
     """The observation free of units: mean size 1, mean speed 1, times in mean services.
 
@@ -59,19 +69,19 @@ def in_mean_services(observation: Observation, unit: Array) -> Observation:
       observation: of lanes `[...]`.
       unit: `[...]` time, mean size / mean speed.
     """
-    o, mean_speed = observation, observation.speed.mean(0)
-    mean_size = unit * mean_speed
+    o, work = observation, mean_size(observation, unit)
     return o.replace(
-        size=o.size / mean_size,
+        gap=o.gap / unit,
+        size=o.size / work,
         deadline=o.deadline / unit,
-        load_average=o.load_average / mean_size,
-        load_variance=o.load_variance / mean_size**2,
-        load=o.load / mean_size,
+        load_average=o.load_average / work,
+        load_variance=o.load_variance / work**2,
+        load=o.load / work,
         wait=o.wait / unit,
-        speed=o.speed / mean_speed,
+        speed=o.speed / o.speed.mean(0),
         age=o.age / unit,
-        assigned=o.assigned / mean_size,
-        truth=o.truth.replace(size=o.truth.size / mean_size, wait=o.truth.wait / unit),
+        assigned=o.assigned / work,
+        truth=o.truth.replace(size=o.truth.size / work, wait=o.truth.wait / unit),
     )
 
 
@@ -164,9 +174,6 @@ def dqn(network: Network) -> Scheduler:
     def init(key: Key, observation: Observation) -> Variables:
         return untrained(network, key, observation, Weights())
 
-    def start(params: EnvParams, lanes: Lanes) -> Array:
-        return jnp.broadcast_to(params.size.mean() / params.speed.mean(0), lanes)
-
     def act(variables: Variables, unit: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
         del key
         seen = in_mean_services(observation, unit)
@@ -174,4 +181,4 @@ def dqn(network: Network) -> Scheduler:
         value = values(network, variables, features(seen, variables.weights), known)
         return jnp.argmax(value, -1).astype(jnp.int32), unit
 
-    return Scheduler("dqn", init, start, act)
+    return Scheduler("dqn", init, mean_service, act)

@@ -1,0 +1,94 @@
+"""What the pages of learned schedulers share: claims with bounds, lines of tables, sections in a file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import jaxlb
+from jaxlb.comparison import Entry
+from jaxlb.types import Scheduler
+
+LANES, TASKS, WARMUP = 1024, 4000, 1000
+TEST_SEED = 1_000_003
+"""No training has it."""
+
+FIGURES = {
+    "violations": "sla_violation_rate",
+    "completion": "mean_completion",
+    "slowdown": "mean_slowdown",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure of each seed, and the most that each may be."""
+
+    name: str
+    figures: Sequence[float]
+    bound: float
+
+    def line(self) -> str:
+        """Of a table."""
+        holds = all(figure <= self.bound for figure in self.figures)
+        figures = ", ".join(f"{figure:.3f}" for figure in self.figures)
+        return f"| {self.name} | {self.bound:g} | {figures} | {'holds' if holds else '**missed**'} |"
+
+
+def rules(*names: str) -> dict[str, Scheduler]:
+    """Schedulers by their names."""
+    return {name: jaxlb.scheduler(name) for name in names}
+
+
+def compared(
+    env: jaxlb.Env, params: jaxlb.EnvParams, entries: Mapping[str, Entry], **options: Any
+) -> jaxlb.Comparison:
+    """All on the same tasks, which no training saw; differences are to the first."""
+    key = jax.random.key(TEST_SEED)
+    options = {"num_lanes": LANES, "num_tasks": TASKS, "warmup": WARMUP} | options
+    return jaxlb.compare(env, params, entries, key, baseline=next(iter(entries)), **options)
+
+
+def ratio(table: jaxlb.Comparison, name: str, rule: str, what: str) -> float:
+    """One row's figure divided by another's."""
+    return getattr(table.row(name), what) / getattr(table.row(rule), what)
+
+
+def line(row: Any, name: str) -> str:
+    """One scheduler's figures."""
+    cells = []
+    for figure, scale in (("sla_violation_rate", 100.0), ("mean_completion", 1.0), ("mean_slowdown", 1.0)):
+        low, high = getattr(row, f"{figure}_ci")
+        cells.append(f"{scale * getattr(row, figure):.3f} ± {scale * (high - low) / 2:.3f}")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def section(name: str, text: str, rows: Sequence[str], claims: Sequence[Claim]) -> str:
+    """A part of a page: what was done, the table, and what is claimed of it."""
+    lines = [f"## {name}", "", text, ""]
+    if rows:
+        lines += ["| scheduler | violations % | completion | slowdown |", "|---|---|---|---|", *rows, ""]
+    if claims:
+        lines += ["| claim | at most | each seed | |", "|---|---|---|---|"]
+        lines += [*(claim.line() for claim in claims), ""]
+    return "\n".join(lines)
+
+
+class Page:
+    """A page of sections, each of which can be made again by itself."""
+
+    def __init__(self, path: Path, head: str, names: Sequence[str]) -> None:
+        """Those of the named sections that the page has already."""
+        self.path, self.head, self.names = path, head, names
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        parts = text.split("\n## ")[1:]
+        self.sections = {part.split("\n")[0]: f"## {part.rstrip()}\n" for part in parts}
+
+    def put(self, name: str, section: str) -> None:
+        """Write the page with this section, in place of what it had by that name."""
+        self.sections[name] = section
+        print(self.sections[name], flush=True)
+        sections = [self.sections[name] for name in self.names if name in self.sections]
+        self.path.write_text("\n".join([self.head, *sections]), encoding="utf-8")

@@ -1,0 +1,298 @@
+"""Training a predictor of backlog: examples from simulated systems, then a regression over all of them."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from jaxlb import checks, drift, workload
+from jaxlb.drift import Detector
+from jaxlb.env import Env, with_lane_axis
+from jaxlb.learn.trainer import Trainer, TrainResult, train
+from jaxlb.numerics import first_smallest
+from jaxlb.rollout import watch
+from jaxlb.schedulers import predictors, tracking
+from jaxlb.schedulers.learned import in_mean_services, mean_service
+from jaxlb.schedulers.predictive import SPAN, WINDOW, predicting
+from jaxlb.schedulers.predictors import Fit, Predictor
+from jaxlb.schedulers.tracking import FEATURES, Tracking
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
+
+_OPTIMISER = optax.lbfgs()
+HELD_OUT = 5
+"""Every fifth lane is held out of the regression."""
+
+
+class PredictorConfig(struct.PyTreeNode):
+    """Settings of the trainer; all static.
+
+    Attributes:
+      predictor: from `jaxlb.schedulers.predictors`, or your own.
+      num_lanes: N environments that the examples are from.
+      num_tasks: in each lane.
+      warmup: tasks before these that no example is taken from.
+      num_examples: drawn of all processors at all those tasks, to fit to.
+      num_iterations: steps of L-BFGS.
+      num_evaluations: how often the examples that were held out are looked at, evenly spread.
+      horizon: tasks after which the backlog is to be predicted; 0: at the decision itself.
+      detector: of drift, for the scheduler, from `jaxlb.drift`.
+      hold: decisions for which its alarms last.
+    """
+
+    predictor: Predictor = struct.field(pytree_node=False, default_factory=predictors.linear)
+    num_lanes: int = struct.field(pytree_node=False, default=250)
+    num_tasks: int = struct.field(pytree_node=False, default=400)
+    warmup: int = struct.field(pytree_node=False, default=100)
+    num_examples: int = struct.field(pytree_node=False, default=50_000)
+    num_iterations: int = struct.field(pytree_node=False, default=200)
+    num_evaluations: int = struct.field(pytree_node=False, default=10)
+    horizon: int = struct.field(pytree_node=False, default=0)
+    detector: Detector = struct.field(pytree_node=False, default_factory=lambda: drift.detector("threshold"))
+    hold: int = struct.field(pytree_node=False, default=1)
+
+
+class Progress(struct.PyTreeNode):
+    """Figures of training."""
+
+    iteration: Array
+    regression_loss: Array  # of the examples it is fitted to
+    held_out_error: Array  # root of the mean squared error on others, work in mean sizes
+    objective: Array  # minus that
+
+
+class Examples(struct.PyTreeNode):
+    """Features of processors and the backlogs that go with them, work in mean sizes."""
+
+    x: Array  # [L, M]
+    backlog: Array  # [M]
+
+
+class PredictorState(struct.PyTreeNode):
+    """All that training remembers between two iterations."""
+
+    iteration: Array  # int32
+    seen: Examples  # to fit to
+    unseen: Examples  # held out
+    variables: Fit
+    best: Fit
+    optimiser: Any
+    diverged: Array  # int32, the iteration at which a loss was not finite; -1: none
+
+
+class _Collecting(struct.PyTreeNode):
+    unit: Array
+    tracking: Tracking
+
+
+def _start(params: EnvParams, lanes: Lanes) -> _Collecting:
+    return _Collecting(mean_service(params, lanes), tracking.start(WINDOW, params.speed.shape[0], lanes))
+
+
+def _act(variables: Any, memory: _Collecting, observation: Observation, key: Key) -> tuple:
+    del variables, key
+    seen = in_mean_services(observation, memory.unit)
+    tracked = tracking.look(memory.tracking, seen, SPAN)
+    # Half of the lanes herd, as LWR does, and half do not, as a scheduler with good predictions would.
+    herding = jnp.arange(seen.size.size, dtype=jnp.int32).reshape(seen.size.shape) % 2 == 0
+    action = first_smallest(jnp.where(herding, seen.load, tracked.reckoned) / seen.speed)
+    return action, memory.replace(tracking=tracked)
+
+
+_COLLECTING = Scheduler("collecting", lambda key, observation: (), _start, _act)
+
+
+def _example(memory: _Collecting, observation: Observation) -> tuple[Array, Array]:
+    seen = in_mean_services(observation, memory.unit)
+    tracked = tracking.look(memory.tracking, seen, SPAN)
+    return tracking.features(tuple(FEATURES), tracked, seen), seen.truth.wait * seen.speed
+
+
+@functools.partial(jax.jit, static_argnames="env")
+def examples(env: Env, params: EnvParams, config: PredictorConfig, key: Key) -> tuple[Examples, Examples]:
+    """Examples to fit to, and as many that are held out, of other lanes; the key is consumed.
+
+    Half of the lanes are under LWR, half under LWR on the backlogs that were kept account of.
+    """
+    c, lanes = config, (config.num_lanes,)
+    task_key, replay_key, *draw_keys = jax.random.split(key, 4)
+    params = with_lane_axis(params, lanes)
+    tasks = workload.sample(task_key, params, c.warmup + c.num_tasks + c.horizon, lanes)
+    _, (x, backlog) = watch(env, params, _COLLECTING, (), tasks, replay_key, _example)
+    x = x[c.warmup : c.warmup + c.num_tasks]
+    backlog = backlog[c.warmup + c.horizon :]
+    names = tuple(FEATURES)
+    x = x[:, jnp.array([names.index(name) for name in c.predictor.features])]
+    held_out = (jnp.arange(c.num_lanes) % HELD_OUT == 0).astype(jnp.float32)
+
+    def drawn(key: Key, among: Array) -> Examples:
+        time_key, place_key, lane_key = jax.random.split(key, 3)
+        count = (c.num_examples,)
+        time = jax.random.randint(time_key, count, 0, c.num_tasks)
+        place = jax.random.randint(place_key, count, 0, env.num_processors)
+        lane = jax.random.choice(lane_key, c.num_lanes, count, p=among / among.sum())
+        return Examples(x=x[time, :, place, lane].T, backlog=backlog[time, place, lane])
+
+    return drawn(draw_keys[0], 1.0 - held_out), drawn(draw_keys[1], held_out)
+
+
+def loss(predictor: Predictor, fit: Fit, examples: Examples) -> Array:
+    """Half the mean squared error of standardised backlogs, or minus their mean Gaussian log likelihood."""
+    x = predictors.standardised(fit, examples.x)
+    target = (examples.backlog - fit.mean) / fit.deviation
+    found = predictor.apply(fit.network, x)
+    squares = (target - found[0]) ** 2
+    if found.shape[0] == 1:
+        return 0.5 * squares.mean()
+    return 0.5 * (found[1] + squares * jnp.exp(-found[1])).mean()
+
+
+def start_predictor(env: Env, params: EnvParams, config: PredictorConfig, key: Key) -> PredictorState:
+    """Before the first iteration: examples, and a predictor of their mean."""
+    example_key, network_key = jax.random.split(key)
+    seen, unseen = examples(env, params, config, example_key)
+    deviation = seen.x.std(1)
+    fit = Fit(
+        network=config.predictor.init(network_key, seen.x),
+        feature_mean=seen.x.mean(1),
+        # What never varied is not listened to.
+        feature_deviation=jnp.where(deviation > 1e-6, deviation, jnp.inf),
+        mean=seen.backlog.mean(),
+        deviation=seen.backlog.std(),
+        error=jnp.float32(jnp.inf),
+        spread=jnp.float32(1.0),
+    )
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes integers with floats
+        optimiser = _OPTIMISER.init(fit.network)
+    return PredictorState(
+        iteration=jnp.int32(0),
+        seen=seen,
+        unseen=unseen,
+        variables=fit,
+        best=fit,
+        optimiser=optimiser,
+        diverged=jnp.int32(-1),
+    )
+
+
+def continue_predictor(
+    env: Env, params: EnvParams, config: PredictorConfig, key: Key, state: PredictorState
+) -> tuple[PredictorState, Progress]:
+    """The steps up to the next look at the examples that were held out, and that."""
+    del env, params, key
+    predictor, fit, num_steps = (
+        config.predictor,
+        state.variables,
+        config.num_iterations // config.num_evaluations,
+    )
+
+    def loss_of(network: Any) -> Array:
+        return loss(predictor, fit.replace(network=network), state.seen)
+
+    def step(carry: tuple, _: None) -> tuple[tuple, Array]:
+        network, optimiser = carry
+        value, gradient = optax.value_and_grad_from_state(loss_of)(network, state=optimiser)
+        update, optimiser = _OPTIMISER.update(
+            gradient, optimiser, network, value=value, grad=gradient, value_fn=loss_of
+        )
+        return (optax.apply_updates(network, update), optimiser), jnp.asarray(value)
+
+    with jax.numpy_dtype_promotion("standard"):
+        (network, optimiser), losses = jax.lax.scan(
+            step, (fit.network, state.optimiser), None, length=num_steps
+        )
+    fit = fit.replace(network=network)
+    backlog, stated = predictors.predict(predictor, fit.replace(error=1.0, spread=1.0), state.unseen.x)
+    off = jnp.abs(state.unseen.backlog - backlog)
+    fit = fit.replace(
+        error=jnp.sqrt((off**2).mean()),
+        # 90 % of a normal law lie within 1.645 standard deviations.
+        spread=jnp.quantile(off / stated, 0.9) / 1.6448536,
+    )
+    finite = jnp.isfinite(losses).all() & jnp.isfinite(fit.error)
+    better = finite & (fit.error < state.best.error)
+    iteration = state.iteration + num_steps
+    state = state.replace(
+        iteration=iteration,
+        variables=fit,
+        best=jax.tree.map(functools.partial(jnp.where, better), fit, state.best),
+        optimiser=optimiser,
+        diverged=jnp.where(finite | (state.diverged >= 0), state.diverged, iteration),
+    )
+    return state, Progress(iteration, losses[-1], fit.error, -fit.error)
+
+
+def train_predictor(env: Env, params: EnvParams, config: PredictorConfig | None, key: Key) -> TrainResult:
+    """Fit a predictor of backlogs to simulated systems.
+
+    A pure function of its arguments that may be jitted, and vmapped over `key` and `params`.
+
+    Args:
+      env: from `jaxlb.make`.
+      params: of the environment. A leaf may also be `[N]` (a vector `[P, N]`), N = `config.num_lanes`, to
+        train one predictor for a range of measurement intervals, loads, ...
+      config: None: the defaults.
+      key: consumed.
+
+    Returns:
+      `drift-aware` with that predictor, its `Fit`, and what happened on the way.
+
+    Raises:
+      ValueError: a setting or a parameter out of bounds.
+    """
+    return train(PREDICTOR, env, params, PredictorConfig() if config is None else config, key)
+
+
+def configure(**settings: Any) -> PredictorConfig:
+    """A configuration from plain values, as a file or a command line has them.
+
+    Args:
+      settings: by the names of the fields of `PredictorConfig`; `predictor` and `detector` are names.
+
+    Raises:
+      ValueError: an unknown setting, predictor or detector.
+    """
+    for name in settings:
+        checks.known("setting", name, PredictorConfig.__dataclass_fields__)
+    named = {"predictor": predictors.predictor, "detector": drift.detector}
+    made = {name: make(settings[name]) for name, make in named.items() if name in settings}
+    return PredictorConfig(**settings | made)
+
+
+def defaults() -> dict[str, Any]:
+    """The default settings, as `configure` takes them."""
+    config = PredictorConfig()
+    plain = {name: getattr(config, name) for name in config.__dataclass_fields__}
+    return plain | {"predictor": config.predictor.name, "detector": config.detector.name}
+
+
+def check(env: Env, params: EnvParams, config: PredictorConfig) -> None:
+    """Raise ValueError if a setting is out of bounds."""
+    c = config
+    env.check(params)
+    checks.at_least("num_lanes", c.num_lanes, HELD_OUT + 1)
+    for name in ("num_tasks", "num_examples", "num_iterations", "num_evaluations", "hold"):
+        checks.at_least(name, getattr(c, name), 1)
+    for name in ("warmup", "horizon"):
+        checks.at_least(name, getattr(c, name), 0)
+    if c.num_iterations % c.num_evaluations:
+        raise ValueError(
+            f"num_iterations = {c.num_iterations}: must be a multiple of num_evaluations, {c.num_evaluations}"
+        )
+
+
+PREDICTOR = Trainer(
+    name="predictor",
+    features=(("processor", tuple(FEATURES)),),
+    objective="objective",
+    reached=(("error on examples held out, mean sizes", "held_out_error", 1.0),),
+    defaults=defaults,
+    configure=configure,
+    check=check,
+    start=start_predictor,
+    advance=continue_predictor,
+    acting=lambda config: predicting("drift-aware", config.predictor, config.detector, config.hold),
+    fits=lambda settings, num_processors, env, params: None,
+)

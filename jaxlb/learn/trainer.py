@@ -1,0 +1,98 @@
+"""What all trainers are: a start and a step from one judgement to the next, both pure."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+from jaxlb import checks
+from jaxlb.env import Env
+from jaxlb.types import Array, EnvParams, Key, Scheduler
+
+
+class Trainer(NamedTuple):
+    """A method of training, as pure functions.
+
+    Attributes:
+      name: what the command line calls it.
+      features: what its networks are told, by group.
+      objective: the figure of progress that is the largest for the best weights.
+      reached: what a table tells of the best weights: heading, figure of progress, factor.
+      defaults: () -> settings by name, as plain values.
+      configure: (**settings) -> config.
+      check: (env, params, config) -> None, or ValueError if a setting is out of bounds.
+      start: (env, params, config, key) -> state, before the first iteration.
+      advance: (env, params, config, key, state) -> (state, progress), the iterations up to the next
+        judgement, and that. The key is the same every time, and that of `start`. A state has fields
+        `iteration`, `variables`, `best` (variables) and `diverged` (iteration, or -1).
+      acting: config -> the scheduler whose variables are learned.
+      fits: (settings, num_processors, env, params) -> None, or ValueError if what was trained with these
+        settings for so many processors cannot serve that environment.
+    """
+
+    name: str
+    features: tuple[tuple[str, tuple[str, ...]], ...]
+    objective: str
+    reached: tuple[tuple[str, str, float], ...]
+    defaults: Callable[[], dict[str, Any]]
+    configure: Callable[..., Any]
+    check: Callable[[Env, EnvParams, Any], None]
+    start: Callable[[Env, EnvParams, Any, Key], Any]
+    advance: Callable[[Env, EnvParams, Any, Key, Any], tuple[Any, Any]]
+    acting: Callable[[Any], Scheduler]
+    fits: Callable[[Mapping[str, Any], int, Env, EnvParams], None]
+
+
+class TrainResult(struct.PyTreeNode):
+    """A trained scheduler.
+
+    Attributes:
+      scheduler: static.
+      variables: those that were judged best.
+      last: those at the end.
+      history: the trainer's progress, with leaves `[num_evaluations]`.
+      diverged: the iteration at which the loss stopped being finite, -1 if it never did. Weights are those
+        before that.
+    """
+
+    variables: Any
+    last: Any
+    history: Any
+    diverged: Array
+    scheduler: Scheduler = struct.field(pytree_node=False)
+
+
+def train(trainer: Trainer, env: Env, params: EnvParams, config: Any, key: Key) -> TrainResult:
+    """From start to end; a pure function that may be jitted and vmapped. The key is consumed.
+
+    Raises:
+      ValueError: a setting or a parameter out of bounds.
+      FloatingPointError: the loss stopped being finite (only where the result is at hand, not under a trace,
+        where `TrainResult.diverged` tells).
+    """
+    trainer.check(env, params, config)
+    result = _train(trainer, env, params, config, key)
+    if not checks.traced(result.diverged) and int(result.diverged) >= 0:
+        raise FloatingPointError(
+            f"training diverged: the loss was not finite at iteration {int(result.diverged)}; "
+            "try a smaller learning_rate, max_gradient_norm or huber"
+        )
+    return result
+
+
+@functools.partial(jax.jit, static_argnames=("trainer", "env"))
+def _train(trainer: Trainer, env: Env, params: EnvParams, config: Any, key: Key) -> TrainResult:
+    def advance(state: Any, _: None) -> tuple[Any, Any]:
+        return trainer.advance(env, params, config, key, state)
+
+    first = trainer.start(env, params, config, key)
+    state, history = jax.lax.scan(advance, first, length=config.num_evaluations)
+    return TrainResult(
+        scheduler=trainer.acting(config),
+        variables=state.best,
+        last=state.variables,
+        history=history,
+        diverged=state.diverged,
+    )

@@ -1,0 +1,162 @@
+"""Predictors of backlog: from what was tracked of a processor to the work that waits there.
+
+All work is in mean sizes here, speed in mean speeds, so that a predictor serves any system.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import struct
+
+from jaxlb import checks
+from jaxlb.schedulers.tracking import FEATURES
+from jaxlb.types import Array, Key
+
+ORIGINAL = ("sma", "ewma", "system load average")
+"""What the original predictor was told."""
+
+
+class Predictor(NamedTuple):
+    """A predictor, as pure functions.
+
+    Attributes:
+      name: what tables call it.
+      features: what it is told, among those of `jaxlb.schedulers.tracking`.
+      init: (key, x) -> parameters, of standardised features x `[L, P, ...]`.
+      apply: (parameters, x) -> `[1, P, ...]` mean, or `[2, P, ...]` mean and logarithm of the variance, of
+        the standardised backlog.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    init: Callable[[Key, Array], Any]
+    apply: Callable[[Any, Array], Array]
+
+
+class Fit(struct.PyTreeNode):
+    """A predictor's variables: parameters, what features and backlogs are standardised with, its error."""
+
+    network: Any
+    feature_mean: Array  # [L]
+    feature_deviation: Array  # [L]
+    mean: Array  # work, of the backlog
+    deviation: Array
+    error: Array  # work, root of the mean squared error on examples that were held out
+    spread: Array  # by which a stated standard deviation is multiplied, so that intervals cover
+
+
+class _Regressor(nn.Module):
+    """Dense layers, the same for every processor."""
+
+    widths: tuple[int, ...]
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        h = jnp.moveaxis(x, 0, -1)
+        for width in self.widths:
+            h = nn.relu(nn.Dense(width)(h))
+        # From zero: what the examples do not tell apart gets no weight.
+        return jnp.moveaxis(nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(h), -1, 0)
+
+
+@functools.cache
+def _predictor(name: str, features: tuple[str, ...], widths: tuple[int, ...], outputs: int) -> Predictor:
+    for feature in features:
+        checks.known("feature", feature, FEATURES)
+    module = _Regressor(widths, outputs)
+
+    def apply(parameters: Any, x: Array) -> Array:
+        return jnp.asarray(module.apply(parameters, x))
+
+    return Predictor(name, features, module.init, apply)
+
+
+def linear(features: Sequence[str] = tuple(FEATURES)) -> Predictor:
+    """Linear in all features, or in some of them."""
+    return _predictor("linear", tuple(features), (), 1)
+
+
+def original() -> Predictor:
+    """Linear in the moving averages and the system's load average."""
+    return linear(ORIGINAL)
+
+
+def mlp(widths: Sequence[int] = (32, 32)) -> Predictor:
+    """A small perceptron on all features."""
+    return _predictor("mlp", tuple(FEATURES), tuple(widths), 1)
+
+
+def gaussian(widths: Sequence[int] = (32, 32)) -> Predictor:
+    """Mean and variance: a perceptron fitted by Gaussian likelihood."""
+    return _predictor("gaussian", tuple(FEATURES), tuple(widths), 2)
+
+
+PREDICTORS: dict[str, Callable[..., Predictor]] = {
+    "linear": linear,
+    "original": original,
+    "mlp": mlp,
+    "gaussian": gaussian,
+}
+
+
+def predictor(name: str, **options: Any) -> Predictor:
+    """A predictor by its name and options.
+
+    Raises:
+      ValueError: an unknown name, or a feature there is none of.
+    """
+    checks.known("predictor", name, PREDICTORS)
+    return PREDICTORS[name](**options)
+
+
+def standardised(fit: Fit, x: Array) -> Array:
+    """Features `[L, P, ...]` with mean 0 and variance 1."""
+
+    def along(leaf: Array) -> Array:
+        return leaf.reshape(-1, *(1,) * (x.ndim - 1))
+
+    return (x - along(fit.feature_mean)) / along(fit.feature_deviation)
+
+
+def predict(predictor: Predictor, fit: Fit, x: Array) -> tuple[Array, Array]:
+    """Backlogs predicted from features `[L, P, ...]`, and their standard errors, `[P, ...]` each."""
+    found = predictor.apply(fit.network, standardised(fit, x))
+    backlog = jnp.maximum(fit.mean + fit.deviation * found[0], 0.0)
+    if found.shape[0] == 1:
+        return backlog, jnp.broadcast_to(fit.error, backlog.shape)
+    return backlog, fit.spread * fit.deviation * jnp.exp(0.5 * found[1])
+
+
+def as_plain(predictor: Predictor, fit: Fit) -> dict[str, Any]:
+    """A linear fit as plain numbers by name, for a file that people can read."""
+    kernel = fit.network["params"]["Dense_0"]["kernel"][:, 0]
+    slopes = fit.deviation * kernel / fit.feature_deviation
+    level = fit.mean + fit.deviation * fit.network["params"]["Dense_0"]["bias"][0]
+    return {
+        "slopes": dict(zip(predictor.features, map(float, slopes), strict=True)),
+        "level": float(level - (slopes * fit.feature_mean).sum()),
+        "error": float(fit.error),
+    }
+
+
+def from_plain(plain: dict[str, Any]) -> tuple[Predictor, Fit]:
+    """The linear predictor that `as_plain` wrote."""
+    names = tuple(plain["slopes"])
+    layer = {
+        "kernel": jnp.asarray([[slope] for slope in plain["slopes"].values()], jnp.float32),
+        "bias": jnp.asarray([plain["level"]], jnp.float32),
+    }
+    one = jnp.float32(1.0)
+    return linear(names), Fit(
+        network={"params": {"Dense_0": layer}},
+        feature_mean=jnp.zeros(len(names)),
+        feature_deviation=jnp.ones(len(names)),
+        mean=jnp.float32(0.0),
+        deviation=one,
+        error=jnp.float32(plain["error"]),
+        spread=one,
+    )

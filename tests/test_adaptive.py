@@ -1,0 +1,90 @@
+"""The meta-scheduler: its twins do what the candidates do, and it ends up with the best of them."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlb
+from jaxlb import workload
+from jaxlb.env import with_lane_axis
+from jaxlb.rollout import watch
+from jaxlb.schedulers import adaptive
+
+HORIZON = 1e9  # costs are not forgotten
+
+
+@pytest.mark.parametrize(
+    "scenario", ["stale", *(pytest.param(name, marks=pytest.mark.slow) for name in ("heavy-tail", "seed"))]
+)
+def test_a_twin_costs_what_its_rule_costs_alone(key, scenario):
+    """Completion times of each twin, against a replay of the same tasks under that rule."""
+    env, params = jaxlb.make(scenario)
+    names = ("lwr", "predictive", "greedy", "rr")
+    rules = tuple(jaxlb.scheduler(name) for name in names)
+    hedge = adaptive.hedge(rules, horizon=HORIZON, queue_capacity=env.queue_capacity)
+    tasks = workload.sample(key, with_lane_axis(params, (5,)), 200, (5,))
+    _, costs = watch(env, params, hedge, (), tasks, key, lambda memory, observation: memory)
+    costs = np.stack([twin.cost for twin in costs.twins])[:, -1]  # before the last task
+    unit = float(params.size.mean() / params.speed.mean())
+    for name, rule, cost in zip(names, rules, costs, strict=True):
+        alone = jaxlb.replay(env, params, rule, (), tasks, key).completion[:-1].sum(0) / unit
+        np.testing.assert_allclose(cost, alone, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["slow-servers", "stale", "heavy-tail"])
+def test_it_ends_up_with_the_best_candidate(key, scenario):
+    env, params = jaxlb.make(scenario)
+    names = ("lwr", "predictive", "greedy")
+    entries = {name: jaxlb.scheduler(name) for name in (*names, "hedge")}
+    table = jaxlb.compare(env, params, entries, key, num_lanes=128, num_tasks=1500, warmup=1000)
+    costs = {name: table.row(name).mean_completion for name in names}
+    assert table.row("hedge").mean_completion < 1.05 * min(costs.values())
+    assert table.row("hedge").mean_completion < 0.98 * max(costs.values())
+
+
+def test_a_candidate_keeps_its_variables(key):
+    """A learned one, that always takes the processor its variables name."""
+    named = jaxlb.Scheduler(
+        "named",
+        lambda key, observation: jnp.int32(0),
+        lambda params, lanes: jnp.zeros(lanes, jnp.int32),
+        lambda variables, memory, observation, key: (
+            jnp.full(observation.size.shape, variables),
+            memory + 1,
+        ),
+    )
+    env, params = jaxlb.make("slow-servers")
+    hedge = adaptive.hedge((named, named), rate=100.0)
+    tasks = workload.sample(key, params, 100)
+    outcome = jaxlb.replay(env, params, hedge, (jnp.int32(0), jnp.int32(3)), tasks, key)
+    # Processor 3 is ten times as fast as processor 0.
+    assert (np.asarray(outcome.action)[5:] == 3).all()
+
+
+def test_weights_forget(key):
+    """After a change, the rule that is best now is found again."""
+    env, params = jaxlb.make("stale")
+    hedge = adaptive.hedge(horizon=50.0)
+    memory = hedge.start(with_lane_axis(params, (3,)), (3,))
+    tasks = workload.sample(key, with_lane_axis(params, (3,)), 2, (3,))
+    state = env.start(with_lane_axis(params, (3,)), jax.tree.map(lambda leaf: leaf[0], tasks), key)
+    seen = env.observe(state, with_lane_axis(params, (3,)), key)
+    action, after = jax.jit(hedge.act)((), memory, seen, key)
+    chex.assert_trees_all_equal_shapes_and_dtypes(memory, after)
+    costly = memory.replace(twins=tuple(twin.replace(cost=twin.cost + 100.0) for twin in memory.twins))
+    _, later = jax.jit(hedge.act)((), costly, seen, key)
+    for before, twin in zip(after.twins, later.twins, strict=True):
+        np.testing.assert_allclose(twin.cost - before.cost, 100.0 * (1 - 1 / 50), rtol=1e-4)
+    assert action.shape == (3,)
+
+
+def test_bad_options_are_refused():
+    with pytest.raises(ValueError, match="at least one"):
+        adaptive.hedge(())
+    with pytest.raises(ValueError, match="rate = 0: must be above 0"):
+        jaxlb.scheduler("hedge", rate=0.0)
+    with pytest.raises(ValueError, match=r"horizon = 0\.5: must be at least 1"):
+        jaxlb.scheduler("hedge", horizon=0.5)
