@@ -1,6 +1,6 @@
 """What the pages of learned schedulers share: claims with bounds, lines of tables, sections in a file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,22 @@ def compared(
 def ratio(table: jaxlb.Comparison, name: str, rule: str, what: str) -> float:
     """One row's figure divided by another's."""
     return getattr(table.row(name), what) / getattr(table.row(rule), what)
+
+
+def at_most(
+    ratios: Callable[[str, str], Sequence[float]], bounds: Mapping[tuple[str, str], float], where: str = ""
+) -> list[Claim]:
+    """Claims that figures are at most so many times those of rules.
+
+    Args:
+      ratios: (figure of a row, rule) -> the figure of each seed / that of the rule.
+      bounds: by what is claimed, among `FIGURES`, and rule.
+      where: end of each claim's name.
+    """
+    return [
+        Claim(f"{what} / {rule}'s{where}", ratios(FIGURES[what], rule), bound)
+        for (what, rule), bound in bounds.items()
+    ]
 
 
 def line(row: Any, name: str) -> str:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from claims import FIGURES, LANES, TASKS, TEST_SEED, WARMUP, Claim, Page, compared, line, rules
+from claims import FIGURES, LANES, TASKS, TEST_SEED, WARMUP, Claim, Page, at_most, compared, line, rules
 
 import jaxlb
 from jaxlb import theory, workload
@@ -94,16 +94,9 @@ def completion_time(exponent: float = 1.0) -> jaxlb.Weights:
     return jaxlb.Weights(1.0, exponent, 0.0, 0.0)
 
 
-def at_most(bounds: Mapping[tuple[str, str], float]) -> Claims:
+def bounded(bounds: Mapping[tuple[str, str], float]) -> Claims:
     """Claims that figures are at most so many times those of rules."""
-
-    def claimed(found: Found) -> list[Claim]:
-        return [
-            Claim(f"{what} / {rule}'s", [found.ratio(FIGURES[what], rule)], bound)
-            for (what, rule), bound in bounds.items()
-        ]
-
-    return claimed
+    return lambda found: at_most(lambda figure, rule: [found.ratio(figure, rule)], bounds)
 
 
 def guarded() -> dict[str, Scheduler]:
@@ -124,7 +117,7 @@ def heavy_tail(found: Found) -> list[Claim]:
     bounds |= {("completion", rule): 0.70 for rule in ("lwr", "greedy")}
     others = guarded()
     closest = {name: max(found.ratio(name, other) for other in others) for name in FIGURES.values()}
-    return at_most(bounds)(found) + [
+    return bounded(bounds)(found) + [
         Claim(f"{what} / that of the best of {len(others)} guarded SITA and FPI", [closest[name]], 1.0)
         for what, name in FIGURES.items()
     ]
@@ -135,7 +128,7 @@ def seed_scenario(found: Found) -> list[Claim]:
     reward = np.asarray(found.result.history.reward)
     bounds = {(what, "rr"): 1.0 for what in FIGURES} | {("violations", "lwr"): 1.0}
     return [
-        *at_most(bounds)(found),
+        *bounded(bounds)(found),
         Claim("cost of the last tenth / of the first", [float(reward[-1] / reward[0])], 0.6),
         Claim("imbalance / rr's", [found.ratio("load_imbalance", "rr")], 1.0),
     ]
@@ -178,7 +171,7 @@ def rows() -> dict[str, Row]:
     exacter = exact.replace(
         discount=0.997, num_iterations=30_000, batch_size=1024, n_step=1, final_exploration=0.0
     )
-    optimal_within = at_most({("completion", "optimal"): 1.01})
+    optimal_within = bounded({("completion", "optimal"): 1.01})
     return {
         "heavy-tail": Row(
             "heavy-tail",
@@ -190,7 +183,7 @@ def rows() -> dict[str, Row]:
             "heavy-tail-extreme",
             dqn(weights=jaxlb.Weights(sla_weight=2.0)),
             rules("lwr", "greedy"),
-            at_most({("violations", "lwr"): 0.10, ("completion", "lwr"): 0.40}),
+            bounded({("violations", "lwr"): 0.10, ("completion", "lwr"): 0.40}),
         ),
         "seed": Row(
             "seed",
@@ -202,7 +195,7 @@ def rows() -> dict[str, Row]:
             "slow-servers",
             dqn(weights=completion_time(0.8)),
             rules("greedy", "lwr"),
-            at_most({("completion", "greedy"): 0.97}),
+            bounded({("completion", "greedy"): 0.97}),
         ),
         "two-server": Row(
             "two-server",
@@ -242,7 +235,7 @@ def rows() -> dict[str, Row]:
             # Of many loads, so that bursts differ: 4,400 recorded tasks alone are learned by heart.
             dqn(weights=completion_time(0.25), evaluation_tasks=2000),
             rules("lwr", "greedy"),
-            at_most({(what, rule): 1.0 for what in ("violations", "slowdown") for rule in ("lwr", "greedy")}),
+            bounded({(what, rule): 1.0 for what in ("violations", "slowdown") for rule in ("lwr", "greedy")}),
             trace="azure-llm-2023-code.csv",
             trained_at=(0.4, 0.9),
         ),
@@ -250,7 +243,7 @@ def rows() -> dict[str, Row]:
             "heavy-tail",
             dqn(),
             rules("lwr"),
-            at_most({("violations", "lwr"): 0.25}),
+            bounded({("violations", "lwr"): 0.25}),
             trained_at=(0.3, 0.9),
             loads=(0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.9),
         ),
@@ -258,7 +251,7 @@ def rows() -> dict[str, Row]:
             "stale",
             dqn(weights=jaxlb.Weights(sla_weight=1.0)),
             rules("lwr", "greedy", "oracle"),
-            at_most({("violations", "oracle"): 1.0, ("completion", "lwr"): 0.2}),
+            bounded({("violations", "oracle"): 1.0, ("completion", "lwr"): 0.2}),
         ),
     }
 

@@ -342,7 +342,7 @@ _SENSITIVITY = {
     "cusum": ("limit", 1e-2, 1e3),
     "page-hinkley": ("limit", 1e-2, 1e4),
     "moving-average": ("limit", 1e-1, 1e2),
-    "adwin": ("delta", 0.5, 1e-12),
+    "adwin": ("delta", 0.99, 1e-12),
 }
 """The option that decides how easily a detector alarms, and its range from easily to hardly."""
 
@@ -364,14 +364,21 @@ def calibrated(name: str, stream: Array, rate: float, **options: Any) -> Detecto
       options: of the detector, but for its limit.
 
     Raises:
-      ValueError: a rate or option out of bounds.
+      ValueError: a rate or option out of bounds, or a rate that the detector cannot have there.
     """
     checks.known("detector", name, DETECTORS)
     checks.leaf("rate", rate, above=0, below=1)
     option, easily, hardly = _SENSITIVITY[name]
+
+    def found(sensitivity: float) -> float:
+        return float(_alarm_rate(name, tuple(sorted(options.items())), stream, jnp.float32(sensitivity)))
+
+    most, least = found(easily), found(hardly)
+    if not least <= rate <= most:
+        raise ValueError(f"rate = {rate:g}: {name} alarms at {least:.3g} to {most:.3g} of these numbers")
     for _ in range(30):
         middle = (easily * hardly) ** 0.5
-        if _alarm_rate(name, tuple(sorted(options.items())), stream, jnp.float32(middle)) > rate:
+        if found(middle) > rate:
             easily = middle
         else:
             hardly = middle

@@ -12,7 +12,7 @@ import jaxlb
 from jaxlb.learn import dqn, networks, replay
 from jaxlb.learn.dqn import DQNConfig, continue_dqn, start_dqn, train_dqn
 from jaxlb.rewards import Weights
-from jaxlb.schedulers import learned
+from jaxlb.schedulers import forecasts, learned
 from jaxlb.workload import arrivals
 
 SMALL = DQNConfig(
@@ -44,6 +44,23 @@ def test_where_everything_is_visible_the_known_reward_is_the_reward(key):
     alone = -0.5 * np.sqrt(size)
     np.testing.assert_allclose(rows.reward, known - alone, rtol=1e-3, atol=1e-4)
     assert len(np.unique(rows.action)) == 4
+
+
+def test_the_network_is_told_the_predicted_waits(key):
+    """Sizes are seen, so that predictions are good; every seventh task finds the queues emptied."""
+    config = SMALL.replace(forecaster=forecasts.forecaster("predicted"))
+    env, params = jaxlb.make("stale", max_steps_in_episode=7)
+    state = start_dqn(env, params, config, key)
+    iterate = jax.jit(lambda state: dqn._iterate(env, params, config, key, state))
+    unit, index = float(params.size.mean() / params.speed.mean()), list(learned.PROCESSOR_FEATURES)
+    index, longest = index.index("log forecast wait"), 0.0
+    for iteration in range(30):
+        true = np.asarray(state.env.system.wait) / unit  # [P, N]
+        state, _ = iterate(state)
+        told = np.expm1(state.memory.rows.features.processor[iteration, ..., index].T) / 8.0
+        np.testing.assert_allclose(told, true, atol=0.01, err_msg=str(iteration))
+        longest = max(longest, told.max())
+    assert longest > 1.0
 
 
 def test_rows_follow_each_other_until_the_queues_are_emptied(key):

@@ -10,32 +10,22 @@ import jaxlb
 from jaxlb import workload
 from jaxlb.rollout import watch
 from jaxlb.schedulers import tracking
+from jaxlb.schedulers.tracking import SPAN, WINDOW
 from jaxlb.types import Scheduler
 
-SPAN, WINDOW = 7.0, 5
+
+def act(variables, memory, observation, key):
+    memory, seen = tracking.look(memory, observation)
+    return jnp.argmin(seen.load / seen.speed, 0).astype(jnp.int32), memory
 
 
-def tracking_rule(choose):
-    """A rule that tracks in mean sizes of 1 and lets `choose` decide from (tracked, observation)."""
-
-    def act(variables, memory, observation, key):
-        memory = tracking.look(memory, observation, SPAN)
-        return choose(memory, observation).astype(jnp.int32), memory
-
-    def start(params, lanes):
-        return tracking.start(WINDOW, params.speed.shape[0], lanes)
-
-    return Scheduler("tracking", lambda key, observation: (), start, act)
+RULE = Scheduler("tracking lwr", lambda key, observation: (), tracking.start, act)
 
 
 def tracked(memory, observation):
-    memory = tracking.look(memory, observation, SPAN)
+    memory, seen = tracking.look(memory, observation)
     names = tuple(tracking.FEATURES)
-    features = tracking.features(names, memory, observation)
-    return dict(zip(names, features, strict=True)), observation
-
-
-RULE = tracking_rule(lambda memory, observation: jnp.argmin(observation.load / observation.speed, 0))
+    return dict(zip(names, tracking.features(names, memory, seen), strict=True)), seen
 
 
 def seen(key, lanes=(3,), num_tasks=60, **overrides):

@@ -148,8 +148,8 @@ def _train(run: Run, tensorboard: bool) -> None:
                 which = int(np.argmax(diverged >= 0))
                 raise FloatingPointError(
                     f"training diverged: with seed {record.seeds[which]} the loss was not finite at "
-                    f"iteration {diverged[which]:,}; {run.directory} keeps the weights before that. Try "
-                    "a smaller learning_rate, max_gradient_norm or huber"
+                    f"iteration {diverged[which]:,}; {run.directory} keeps the weights before that. "
+                    f"Try {trainer.remedy}"
                 )
 
 

@@ -33,8 +33,10 @@ from jaxlb.learn.trainer import Trainer, TrainResult, train
 from jaxlb.numerics import at_processor
 from jaxlb.rewards import Weights
 from jaxlb.rollout import decide, first_arrival, rollout
-from jaxlb.schedulers import learned, scheduler
+from jaxlb.schedulers import forecasts, learned, scheduler
+from jaxlb.schedulers.forecasts import FLUID, Forecaster
 from jaxlb.schedulers.learned import Features, Moments, Network, Variables
+from jaxlb.schedulers.units import mean_service
 from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Scheduler
 
 MOMENTS_RATE = 1e-3
@@ -66,6 +68,8 @@ class DQNConfig(struct.PyTreeNode):
       priority_exponent: of the error in prioritised replay; None: all steps are as likely.
       priority_correction: exponent of the importance weights.
       network: from `jaxlb.learn.networks`, or your own (init, apply).
+      forecaster: of the waits that it is told and that rewards are expected by, from
+        `jaxlb.schedulers.forecasts`.
       num_lanes: N environments that collect, one task of each for every gradient step.
       memory_rows: steps of all lanes that are remembered.
       batch_size: steps that a gradient is taken over.
@@ -93,6 +97,7 @@ class DQNConfig(struct.PyTreeNode):
     priority_exponent: Any = None
     priority_correction: Any = 1.0
     network: Network = _static(networks.mlp())
+    forecaster: Forecaster = _static(FLUID)
     num_lanes: int = _static(256)
     memory_rows: int = _static(2048)
     batch_size: int = _static(512)
@@ -120,7 +125,7 @@ class DQNState(struct.PyTreeNode):
 
     iteration: Array  # int32
     env: EnvState  # [N]
-    unit: Array  # [N] time, the mean service
+    tracked: Any  # the forecaster's memory
     memory: Memory
     variables: Variables
     target: Any  # parameters of the target network
@@ -172,13 +177,14 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
     params = with_lane_axis(params, lanes)
     arrival_key, observe_key, network_key = jax.random.split(key, 3)
     state = first_arrival(env, params, arrival_key, lanes)
-    unit = learned.dqn(config.network).start(params, lanes)
-    seen = learned.in_mean_services(env.observe(state, params, observe_key), unit)
-    variables = learned.untrained(config.network, network_key, seen, config.weights)
+    tracked = config.forecaster.start(params, lanes)
+    _, seen, forecast = config.forecaster.look(tracked, env.observe(state, params, observe_key))
+    x = learned.features(seen, forecast, config.weights)
+    variables = learned.untrained(config.network, network_key, x, config.weights)
     nothing = jnp.zeros(lanes)
     row = Step(
-        features=learned.features(seen, variables.weights),
-        known=learned.known_rewards(seen, variables.weights),
+        features=x,
+        known=learned.known_rewards(seen, forecast, config.weights),
         action=nothing.astype(jnp.int32),
         reward=nothing,
         ended=nothing > 0,
@@ -186,7 +192,7 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
     return DQNState(
         iteration=jnp.int32(0),
         env=state,
-        unit=unit,
+        tracked=tracked,
         memory=replay.start(row, config.memory_rows, config.priority_exponent is not None),
         variables=variables,
         target=variables.network,
@@ -227,7 +233,7 @@ def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key, state
     state, sums = jax.lax.fori_loop(0, num_iterations, body, (state, sums))
 
     judged = state.variables.replace(network=state.target)
-    greedy = learned.dqn(config.network)
+    greedy = learned.dqn(config.network, config.forecaster)
     tasks = config.evaluation_tasks
     goal = dataclasses.replace(env, reward="weighted"), config.weights.put_into(params)
     found = rollout(*goal, greedy, judged, evaluation_key, config.num_lanes, tasks, tasks // 2)
@@ -257,17 +263,17 @@ def _iterate(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     return state.replace(iteration=state.iteration + 1), collecting | learning
 
 
-def _exploring(network: Network) -> Scheduler:
-    """The greedy policy, but at random, in proportion to speed, with the probability in its variables."""
-    greedy, by_speed = learned.dqn(network), scheduler("weighted-random")
+def _exploring(greedy: Scheduler) -> Scheduler:
+    """A policy, but at random, in proportion to speed, with the probability in its variables."""
+    by_speed = scheduler("weighted-random")
 
-    def act(variables: tuple[Variables, Array], unit: Array, observation: Observation, key: Key) -> tuple:
+    def act(variables: tuple[Variables, Array], memory: Any, observation: Observation, key: Key) -> tuple:
         trained, exploration = variables
         chance_key, choice_key, greedy_key = jax.random.split(key, 3)
-        action, unit = greedy.act(trained, unit, observation, greedy_key)
+        action, memory = greedy.act(trained, memory, observation, greedy_key)
         explored, _ = by_speed.act((), (), observation, choice_key)
         explore = jax.random.uniform(chance_key, action.shape) < exploration
-        return jnp.where(explore, explored, action), unit
+        return jnp.where(explore, explored, action), memory
 
     return Scheduler("exploring", greedy.init, greedy.start, act)
 
@@ -280,10 +286,10 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     explored = state.iteration.astype(jnp.float32) / c.num_iterations / c.exploration_part
     exploration = schedule(c.exploration_schedule, c.exploration, c.final_exploration, explored)
     task, process = workload.draw(task_key, params, state.env.workload, lanes)
-    policy = _exploring(c.network)
+    policy = _exploring(learned.dqn(c.network, c.forecaster))
     before = state.env
-    after, _, observation, outcome, reward = decide(
-        env, params, policy, (variables, exploration), before, state.unit, task, observe_key, act_key
+    after, tracked, observation, outcome, reward = decide(
+        env, params, policy, (variables, exploration), before, state.tracked, task, observe_key, act_key
     )
     after = after.replace(workload=process)
     ended = after.steps >= params.max_steps_in_episode
@@ -294,16 +300,16 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     )
     after = jax.tree.map(functools.partial(jnp.where, ended), empty, after)
 
-    seen = learned.in_mean_services(observation, state.unit)
-    x, truth = learned.features(seen, variables.weights), seen.truth
-    deadline = before.task.deadline / state.unit
+    _, seen, forecast = c.forecaster.look(state.tracked, observation)
+    x, truth = learned.features(seen, forecast, variables.weights), seen.truth
+    deadline = before.task.deadline / mean_service(params, lanes)
     true_rewards = rewards.of_each_choice(
         variables.weights, truth.wait, truth.size, seen.priority, deadline, seen.speed
     )
     objective = at_processor(true_rewards, outcome.action)
     row = Step(
         features=x,
-        known=learned.known_rewards(seen, variables.weights),
+        known=learned.known_rewards(seen, forecast, variables.weights),
         action=outcome.action,
         reward=objective - rewards.alone(variables.weights, truth.size, seen.speed),
         ended=ended,
@@ -319,6 +325,7 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     rate = jnp.maximum(1.0 / (1.0 + state.iteration.astype(jnp.float32)), MOMENTS_RATE)
     return state.replace(
         env=after,
+        tracked=tracked,
         memory=replay.add(state.memory, row),
         variables=variables.replace(moments=_update_moments(variables.moments, x, rate)),
     ), figures
@@ -443,11 +450,11 @@ def configure(**settings: Any) -> DQNConfig:
     """A configuration from plain values, as a file or a command line has them.
 
     Args:
-      settings: by the names of the fields of `DQNConfig` and of its `weights`; `network` is a name, and
-        `widths` and `duelling` are its options.
+      settings: by the names of the fields of `DQNConfig` and of its `weights`; `network` and `forecaster`
+        are names, and `widths` and `duelling` are the network's options.
 
     Raises:
-      ValueError: an unknown setting, or a network that cannot be.
+      ValueError: an unknown setting or forecaster, or a network that cannot be.
     """
     fields = set(DQNConfig.__dataclass_fields__) - {"weights"}
     weights = set(Weights.__dataclass_fields__)
@@ -459,7 +466,10 @@ def configure(**settings: Any) -> DQNConfig:
         return {name: value for name, value in settings.items() if name in names}
 
     network = networks.network(settings.get("network", "mlp"), **among(options))
-    return DQNConfig(**among(fields) | {"network": network, "weights": Weights(**among(weights))})
+    made = {"network": network, "weights": Weights(**among(weights))}
+    if "forecaster" in settings:
+        made["forecaster"] = forecasts.forecaster(settings["forecaster"])
+    return DQNConfig(**among(fields) | made)
 
 
 def defaults() -> dict[str, Any]:
@@ -472,6 +482,7 @@ def plain_settings(config: DQNConfig) -> dict[str, Any]:
     own = {name: getattr(config, name) for name in config.__dataclass_fields__}
     weights = own.pop("weights")
     del own["network"]
+    own["forecaster"] = config.forecaster.name
     return own | {name: getattr(weights, name) for name in weights.__dataclass_fields__}
 
 
@@ -533,6 +544,7 @@ DQN = Trainer(
     name="dqn",
     features=(("task", tuple(learned.TASK_FEATURES)), ("processor", tuple(learned.PROCESSOR_FEATURES))),
     objective="greedy_objective",
+    remedy="a smaller learning_rate, max_gradient_norm or huber",
     reached=(
         ("completion", "greedy_completion", 1.0),
         ("slowdown", "greedy_slowdown", 1.0),
@@ -544,6 +556,6 @@ DQN = Trainer(
     check=check,
     start=start_dqn,
     advance=continue_dqn,
-    acting=lambda config: learned.dqn(config.network),
+    acting=lambda config: learned.dqn(config.network, config.forecaster),
     fits=_fits,
 )

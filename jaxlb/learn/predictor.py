@@ -15,11 +15,10 @@ from jaxlb.learn.trainer import Trainer, TrainResult, train
 from jaxlb.numerics import first_smallest
 from jaxlb.rollout import watch
 from jaxlb.schedulers import predictors, tracking
-from jaxlb.schedulers.learned import in_mean_services, mean_service
-from jaxlb.schedulers.predictive import SPAN, WINDOW, predicting
+from jaxlb.schedulers.predictive import predicting
 from jaxlb.schedulers.predictors import Fit, Predictor
 from jaxlb.schedulers.tracking import FEATURES, Tracking
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
+from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler
 
 _OPTIMISER = optax.lbfgs()
 HELD_OUT = 5
@@ -82,31 +81,20 @@ class PredictorState(struct.PyTreeNode):
     diverged: Array  # int32, the iteration at which a loss was not finite; -1: none
 
 
-class _Collecting(struct.PyTreeNode):
-    unit: Array
-    tracking: Tracking
-
-
-def _start(params: EnvParams, lanes: Lanes) -> _Collecting:
-    return _Collecting(mean_service(params, lanes), tracking.start(WINDOW, params.speed.shape[0], lanes))
-
-
-def _act(variables: Any, memory: _Collecting, observation: Observation, key: Key) -> tuple:
+def _act(variables: Any, memory: Tracking, observation: Observation, key: Key) -> tuple:
     del variables, key
-    seen = in_mean_services(observation, memory.unit)
-    tracked = tracking.look(memory.tracking, seen, SPAN)
+    tracked, seen = tracking.look(memory, observation)
     # Half of the lanes herd, as LWR does, and half do not, as a scheduler with good predictions would.
     herding = jnp.arange(seen.size.size, dtype=jnp.int32).reshape(seen.size.shape) % 2 == 0
     action = first_smallest(jnp.where(herding, seen.load, tracked.reckoned) / seen.speed)
-    return action, memory.replace(tracking=tracked)
+    return action, tracked
 
 
-_COLLECTING = Scheduler("collecting", lambda key, observation: (), _start, _act)
+_COLLECTING = Scheduler("collecting", lambda key, observation: (), tracking.start, _act)
 
 
-def _example(memory: _Collecting, observation: Observation) -> tuple[Array, Array]:
-    seen = in_mean_services(observation, memory.unit)
-    tracked = tracking.look(memory.tracking, seen, SPAN)
+def _example(memory: Tracking, observation: Observation) -> tuple[Array, Array]:
+    tracked, seen = tracking.look(memory, observation)
     return tracking.features(tuple(FEATURES), tracked, seen), seen.truth.wait * seen.speed
 
 
@@ -287,6 +275,7 @@ PREDICTOR = Trainer(
     name="predictor",
     features=(("processor", tuple(FEATURES)),),
     objective="objective",
+    remedy="fewer num_iterations, more num_examples or another predictor",
     reached=(("error on examples held out, mean sizes", "held_out_error", 1.0),),
     defaults=defaults,
     configure=configure,

@@ -19,6 +19,7 @@ class Trainer(NamedTuple):
       name: what the command line calls it.
       features: what its networks are told, by group.
       objective: the figure of progress that is the largest for the best weights.
+      remedy: what to try where training diverged.
       reached: what a table tells of the best weights: heading, figure of progress, factor.
       defaults: () -> settings by name, as plain values.
       configure: (**settings) -> config.
@@ -35,6 +36,7 @@ class Trainer(NamedTuple):
     name: str
     features: tuple[tuple[str, tuple[str, ...]], ...]
     objective: str
+    remedy: str
     reached: tuple[tuple[str, str, float], ...]
     defaults: Callable[[], dict[str, Any]]
     configure: Callable[..., Any]
@@ -77,7 +79,7 @@ def train(trainer: Trainer, env: Env, params: EnvParams, config: Any, key: Key) 
     if not checks.traced(result.diverged) and int(result.diverged) >= 0:
         raise FloatingPointError(
             f"training diverged: the loss was not finite at iteration {int(result.diverged)}; "
-            "try a smaller learning_rate, max_gradient_norm or huber"
+            f"try {trainer.remedy}"
         )
     return result
 

@@ -445,7 +445,7 @@ def detection(curves: Mapping[str, np.ndarray]) -> Figure:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         for index, (name, curve) in enumerate(curves.items()):
             curve = curve[np.argsort(curve[:, 0])]
-            axes.plot(curve[:, 0], curve[:, 1], "o-", ms=4, lw=1.2, label=name, **_looks(index))
+            axes.plot(curve[:, 0], curve[:, 1], marker="o", ms=4, lw=1.2, label=name, **_looks(index))
         axes.set(
             xscale="log",
             yscale="log",

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks, observe, system
+from jaxlb.schedulers.base import sampled
 from jaxlb.schedulers.classical import greedy, lwr
-from jaxlb.schedulers.learned import mean_service
 from jaxlb.schedulers.predictive import predictive
+from jaxlb.schedulers.units import mean_service
 from jaxlb.types import (
     Array,
     EnvParams,
@@ -34,7 +35,7 @@ class Twin(struct.PyTreeNode):
     system: SystemState
     monitor: MonitorState
     memory: Any  # of the candidate, there
-    cost: Array  # [...] mean services, sum of completion times that forgets
+    cost: Array  # [...] sum, that forgets, of log(1 + completion in mean services)
 
 
 class Memory(struct.PyTreeNode):
@@ -48,18 +49,19 @@ class Memory(struct.PyTreeNode):
 
 def hedge(
     candidates: tuple[Scheduler, ...] | None = None,
-    rate: float = 0.1,
-    horizon: float = 1000.0,
+    rate: float = 1.0,
+    horizon: float = 3000.0,
     queue_capacity: int = 16,
     wait_visible: bool = True,
 ) -> Scheduler:
     """One of several rules, drawn by weights exp(-rate x what it would have cost so far).
 
-    Exponential weights as of Littlestone and Warmuth (1994), Freund and Schapire (1997), with forgetting.
+    Exponential weights as of Littlestone and Warmuth (1994), Freund and Schapire (1997), with forgetting. A
+    task costs the logarithm of 1 + its completion time: with heavy tails, means take too long to tell apart.
 
     Args:
       candidates: None: LWR, predictive and greedy. The variables are a tuple of theirs; `()`: none has any.
-      rate: of the weights, per mean service of completion time.
+      rate: of the weights.
       horizon: tasks after which costs are forgotten to 1 / e.
       queue_capacity: how long the twins' queues are counted exactly.
       wait_visible: whether the system's waits are measured, and so the twins'.
@@ -104,7 +106,7 @@ def hedge(
             system=found,
             monitor=observe.record(monitor, action, task.size),
             memory=ours,
-            cost=(1.0 - 1.0 / horizon) * twin.cost + (wait + service) / memory.unit,
+            cost=(1.0 - 1.0 / horizon) * twin.cost + jnp.log1p((wait + service) / memory.unit),
         )
 
     def act(variables: tuple, memory: Memory, observation: Observation, key: Key) -> tuple[Array, Memory]:
@@ -112,8 +114,7 @@ def hedge(
         choice_key, twin_key, *act_keys = jax.random.split(key, 2 + len(rules))
         twin_keys = jax.random.split(twin_key, len(rules))
         weights = jax.nn.softmax(-rate * jnp.stack([twin.cost for twin in memory.twins]), 0)
-        bounds, point = jnp.cumsum(weights, 0), jax.random.uniform(choice_key, o.size.shape)
-        chosen = (point >= bounds[:-1]).sum(0, dtype=jnp.int32)
+        chosen = sampled(weights, choice_key, o.size.shape)
         action, memories = jnp.zeros_like(chosen), []
         for index, (rule, own, key) in enumerate(zip(rules, each, act_keys, strict=True)):
             theirs, after = rule.act(own, memory.memories[index], o, key)

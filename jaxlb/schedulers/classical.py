@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxlb import checks
 from jaxlb.numerics import at_processor, first_smallest, processor_index
-from jaxlb.schedulers.base import stateless, uniform_per_processor, with_memory
+from jaxlb.schedulers.base import sampled, stateless, uniform_per_processor, with_memory
 from jaxlb.types import Array, Key, Observation, Scheduler
 
 Ties = Literal["lowest", "fastest", "random"]
@@ -22,21 +22,14 @@ def _choose(cost: Array, ties: Ties, observation: Observation, key: Key) -> Arra
     return first_smallest(cost, uniform_per_processor(key, cost))
 
 
-def _sampled(weights: Array, key: Key, lanes: tuple[int, ...]) -> Array:
-    """A processor drawn in proportion to `weights` `[P, ...]`."""
-    bounds = jnp.cumsum(weights, 0)
-    point = jax.random.uniform(key, lanes) * bounds[-1]
-    return (point >= bounds[:-1]).sum(0, dtype=jnp.int32)
-
-
 def random() -> Scheduler:
     """Any processor, each with the same probability."""
-    return stateless("random", lambda o, key: _sampled(jnp.ones_like(o.speed), key, o.size.shape))
+    return stateless("random", lambda o, key: sampled(jnp.ones_like(o.speed), key, o.size.shape))
 
 
 def weighted_random() -> Scheduler:
     """Any processor, with probability proportional to its speed: stable wherever any rule is."""
-    return stateless("weighted-random", lambda o, key: _sampled(o.speed, key, o.size.shape))
+    return stateless("weighted-random", lambda o, key: sampled(o.speed, key, o.size.shape))
 
 
 def rr() -> Scheduler:
@@ -90,7 +83,7 @@ def jiq() -> Scheduler:
     def choose(observation: Observation, key: Key) -> Array:
         idle = observation.queue_length == 0
         eligible = idle | ~idle.any(0)
-        return _sampled(jnp.where(eligible, observation.speed, 0.0), key, observation.size.shape)
+        return sampled(jnp.where(eligible, observation.speed, 0.0), key, observation.size.shape)
 
     return stateless("jiq", choose)
 
@@ -105,7 +98,7 @@ def power_of_d(d: int = 2) -> Scheduler:
         # Samples come in random order, so the first of the shortest is a random one of them.
         action, shortest = jnp.zeros(lanes, jnp.int32), jnp.full(lanes, jnp.iinfo(jnp.int32).max)
         for sample_key in jax.random.split(key, d):
-            sample = _sampled(any_processor, sample_key, lanes)
+            sample = sampled(any_processor, sample_key, lanes)
             length = at_processor(observation.queue_length, sample)
             action = jnp.where(length < shortest, sample, action)
             shortest = jnp.minimum(length, shortest)

@@ -15,7 +15,8 @@ from flax import struct
 
 from jaxlb import rewards
 from jaxlb.rewards import Weights
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
+from jaxlb.schedulers.forecasts import FLUID, Forecaster
+from jaxlb.types import Array, Key, Observation, Scheduler
 
 
 class Features(struct.PyTreeNode):
@@ -52,48 +53,6 @@ class Variables(struct.PyTreeNode):
     weights: Weights  # of the reward that it maximises
 
 
-def mean_service(params: EnvParams, lanes: Lanes) -> Array:
-    """Time that a task of mean size takes at mean speed, of each lane."""
-    return jnp.broadcast_to(params.size.mean() / params.speed.mean(0), lanes)
-
-
-def mean_size(observation: Observation, unit: Array) -> Array:
-    """Work that takes `unit` `[...]` time at the processors' mean speed."""
-    return unit * observation.speed.mean(0)
-
-
-def in_mean_services(observation: Observation, unit: Array) -> Observation:
-    """The observation free of units: mean size 1, mean speed 1, times in mean services.
-
-    Args:
-      observation: of lanes `[...]`.
-      unit: `[...]` time, mean size / mean speed.
-    """
-    o, work = observation, mean_size(observation, unit)
-    return o.replace(
-        gap=o.gap / unit,
-        size=o.size / work,
-        deadline=o.deadline / unit,
-        load_average=o.load_average / work,
-        load_variance=o.load_variance / work**2,
-        load=o.load / work,
-        wait=o.wait / unit,
-        speed=o.speed / o.speed.mean(0),
-        age=o.age / unit,
-        assigned=o.assigned / work,
-        truth=o.truth.replace(size=o.truth.size / work, wait=o.truth.wait / unit),
-    )
-
-
-def forecast(observation: Observation) -> Array:
-    """Waits `[P, ...]` at this moment: those measured, and assigned since, less what has been served since.
-
-    Where figures are fresh, they are the forecast.
-    """
-    o = observation
-    return jnp.maximum(o.wait + o.assigned / o.speed - o.age, 0.0)
-
-
 TASK_FEATURES: dict[str, Callable[[Observation], Array]] = {
     "log size": lambda o: jnp.log(o.size),
     "priority": lambda o: o.priority.astype(jnp.float32),
@@ -102,23 +61,24 @@ TASK_FEATURES: dict[str, Callable[[Observation], Array]] = {
 }
 """What a network is told of the task and the system, of an observation in mean services: name -> `[...]`."""
 
-PROCESSOR_FEATURES: dict[str, Callable[[Observation], Array]] = {
-    "log wait": lambda o: jnp.log1p(8.0 * o.wait),
-    "log forecast wait": lambda o: jnp.log1p(8.0 * forecast(o)),
-    "log forecast completion": lambda o: jnp.log(forecast(o) + o.size / o.speed),
-    "log queue length": lambda o: jnp.log1p(o.queue_length.astype(jnp.float32)),
-    "log load": lambda o: jnp.log1p(8.0 * o.load / o.speed),
-    "log assigned": lambda o: jnp.log1p(8.0 * o.assigned / o.speed),
-    "log speed": lambda o: jnp.log(o.speed),
+PROCESSOR_FEATURES: dict[str, Callable[[Observation, Array], Array]] = {
+    "log wait": lambda o, forecast: jnp.log1p(8.0 * o.wait),
+    "log forecast wait": lambda o, forecast: jnp.log1p(8.0 * forecast),
+    "log forecast completion": lambda o, forecast: jnp.log(forecast + o.size / o.speed),
+    "log queue length": lambda o, forecast: jnp.log1p(o.queue_length.astype(jnp.float32)),
+    "log load": lambda o, forecast: jnp.log1p(8.0 * o.load / o.speed),
+    "log assigned": lambda o, forecast: jnp.log1p(8.0 * o.assigned / o.speed),
+    "log speed": lambda o, forecast: jnp.log(o.speed),
 }
-"""What it is told of each processor: name -> `[P, ...]`. Logarithms tame heavy tails."""
+"""What it is told of each processor, with its forecast: name -> `[P, ...]`. Logarithms tame heavy tails."""
 
 
-def features(observation: Observation, weights: Weights) -> Features:
+def features(observation: Observation, forecast: Array, weights: Weights) -> Features:
     """What a network is told.
 
     Args:
       observation: in mean services.
+      forecast: `[P, ...]` waits, in mean services.
       weights: of the reward; the network is told them, so that one can serve several objectives.
     """
     lanes = observation.size.shape
@@ -127,7 +87,7 @@ def features(observation: Observation, weights: Weights) -> Features:
     told += list(sla_weight) if sla_weight.ndim else [sla_weight]
     task = [feature(observation) for feature in TASK_FEATURES.values()]
     task += [jnp.log(jnp.asarray(weight) + 0.01) for weight in told]
-    processor = [feature(observation) for feature in PROCESSOR_FEATURES.values()]
+    processor = [feature(observation, forecast) for feature in PROCESSOR_FEATURES.values()]
     return Features(
         task=jnp.stack([jnp.broadcast_to(x, lanes) for x in task], -1),
         processor=jnp.moveaxis(jnp.stack(processor, -1), 0, -2),
@@ -141,10 +101,10 @@ def standardise(moments: Moments, x: Features) -> Features:
     )
 
 
-def known_rewards(observation: Observation, weights: Weights) -> Array:
+def known_rewards(observation: Observation, forecast: Array, weights: Weights) -> Array:
     """The reward of each choice `[..., P]`, taking forecast and size, in mean services, for the truth."""
     o = observation
-    each = rewards.of_each_choice(weights, forecast(o), o.size, o.priority, o.deadline, o.speed)
+    each = rewards.of_each_choice(weights, forecast, o.size, o.priority, o.deadline, o.speed)
     return jnp.moveaxis(each, 0, -1)
 
 
@@ -153,9 +113,8 @@ def values(network: Network, variables: Variables, x: Features, known: Array) ->
     return known + network.apply(variables.network, standardise(variables.moments, x))
 
 
-def untrained(network: Network, key: Key, observation: Observation, weights: Weights) -> Variables:
-    """New variables of a network for such observations and weights; the key is consumed."""
-    x = features(observation, weights)
+def untrained(network: Network, key: Key, x: Features, weights: Weights) -> Variables:
+    """New variables of a network for such features and weights; the key is consumed."""
     moments = Moments(
         mean=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[-1:]), x),
         variance=jax.tree.map(lambda leaf: jnp.ones(leaf.shape[-1:]), x),
@@ -165,20 +124,22 @@ def untrained(network: Network, key: Key, observation: Observation, weights: Wei
 
 
 @functools.cache
-def dqn(network: Network) -> Scheduler:
+def dqn(network: Network, forecaster: Forecaster = FLUID) -> Scheduler:
     """The largest value, by a network trained with `jaxlb.train_dqn`.
 
-    Its variables are `Variables`; its memory is the mean service time of each lane.
+    Its variables are `Variables`; its memory is the forecaster's.
     """
 
     def init(key: Key, observation: Observation) -> Variables:
-        return untrained(network, key, observation, Weights())
+        # Only the shapes of features matter, and those are the same in any units.
+        weights = Weights()
+        return untrained(network, key, features(observation, observation.wait, weights), weights)
 
-    def act(variables: Variables, unit: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
+    def act(variables: Variables, memory: Any, observation: Observation, key: Key) -> tuple[Array, Any]:
         del key
-        seen = in_mean_services(observation, unit)
-        known = known_rewards(seen, variables.weights)
-        value = values(network, variables, features(seen, variables.weights), known)
-        return jnp.argmax(value, -1).astype(jnp.int32), unit
+        memory, seen, forecast = forecaster.look(memory, observation)
+        x = features(seen, forecast, variables.weights)
+        value = values(network, variables, x, known_rewards(seen, forecast, variables.weights))
+        return jnp.argmax(value, -1).astype(jnp.int32), memory
 
-    return Scheduler("dqn", init, mean_service, act)
+    return Scheduler("dqn", init, forecaster.start, act)

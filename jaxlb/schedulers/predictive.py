@@ -1,8 +1,6 @@
 """Least Work Remaining on predicted loads: always, or where a detector says that the reported drifted."""
 
 import functools
-import json
-from importlib import resources
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,13 +10,11 @@ from jaxlb import checks, drift
 from jaxlb.drift import Detector
 from jaxlb.numerics import first_smallest
 from jaxlb.schedulers import predictors, tracking
-from jaxlb.schedulers.learned import in_mean_services, mean_service, mean_size
-from jaxlb.schedulers.predictors import Fit, Predictor
+from jaxlb.schedulers.predictors import Predictor
 from jaxlb.schedulers.tracking import Tracking
+from jaxlb.schedulers.units import mean_size
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
 
-WINDOW, SPAN = 10, 10.0
-"""Decisions that the moving averages are over."""
 IDLE = 1e-3
 """Work, in mean sizes, that is as good as none: rounding decides nothing between idle processors."""
 
@@ -26,30 +22,9 @@ IDLE = 1e-3
 class Memory(struct.PyTreeNode):
     """What these schedulers carry from task to task."""
 
-    unit: Array  # [...] time, the mean service
     tracking: Tracking
     detector: Any  # state, of streams [P, ...]
     trusted: Array  # [...] int32, decisions for which the prediction is still used
-
-
-@functools.cache
-def shipped() -> tuple[Predictor, Fit]:
-    """The linear predictor that comes with jaxlb, trained by `python benchmarks/drift.py --ship`."""
-    text = resources.files("jaxlb.schedulers").joinpath("predictor.json").read_text(encoding="utf-8")
-    return predictors.from_plain(json.loads(text))
-
-
-def forecast(
-    predictor: Predictor, fit: Fit, memory: Memory, observation: Observation
-) -> tuple[Tracking, Array, Array]:
-    """The memory of loads after a look, the backlogs that are predicted, and their standard errors.
-
-    Both are `[P, ...]`, in mean sizes.
-    """
-    seen = in_mean_services(observation, memory.unit)
-    tracked = tracking.look(memory.tracking, seen, SPAN)
-    x = tracking.features(predictor.features, tracked, seen)
-    return tracked, *predictors.predict(predictor, fit, x)
 
 
 def drifted(detector: Detector, state: Any, load: Array, backlog: Array, error: Array) -> tuple[Any, Array]:
@@ -83,19 +58,17 @@ def predicting(name: str, predictor: Predictor, detector: Detector | None, hold:
         return ()
 
     def start(params: EnvParams, lanes: Lanes) -> Memory:
-        num_processors = params.speed.shape[0]
         return Memory(
-            unit=mean_service(params, lanes),
-            tracking=tracking.start(WINDOW, num_processors, lanes),
-            detector=() if detector is None else detector.init((num_processors, *lanes)),
+            tracking=tracking.start(params, lanes),
+            detector=() if detector is None else detector.init((params.speed.shape[0], *lanes)),
             trusted=jnp.zeros(lanes, jnp.int32),
         )
 
     def act(variables: Any, memory: Memory, observation: Observation, key: Key) -> tuple[Array, Memory]:
         del key
-        fit = shipped()[1] if isinstance(variables, tuple) else variables
-        tracked, backlog, error = forecast(predictor, fit, memory, observation)
-        work, state, trusted = mean_size(observation, memory.unit), memory.detector, memory.trusted
+        fit = predictors.shipped()[1] if isinstance(variables, tuple) else variables
+        tracked, _, backlog, error = predictors.forecast(predictor, fit, memory.tracking, observation)
+        work, state, trusted = mean_size(observation, tracked.unit), memory.detector, memory.trusted
         load = work * jnp.where(backlog < IDLE, 0.0, backlog)
         tiebreak = -observation.speed
         if detector is not None:
@@ -104,14 +77,14 @@ def predicting(name: str, predictor: Predictor, detector: Detector | None, hold:
             load = jnp.where(trusted > 0, load, observation.load)
             tiebreak = jnp.where(trusted > 0, tiebreak, 0.0)
         action = first_smallest(load / observation.speed, tiebreak)
-        return action, Memory(memory.unit, tracked, state, trusted)
+        return action, Memory(tracked, state, trusted)
 
     return Scheduler(name, init, start, act)
 
 
 def _made(name: str, detector: Detector | None, hold: int = 1) -> Scheduler:
     checks.at_least("hold", hold, 1)
-    return predicting(name, shipped()[0], detector, hold)
+    return predicting(name, predictors.shipped()[0], detector, hold)
 
 
 def predictive() -> Scheduler:

@@ -4,7 +4,9 @@ All work is in mean sizes here, speed in mean speeds, so that a predictor serves
 """
 
 import functools
+import json
 from collections.abc import Callable, Sequence
+from importlib import resources
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,8 +14,9 @@ from flax import linen as nn
 from flax import struct
 
 from jaxlb import checks
-from jaxlb.schedulers.tracking import FEATURES
-from jaxlb.types import Array, Key
+from jaxlb.schedulers import tracking
+from jaxlb.schedulers.tracking import FEATURES, Tracking
+from jaxlb.types import Array, Key, Observation
 
 ORIGINAL = ("sma", "ewma", "system load average")
 """What the original predictor was told."""
@@ -131,6 +134,20 @@ def predict(predictor: Predictor, fit: Fit, x: Array) -> tuple[Array, Array]:
     return backlog, fit.spread * fit.deviation * jnp.exp(0.5 * found[1])
 
 
+def forecast(
+    predictor: Predictor, fit: Fit, memory: Tracking, observation: Observation
+) -> tuple[Tracking, Observation, Array, Array]:
+    """A look at the system, and what is predicted then.
+
+    Returns:
+      The memory of loads after it; what was seen, in mean services; the backlogs `[P, ...]` that are
+      predicted, in mean sizes; their standard errors.
+    """
+    tracked, seen = tracking.look(memory, observation)
+    x = tracking.features(predictor.features, tracked, seen)
+    return tracked, seen, *predict(predictor, fit, x)
+
+
 def as_plain(predictor: Predictor, fit: Fit) -> dict[str, Any]:
     """A linear fit as plain numbers by name, for a file that people can read."""
     kernel = fit.network["params"]["Dense_0"]["kernel"][:, 0]
@@ -160,3 +177,10 @@ def from_plain(plain: dict[str, Any]) -> tuple[Predictor, Fit]:
         error=jnp.float32(plain["error"]),
         spread=one,
     )
+
+
+@functools.cache
+def shipped() -> tuple[Predictor, Fit]:
+    """The linear predictor that comes with jaxlb, trained by `python benchmarks/drift.py --ship`."""
+    text = resources.files("jaxlb.schedulers").joinpath("predictor.json").read_text(encoding="utf-8")
+    return from_plain(json.loads(text))

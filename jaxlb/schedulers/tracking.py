@@ -1,16 +1,21 @@
-"""What a scheduler remembers of the loads it was shown, and what it makes of them."""
+"""What a scheduler remembers of the loads it was shown, and what it makes of them; work in mean sizes."""
 
 from collections.abc import Callable
 
 import jax.numpy as jnp
 from flax import struct
 
-from jaxlb.types import Array, Lanes, Observation
+from jaxlb.schedulers.units import in_mean_services, mean_service
+from jaxlb.types import Array, EnvParams, Lanes, Observation
+
+WINDOW, SPAN = 10, 10.0
+"""Decisions W that the moving averages are over: in a window, and with weight 2 / (W + 1) of the newest."""
 
 
 class Tracking(struct.PyTreeNode):
     """Memory of loads, up to the last decision."""
 
+    unit: Array  # [...] time, the mean service
     count: Array  # int32, decisions seen
     recent: Array  # [W, P, ...] work, reported loads, that of decision i in row i % W
     average: Array  # [P, ...] work, exponentially weighted mean of reported loads
@@ -19,12 +24,13 @@ class Tracking(struct.PyTreeNode):
     assigned: Array  # [P, ...] work assigned since then
 
 
-def start(window: int, num_processors: int, lanes: Lanes) -> Tracking:
-    """Nothing seen yet; `window` is W."""
-    nothing = jnp.zeros((num_processors, *lanes), jnp.float32)
+def start(params: EnvParams, lanes: Lanes) -> Tracking:
+    """Nothing seen yet."""
+    nothing = jnp.zeros((params.speed.shape[0], *lanes), jnp.float32)
     return Tracking(
+        unit=mean_service(params, lanes),
         count=jnp.int32(0),
-        recent=jnp.zeros((window, *nothing.shape), jnp.float32),
+        recent=jnp.zeros((WINDOW, *nothing.shape), jnp.float32),
         average=nothing,
         reckoned=nothing,
         age=nothing[0],
@@ -32,17 +38,11 @@ def start(window: int, num_processors: int, lanes: Lanes) -> Tracking:
     )
 
 
-def look(tracking: Tracking, observation: Observation, span: float) -> Tracking:
-    """The memory after a look at the system.
-
-    Args:
-      tracking: the memory before it.
-      observation: of lanes `[...]`.
-      span: of the exponentially weighted mean, in decisions: the weight of the newest is 2 / (span + 1).
-    """
-    o, window = observation, tracking.recent.shape[0]
+def look(tracking: Tracking, observation: Observation) -> tuple[Tracking, Observation]:
+    """The memory after a look at the system, and what was seen, in mean services."""
+    o = in_mean_services(observation, tracking.unit)
     first = tracking.count == 0
-    newest = jnp.arange(window, dtype=jnp.int32) == tracking.count % window
+    newest = jnp.arange(WINDOW, dtype=jnp.int32) == tracking.count % WINDOW
     newest = newest.reshape(-1, *(1,) * o.load.ndim)
     # Nothing assigned since the measurement: it is newer than the last assignment. Otherwise what was
     # assigned since the last look came then, whoever decided it.
@@ -50,20 +50,22 @@ def look(tracking: Tracking, observation: Observation, span: float) -> Tracking:
     kept = tracking.reckoned + o.assigned - tracking.assigned
     before = jnp.where(measured, o.wait * o.speed, kept)
     passed = jnp.where(measured, o.age, o.age - tracking.age)
-    return Tracking(
+    average = tracking.average + 2.0 / (SPAN + 1.0) * (o.load - tracking.average)
+    tracking = Tracking(
+        unit=tracking.unit,
         count=tracking.count + 1,
         recent=jnp.where(newest, o.load, tracking.recent),
-        average=jnp.where(first, o.load, tracking.average + 2.0 / (span + 1.0) * (o.load - tracking.average)),
+        average=jnp.where(first, o.load, average),
         reckoned=jnp.maximum(before - passed * o.speed, 0.0),
         age=o.age,
         assigned=o.assigned,
     )
+    return tracking, o
 
 
 def _moving(tracking: Tracking) -> tuple[Array, Array, Array]:
     """Of the loads in the window: mean, slope per decision, and standard deviation; `[P, ...]` each."""
-    window = tracking.recent.shape[0]
-    back = (tracking.count - 1 - jnp.arange(window, dtype=jnp.int32)) % window
+    back = (tracking.count - 1 - jnp.arange(WINDOW, dtype=jnp.int32)) % WINDOW
     used = (back < tracking.count).astype(jnp.float32)
     count = used.sum()
     place = -back.astype(jnp.float32)

@@ -1,0 +1,71 @@
+"""What waits a learned scheduler expects: reckoned from the last measurement, or predicted."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxlb import checks
+from jaxlb.schedulers import predictors, tracking
+from jaxlb.schedulers.predictors import Fit, Predictor
+from jaxlb.schedulers.tracking import Tracking
+from jaxlb.schedulers.units import in_mean_services, mean_service
+from jaxlb.types import Array, EnvParams, Lanes, Observation
+
+
+class Forecaster(NamedTuple):
+    """Of the wait at each processor, as pure functions.
+
+    Attributes:
+      name: what settings call it.
+      start: (params, lanes) -> memory.
+      look: (memory, observation) -> (memory, observation, waits `[P, ...]`), these two in mean services.
+    """
+
+    name: str
+    start: Callable[[EnvParams, Lanes], Any]
+    look: Callable[[Any, Observation], tuple[Any, Observation, Array]]
+
+
+def _fluid_look(unit: Array, observation: Observation) -> tuple[Array, Observation, Array]:
+    o = in_mean_services(observation, unit)
+    return unit, o, jnp.maximum(o.wait + o.assigned / o.speed - o.age, 0.0)
+
+
+FLUID = Forecaster("fluid", mean_service, _fluid_look)
+"""Waits as measured, and assigned since, less the time since: too small by the time a processor idled.
+
+Where figures are fresh, they are the forecast. Its memory is the mean service.
+"""
+
+
+def predicted(predictor: Predictor, fit: Fit) -> Forecaster:
+    """Waits by a predictor that was trained, as in `drift-aware`. Its memory is of loads.
+
+    Make it once: programs are compiled for each.
+    """
+
+    def look(memory: Tracking, observation: Observation) -> tuple[Tracking, Observation, Array]:
+        memory, seen, backlog, _ = predictors.forecast(predictor, fit, memory, observation)
+        return memory, seen, backlog / seen.speed
+
+    return Forecaster("predicted", tracking.start, look)
+
+
+@functools.cache
+def _shipped() -> Forecaster:
+    return predicted(*predictors.shipped())
+
+
+FORECASTERS: dict[str, Callable[[], Forecaster]] = {"fluid": lambda: FLUID, "predicted": _shipped}
+
+
+def forecaster(name: str) -> Forecaster:
+    """A forecaster by name; `"predicted"` is by the predictor that comes with jaxlb.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    checks.known("forecaster", name, FORECASTERS)
+    return FORECASTERS[name]()

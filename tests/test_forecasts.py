@@ -1,0 +1,54 @@
+"""Waits that a network is told: as good as what was seen allows."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxlb
+from jaxlb import workload
+from jaxlb.env import with_lane_axis
+from jaxlb.learn.dqn import configure
+from jaxlb.rollout import watch
+from jaxlb.schedulers import forecasts
+from jaxlb.types import Scheduler
+
+
+def forecast(key, name, **overrides):
+    """Waits forecast and true, in mean services, `[T, P, N]`, of tasks that are spread over processors."""
+    env, params = jaxlb.make("stale", **overrides)
+    forecaster, random = forecasts.forecaster(name), jaxlb.scheduler("weighted-random")
+
+    def act(variables, memory, observation, key):
+        return random.act((), (), observation, key)[0], forecaster.look(memory, observation)[0]
+
+    def look(memory, observation):
+        _, seen, wait = forecaster.look(memory, observation)
+        return wait, seen.truth.wait
+
+    rule = Scheduler("looking", lambda key, observation: (), forecaster.start, act)
+    tasks = workload.sample(key, with_lane_axis(params, (4,)), 200, (4,))
+    return jax.tree.map(np.asarray, watch(env, params, rule, (), tasks, key, look)[1])
+
+
+def test_predicted_waits_are_the_true_ones_where_sizes_are_seen(key):
+    wait, true = forecast(key, "predicted")
+    np.testing.assert_allclose(wait, true, atol=0.01)
+    # Without an account of idling they are too short.
+    fluid, _ = forecast(key, "fluid")
+    assert (fluid <= true + 1e-4).all()
+    assert (fluid < true - 0.1).mean() > 0.05
+
+
+def test_predicted_waits_are_nearer_where_sizes_are_not_seen(key):
+    def error(name):
+        wait, true = forecast(key, name, size_visible=False)
+        return np.abs(wait - true).mean()
+
+    assert error("predicted") < 0.95 * error("fluid")
+
+
+def test_settings_name_them():
+    assert configure(forecaster="predicted").forecaster is forecasts.forecaster("predicted")
+    assert configure().forecaster is forecasts.FLUID
+    with pytest.raises(ValueError, match=r"unknown forecaster 'fuild'; did you mean fluid"):
+        configure(forecaster="fuild")
