@@ -128,7 +128,20 @@ def test_a_faster_processor_delays_nothing_under_fixed_choices(seed, faster, fac
     assert (after.wait <= before.wait * (1.0 + 1e-6) + 1e-6).all()
 
 
-@pytest.mark.parametrize("name", [name for name in jaxlb.schedulers() if name != "optimal"])
+QUICK = (
+    "lwr",
+    "power-of-d",
+    "guarded-sita",
+    "hedge",
+)  # stateless, drawing, with a memory, with others inside
+EAGER = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+    for name in jaxlb.schedulers()
+    if name != "optimal"
+]
+
+
+@pytest.mark.parametrize("name", EAGER)
 def test_jit_equals_eager(name):
     # Function by function without a compiler, against the compiled loop: not one choice may differ.
     tasks, key = random_tasks(3, lanes=(2,)), jax.random.key(1)

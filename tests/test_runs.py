@@ -18,8 +18,6 @@ from jaxlb import cli, runs
 from jaxlb.cli.compare import Evaluate
 from jaxlb.cli.train import Train
 
-pytestmark = pytest.mark.xdist_group("runs")  # they share a trained run
-
 SETTINGS = (
     "num_iterations=30", "num_evaluations=3", "num_lanes=8", "memory_rows=16", "batch_size=16",
     "evaluation_tasks=20", "widths=[8]",

@@ -50,11 +50,16 @@ def both_engines(name, speeds, tasks, key):
     return jax.tree.map(np.asarray, outcome), np.asarray(queue_length), expected
 
 
-NAMES = ["rr", "lwl", "jsq", "greedy"]
+CHOSEN = [
+    "jsq",
+    "greedy",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("rr", "lwl", "sed", "lwr")),
+]
+PROCESSORS = [1, pytest.param(4, marks=pytest.mark.slow), 16]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "sed", "lwr"])
-@pytest.mark.parametrize("num_processors", [1, pytest.param(4, marks=pytest.mark.slow), 16])
+@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("num_processors", PROCESSORS)
 def test_replay_agrees_with_the_event_simulator_to_the_last_bit(name, num_processors, key):
     # Times on a grid of 2^-12 and speeds that are powers of two: sums of them are exact in float32, so that
     # every choice, wait, completion and queue length must be the reference's, ties (there are many) included.
@@ -70,8 +75,8 @@ def test_replay_agrees_with_the_event_simulator_to_the_last_bit(name, num_proces
         np.testing.assert_array_equal(queue_length[:, :, lane], lengths)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("num_processors", [1, pytest.param(4, marks=pytest.mark.slow), 16])
+@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("num_processors", PROCESSORS)
 def test_replay_of_arbitrary_times_agrees_within_float32(name, num_processors, key):
     # Arbitrary times: completions to 1e-6 (one rounding), and queue lengths exactly, unless a departure falls
     # within float32's resolution of the arrival, which is checked of every difference.
