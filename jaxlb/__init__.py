@@ -4,9 +4,11 @@ from jaxlb.comparison import Comparison, compare
 from jaxlb.env import Env, flatten
 from jaxlb.learn import (
     DQNConfig,
+    GNNConfig,
     PredictorConfig,
     TrainResult,
     train_dqn,
+    train_gnn,
     train_predictor,
 )
 from jaxlb.metrics import Summary
@@ -25,6 +27,7 @@ __all__ = [
     "Env",
     "EnvParams",
     "EnvState",
+    "GNNConfig",
     "Observation",
     "Outcome",
     "PredictorConfig",
@@ -45,5 +48,6 @@ __all__ = [
     "scheduler",
     "schedulers",
     "train_dqn",
+    "train_gnn",
     "train_predictor",
 ]

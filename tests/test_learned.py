@@ -29,7 +29,8 @@ def observed(key, num_lanes=8, **overrides):
 def told(observation, weights, unit):
     """Features and known rewards."""
     _, seen, forecast = FLUID.look(unit, observation)
-    return learned.features(seen, forecast, weights), learned.known_rewards(seen, forecast, weights)
+    x = learned.features(seen, forecast, learned.objective(weights))
+    return x, learned.known_rewards(seen, forecast, weights)
 
 
 def test_in_mean_services_nothing_depends_on_the_units(key):

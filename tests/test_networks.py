@@ -6,19 +6,34 @@ import numpy as np
 import pytest
 
 from jaxlb.learn import networks
-from jaxlb.schedulers.learned import Features
+from jaxlb.schedulers.learned import PROCESSOR_FEATURES, Features
 
 
 def features(key, num_processors, lanes=(5,)):
     task_key, processor_key = jax.random.split(key)
     return Features(
         task=jax.random.normal(task_key, (*lanes, 3)),
-        processor=jax.random.normal(processor_key, (*lanes, num_processors, 4)),
+        processor=jax.random.normal(processor_key, (*lanes, num_processors, len(PROCESSOR_FEATURES))),
     )
 
 
+GRAPHS = [
+    {},
+    {"rounds": 2, "pooling": "max", "residual": True, "layer_norm": True},
+    {"pooling": "attention"},
+    {"graph": "speed", "neighbours": 3, "edges": True},
+    {"graph": "load", "neighbours": 2, "pooling": "attention", "edges": True},
+    {"graph": "learned", "neighbours": 3, "rounds": 2},
+    {"graph": "learned", "neighbours": 3, "pooling": "attention"},
+]
+"""Options of message passing."""
+
+
 @pytest.mark.parametrize("duelling", [False, True])
-@pytest.mark.parametrize("make", [networks.mlp, networks.per_processor])
+@pytest.mark.parametrize(
+    "make",
+    [networks.mlp, networks.per_processor, lambda widths, duelling: networks.gnn(widths, duelling=duelling)],
+)
 def test_a_value_for_each_processor_of_each_lane(key, make, duelling):
     network = make((8, 8), duelling)
     for lanes in ((), (5,)):
@@ -27,9 +42,15 @@ def test_a_value_for_each_processor_of_each_lane(key, make, duelling):
         assert (values.shape, values.dtype) == ((*lanes, 6), jnp.float32)
 
 
-@pytest.mark.parametrize("duelling", [False, True])
-def test_permuting_processors_permutes_the_values(key, duelling):
-    network = networks.per_processor((16, 16), duelling)
+@pytest.mark.parametrize(
+    "network",
+    [
+        networks.per_processor((16, 16)),
+        networks.per_processor((16, 16), True),
+        *(networks.gnn((16, 16), **options) for options in GRAPHS),
+    ],
+)
+def test_permuting_processors_permutes_the_values(key, network):
     x = features(key, 6)
     parameters = network.init(key, x)
     order = jnp.array([3, 1, 5, 0, 2, 4])
@@ -39,19 +60,51 @@ def test_permuting_processors_permutes_the_values(key, duelling):
     assert float(jnp.std(values, axis=-1).min()) > 1e-3
 
 
-def test_per_processor_weights_serve_any_number_of_processors(key):
-    network = networks.per_processor((16,))
+@pytest.mark.parametrize(
+    "network", [networks.per_processor((16,)), *(networks.gnn((16, 16), **options) for options in GRAPHS)]
+)
+def test_weights_serve_any_number_of_processors(key, network):
     parameters = network.init(key, features(key, 4))
     assert network.apply(parameters, features(key, 32)).shape == (5, 32)
 
 
-def test_what_other_processors_do_matters(key):
-    network = networks.per_processor((16, 16))
-    x = features(key, 4)
+def change(network, key, num_processors=4):
+    """Of the values when what is known of processor 0 changes, `[N, P]`."""
+    x = features(key, num_processors)
     parameters = network.init(key, x)
     moved = x.replace(processor=x.processor.at[:, 0].add(1.0))
-    change = network.apply(parameters, moved) - network.apply(parameters, x)
-    assert float(jnp.abs(change[:, 1:]).max()) > 1e-3
+    return np.abs(network.apply(parameters, moved) - network.apply(parameters, x))
+
+
+@pytest.mark.parametrize(
+    "network", [networks.per_processor((16, 16)), *(networks.gnn((16, 16), **options) for options in GRAPHS)]
+)
+def test_what_other_processors_do_matters(key, network):
+    assert change(network, key)[:, 1:].max() > 1e-3
+
+
+def test_without_rounds_nobody_is_told_of_others(key):
+    found = change(networks.gnn((16, 16), rounds=0), key)
+    assert found[:, 0].min() > 1e-4
+    assert not found[:, 1:].any()
+
+
+@pytest.mark.parametrize("by", ["speed", "load"])
+def test_neighbours_are_the_nearest(key, by):
+    """One round: only those next to processor 0 in that order hear of it."""
+    x = features(key, 12, ())
+    place = networks.SPEED if by == "speed" else networks.LOAD
+    x = x.replace(processor=x.processor.at[:, place].set(jax.random.permutation(key, 12).astype(jnp.float32)))
+    network = networks.gnn((16, 16), graph=by, neighbours=3)
+    parameters = network.init(key, x)
+    other = (place + 1) % x.processor.shape[-1]
+    moved = x.replace(processor=x.processor.at[0, other].add(1.0))
+    told = np.flatnonzero(np.abs(network.apply(parameters, moved) - network.apply(parameters, x)) > 1e-6)
+    rank = np.asarray(x.processor[:, place])
+    window = np.clip(rank - 1, 0, 12 - 3)  # the first of the three
+    expected = [i for i in range(12) if i == 0 or window[i] <= rank[0] < window[i] + 3]
+    assert set(told) <= set(expected)
+    assert len(told) >= 2
 
 
 def test_bad_widths_are_refused():
@@ -59,3 +112,18 @@ def test_bad_widths_are_refused():
         networks.mlp(())
     with pytest.raises(ValueError, match=r"widths = \(8, 0\)"):
         networks.per_processor((8, 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rounds": 3}, "rounds = 3: must be at most the number of layers, 2"),
+        ({"pooling": "sum"}, "unknown pooling 'sum'"),
+        ({"graph": "ring"}, "unknown graph 'ring'"),
+        ({"neighbours": 0}, "neighbours = 0: must be a whole number of at least 1"),
+        ({"depth": 2}, "unknown option of network 'gnn' 'depth'"),
+    ],
+)
+def test_graphs_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        networks.network("gnn", **options)

@@ -155,7 +155,7 @@ def changed(source, out, **fields):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scenario": "stale"}, 'trained for 4 processors, stale has 8: only a "per-processor" network'),
+        ({"scenario": "stale"}, "trained for 4 processors, stale has 8: networks that serve any number are "),
         ({"directory": Path("none")}, "none: no run here"),
     ],
 )
@@ -198,7 +198,7 @@ def test_weights_for_each_priority_fit_as_many_priorities_only(trained, tmp_path
         ({}, ("lr=1",), "unknown setting 'lr'"),
         ({}, ("learning_rate=0",), "learning_rate = 0: must be above 0"),
         ({}, ("learning_rate=null",), "learning_rate = nan: must be a number"),
-        ({}, ("network=gnn",), "unknown network 'gnn'"),
+        ({}, ("network=gcn",), "unknown network 'gcn'"),
         ({}, ("widths=64",), "widths = 64: must be a list"),
     ],
 )

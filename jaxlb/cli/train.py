@@ -25,8 +25,9 @@ from jaxlb.runs import Record, Run
 class Train(Where):
     """Train a scheduler; killed at any moment, it goes on with --resume as if nothing had happened."""
 
-    method: Annotated[Literal["dqn", "predictor"], tyro.conf.Positional]
-    """dqn: deep Q-learning. predictor: of backlogs, for drift-aware."""
+    method: Annotated[Literal["dqn", "predictor", "gnn"], tyro.conf.Positional]
+    """dqn: deep Q-learning. predictor: of backlogs, for drift-aware. gnn: regression of completion
+    times by message passing."""
     train: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Settings of the trainer, such as num_iterations=5000 sla_weight=2 network=per-processor."""
     seed: int = 0

@@ -1,10 +1,20 @@
 """Training of schedulers in the simulator: networks, replay memory, one trainer a file."""
 
 from jaxlb.learn.dqn import DQN, DQNConfig, train_dqn
+from jaxlb.learn.gnn import GNN, GNNConfig, train_gnn
 from jaxlb.learn.predictor import PREDICTOR, PredictorConfig, train_predictor
 from jaxlb.learn.trainer import Trainer, TrainResult
 
-__all__ = ["TRAINERS", "DQNConfig", "PredictorConfig", "TrainResult", "train_dqn", "train_predictor"]
+__all__ = [
+    "TRAINERS",
+    "DQNConfig",
+    "GNNConfig",
+    "PredictorConfig",
+    "TrainResult",
+    "train_dqn",
+    "train_gnn",
+    "train_predictor",
+]
 
-TRAINERS: dict[str, Trainer] = {trainer.name: trainer for trainer in (DQN, PREDICTOR)}
+TRAINERS: dict[str, Trainer] = {trainer.name: trainer for trainer in (DQN, PREDICTOR, GNN)}
 """By name."""

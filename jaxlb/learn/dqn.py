@@ -179,7 +179,7 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
     state = first_arrival(env, params, arrival_key, lanes)
     tracked = config.forecaster.start(params, lanes)
     _, seen, forecast = config.forecaster.look(tracked, env.observe(state, params, observe_key))
-    x = learned.features(seen, forecast, config.weights)
+    x = learned.features(seen, forecast, learned.objective(config.weights))
     variables = learned.untrained(config.network, network_key, x, config.weights)
     nothing = jnp.zeros(lanes)
     row = Step(
@@ -301,7 +301,8 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     after = jax.tree.map(functools.partial(jnp.where, ended), empty, after)
 
     _, seen, forecast = c.forecaster.look(state.tracked, observation)
-    x, truth = learned.features(seen, forecast, variables.weights), seen.truth
+    x = learned.features(seen, forecast, learned.objective(variables.weights))
+    truth = seen.truth
     deadline = before.task.deadline / mean_service(params, lanes)
     true_rewards = rewards.of_each_choice(
         variables.weights, truth.wait, truth.size, seen.priority, deadline, seen.speed
@@ -451,14 +452,14 @@ def configure(**settings: Any) -> DQNConfig:
 
     Args:
       settings: by the names of the fields of `DQNConfig` and of its `weights`; `network` and `forecaster`
-        are names, and `widths` and `duelling` are the network's options.
+        are names, and options of the network are by theirs.
 
     Raises:
       ValueError: an unknown setting or forecaster, or a network that cannot be.
     """
     fields = set(DQNConfig.__dataclass_fields__) - {"weights"}
     weights = set(Weights.__dataclass_fields__)
-    options = {"widths", "duelling"}
+    options = set(networks.OPTIONS)
     for name in settings:
         checks.known("setting", name, fields | weights | options)
 
@@ -528,11 +529,7 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
 
 
 def _fits(settings: Mapping[str, Any], num_processors: int, env: Env, params: EnvParams) -> None:
-    if env.num_processors != num_processors and settings["network"] != "per-processor":
-        raise ValueError(
-            f"trained for {num_processors} processors, {env.name} has {env.num_processors}: "
-            'only a "per-processor" network serves any number'
-        )
+    networks.check_number(settings["network"], num_processors, env.name, env.num_processors)
     classes, weight = params.class_probability.shape[0], settings["sla_weight"]
     if isinstance(weight, list) and len(weight) != classes:
         raise ValueError(

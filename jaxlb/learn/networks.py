@@ -1,15 +1,21 @@
 """Networks from features to a number for each processor: Flax Linen modules behind (init, apply)."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxlb import checks
-from jaxlb.schedulers.learned import Features, Network
+from jaxlb.schedulers.learned import PROCESSOR_FEATURES, Features, Network
 from jaxlb.types import Array
+
+Pooling = Literal["mean", "max", "attention"]
+Graph = Literal["full", "speed", "load", "learned"]
+SPEED, LOAD = (list(PROCESSOR_FEATURES).index(name) for name in ("log speed", "log load"))
 
 
 class _Perceptron(nn.Module):
@@ -44,6 +50,81 @@ class _PerProcessor(nn.Module):
             shared = h.mean(-2)
         value = nn.Dense(1)(h)[..., 0]
         return _duel(value, nn.Dense(1)(shared)) if self.duelling else value
+
+
+class _MessagePassing(nn.Module):
+    """Processors as nodes; in each round every node learns what its neighbours have come to."""
+
+    widths: Sequence[int]
+    rounds: int
+    pooling: str
+    graph: str
+    neighbours: int
+    edges: bool
+    residual: bool
+    layer_norm: bool
+    duelling: bool
+
+    @nn.compact
+    def __call__(self, x: Features) -> Array:
+        shared = jnp.broadcast_to(x.task[..., None, :], (*x.processor.shape[:-1], x.task.shape[-1]))
+        h = jnp.concatenate([x.processor, shared], -1)
+        for place, width in enumerate(self.widths):
+            node = jnp.concatenate([h, self._received(h, x.processor)], -1) if place < self.rounds else h
+            new = nn.Dense(width)(node)
+            if self.layer_norm:
+                new = nn.LayerNorm()(new)
+            new = nn.relu(new)
+            h = h + new if self.residual and h.shape == new.shape else new
+        value = nn.Dense(1)(h)[..., 0]
+        return _duel(value, nn.Dense(1)(h.mean(-2))) if self.duelling else value
+
+    def _received(self, h: Array, processor: Array) -> Array:
+        """What each node is told of its neighbours, `[..., P, E]`."""
+        if self.graph == "full" and self.pooling != "attention" and not self.edges:
+            pooled = h.mean(-2, keepdims=True) if self.pooling == "mean" else h.max(-2, keepdims=True)
+            return jnp.broadcast_to(pooled, h.shape)  # the same for all: the cost is that of P, not of P x P
+        if self.graph == "learned":
+            salience = nn.Dense(1)(h)
+            h_told = nn.sigmoid(salience) * h  # so that what is chosen can be learned
+        else:
+            salience, h_told = None, h
+        index = self._index(processor, salience)
+        message = h_told[..., None, :, :] if index is None else _gathered(h_told, index)
+        if self.edges:
+            speed = processor[..., SPEED]
+            theirs = speed[..., None, :] if index is None else _gathered(speed[..., None], index)[..., 0]
+            ratio = theirs - speed[..., None]
+            width = h.shape[-1]
+            told = nn.Dense(width, use_bias=False)(ratio[..., None])
+            message = nn.relu(nn.Dense(width)(message) + told)
+        if self.pooling == "attention":
+            width = h.shape[-1]
+            query, key = nn.Dense(width)(h)[..., None, :], nn.Dense(width)(message)
+            weight = nn.softmax((query * key).sum(-1) / width**0.5)
+            return (weight[..., None] * message).sum(-2)
+        pooled = message.mean(-2) if self.pooling == "mean" else message.max(-2)
+        return jnp.broadcast_to(pooled, (*h.shape[:-1], pooled.shape[-1]))
+
+    def _index(self, processor: Array, salience: Array | None) -> Array | None:
+        """Neighbours of each node, `[..., P, K]`, or of all of them, `[..., 1, K]`; None: all are."""
+        num_processors = processor.shape[-2]
+        if self.graph == "full" or self.neighbours >= num_processors:
+            return None
+        if salience is not None:
+            return jax.lax.top_k(salience[..., 0], self.neighbours)[1][..., None, :]
+        by = processor[..., SPEED if self.graph == "speed" else LOAD]
+        order = jnp.argsort(by, -1)
+        first = jnp.clip(jnp.argsort(order, -1) - self.neighbours // 2, 0, num_processors - self.neighbours)
+        place = first[..., None] + jnp.arange(self.neighbours, dtype=first.dtype)
+        nearest = jnp.take_along_axis(order, place.reshape(*by.shape[:-1], -1), -1)
+        return nearest.reshape(place.shape)
+
+
+def _gathered(h: Array, index: Array) -> Array:
+    """`[..., I, K, E]` of nodes `[..., P, E]` by index `[..., I, K]`."""
+    flat = jnp.take_along_axis(h, index.reshape(*index.shape[:-2], -1, 1), -2)
+    return flat.reshape(*index.shape, h.shape[-1])
 
 
 def _duel(advantage: Array, level: Array) -> Array:
@@ -86,16 +167,61 @@ def per_processor(widths: tuple[int, ...] = (64, 64), duelling: bool = False) ->
     return _network(_PerProcessor(_widths(widths), duelling))
 
 
-NETWORKS = {"mlp": mlp, "per-processor": per_processor}
+@functools.cache
+def gnn(
+    widths: tuple[int, ...] = (64, 32),
+    rounds: int = 1,
+    pooling: Pooling = "mean",
+    graph: Graph = "full",
+    neighbours: int = 8,
+    edges: bool = False,
+    residual: bool = False,
+    layer_norm: bool = False,
+    duelling: bool = False,
+) -> Network:
+    """A message-passing network over processors: the same weights for any number of them.
+
+    Permuting processors permutes the values (but for ties in "speed" and "load" graphs, which go by index).
+
+    Args:
+      widths: of the layers, the same for every node.
+      rounds: layers, from the first on, that are told what the neighbours have come to; 0: none is.
+      pooling: of neighbours: "mean", "max" or "attention" (Vaswani et al. 2017).
+      graph: who is a neighbour: "full": all; "speed", "load": those nearest in it; "learned": those that a
+        learned score puts first, the same for all nodes.
+      neighbours: K, except in the full graph; the cost grows as P x K, and as P x P in a full graph with
+        edges or attention.
+      edges: whether a message depends on the ratio of the two speeds.
+      residual: whether a layer adds to the one before, where widths allow.
+      layer_norm: whether layers are normalised.
+      duelling: whether level and advantages are separate outputs.
+    """
+    for name, value, allowed in (("pooling", pooling, get_args(Pooling)), ("graph", graph, get_args(Graph))):
+        checks.known(name, value, allowed)
+    widths = _widths(widths)
+    checks.at_least("rounds", rounds, 0)
+    checks.at_least("neighbours", neighbours, 1)
+    if rounds > len(widths):
+        raise ValueError(f"rounds = {rounds}: must be at most the number of layers, {len(widths)}")
+    return _network(
+        _MessagePassing(widths, rounds, pooling, graph, neighbours, edges, residual, layer_norm, duelling)
+    )
+
+
+NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "per-processor": per_processor, "gnn": gnn}
+OPTIONS = sorted({name for make in NETWORKS.values() for name in inspect.signature(make).parameters})
+"""What some network can be told."""
 
 
 def network(name: str, **options: Any) -> Network:
-    """A network by its name, "mlp" or "per-processor", and its options.
+    """A network by its name and its options.
 
     Raises:
       ValueError: an unknown name or a bad option.
     """
     checks.known("network", name, NETWORKS)
+    for option in options:
+        checks.known(f"option of network {name!r}", option, inspect.signature(NETWORKS[name]).parameters)
     widths = options.get("widths")
     if widths is not None:
         whole = isinstance(widths, Sequence) and not isinstance(widths, str)
@@ -103,3 +229,13 @@ def network(name: str, **options: Any) -> Network:
             raise ValueError(f"widths = {widths!r}: must be a list of whole numbers")
         options["widths"] = tuple(widths)
     return NETWORKS[name](**options)
+
+
+def check_number(name: str, trained_for: int, scenario: str, num_processors: int) -> None:
+    """Raise ValueError if a network, by its name, cannot serve that many processors."""
+    any_number = ("per-processor", "gnn")
+    if num_processors != trained_for and name not in any_number:
+        raise ValueError(
+            f"trained for {trained_for} processors, {scenario} has {num_processors}: "
+            f"networks that serve any number are {', '.join(map(repr, any_number))}"
+        )

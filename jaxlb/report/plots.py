@@ -380,6 +380,10 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
         "exploration": ("exploration", 1.0),
         "held_out_error": ("error on examples held out, mean sizes", 1.0),
         "regression_loss": ("loss on those it is fitted to", 1.0),
+        "held_out_loss": ("loss on lanes held out", 1.0),
+        "r_squared": ("R² of completion", 1.0),
+        "agreement": ("oracle's choice, %", 100.0),
+        "regret": ("regret, mean services", 1.0),
     }
     panels = {name: panel for name, panel in panels.items() if name in rows[0]}
     seeds = sorted({row["seed"] for row in rows})

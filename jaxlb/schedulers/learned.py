@@ -6,7 +6,7 @@ consequences need learning.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from flax import struct
 from jaxlb import rewards
 from jaxlb.rewards import Weights
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
-from jaxlb.types import Array, Key, Observation, Scheduler
+from jaxlb.types import Array, Key, Observation, Scalar, Scheduler
 
 
 class Features(struct.PyTreeNode):
@@ -73,25 +73,29 @@ PROCESSOR_FEATURES: dict[str, Callable[[Observation, Array], Array]] = {
 """What it is told of each processor, with its forecast: name -> `[P, ...]`. Logarithms tame heavy tails."""
 
 
-def features(observation: Observation, forecast: Array, weights: Weights) -> Features:
+def features(observation: Observation, forecast: Array, told: Sequence[Scalar] = ()) -> Features:
     """What a network is told.
 
     Args:
       observation: in mean services.
       forecast: `[P, ...]` waits, in mean services.
-      weights: of the reward; the network is told them, so that one can serve several objectives.
+      told: more of the task and the system, `[]` or `[...]` each.
     """
     lanes = observation.size.shape
-    sla_weight = jnp.asarray(weights.sla_weight)
-    told = [weights.completion_weight, weights.completion_exponent, weights.imbalance_weight]
-    told += list(sla_weight) if sla_weight.ndim else [sla_weight]
-    task = [feature(observation) for feature in TASK_FEATURES.values()]
-    task += [jnp.log(jnp.asarray(weight) + 0.01) for weight in told]
+    task = [feature(observation) for feature in TASK_FEATURES.values()] + list(told)
     processor = [feature(observation, forecast) for feature in PROCESSOR_FEATURES.values()]
     return Features(
         task=jnp.stack([jnp.broadcast_to(x, lanes) for x in task], -1),
         processor=jnp.moveaxis(jnp.stack(processor, -1), 0, -2),
     )
+
+
+def objective(weights: Weights) -> list[Array]:
+    """What a network is told of the reward, so that one can serve several objectives."""
+    sla_weight = jnp.asarray(weights.sla_weight)
+    told = [weights.completion_weight, weights.completion_exponent, weights.imbalance_weight]
+    told += list(sla_weight) if sla_weight.ndim else [sla_weight]
+    return [jnp.log(jnp.asarray(weight) + 0.01) for weight in told]
 
 
 def standardise(moments: Moments, x: Features) -> Features:
@@ -113,14 +117,18 @@ def values(network: Network, variables: Variables, x: Features, known: Array) ->
     return known + network.apply(variables.network, standardise(variables.moments, x))
 
 
-def untrained(network: Network, key: Key, x: Features, weights: Weights) -> Variables:
-    """New variables of a network for such features and weights; the key is consumed."""
-    moments = Moments(
+def no_moments(x: Features) -> Moments:
+    """Of features `[..., G]` and `[..., P, L]` that are taken as they are."""
+    return Moments(
         mean=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[-1:]), x),
         variance=jax.tree.map(lambda leaf: jnp.ones(leaf.shape[-1:]), x),
     )
+
+
+def untrained(network: Network, key: Key, x: Features, weights: Weights) -> Variables:
+    """New variables of a network for such features and weights; the key is consumed."""
     weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), weights)
-    return Variables(network=network.init(key, x), moments=moments, weights=weights)
+    return Variables(network=network.init(key, x), moments=no_moments(x), weights=weights)
 
 
 @functools.cache
@@ -133,13 +141,52 @@ def dqn(network: Network, forecaster: Forecaster = FLUID) -> Scheduler:
     def init(key: Key, observation: Observation) -> Variables:
         # Only the shapes of features matter, and those are the same in any units.
         weights = Weights()
-        return untrained(network, key, features(observation, observation.wait, weights), weights)
+        return untrained(network, key, features(observation, observation.wait, objective(weights)), weights)
 
     def act(variables: Variables, memory: Any, observation: Observation, key: Key) -> tuple[Array, Any]:
         del key
         memory, seen, forecast = forecaster.look(memory, observation)
-        x = features(seen, forecast, variables.weights)
+        x = features(seen, forecast, objective(variables.weights))
         value = values(network, variables, x, known_rewards(seen, forecast, variables.weights))
         return jnp.argmax(value, -1).astype(jnp.int32), memory
 
     return Scheduler("dqn", init, forecaster.start, act)
+
+
+class Regression(struct.PyTreeNode):
+    """What a network that regresses completion times needs besides its code."""
+
+    network: Any  # parameters
+    moments: Moments
+    mean: Array  # of the target
+    deviation: Array
+
+
+def completion_features(observation: Observation, forecast: Array) -> Features:
+    """What such a network is told: of the system's load too, and of no objective; as in `features`."""
+    return features(observation, forecast, [jnp.log1p(8.0 * observation.load_average)])
+
+
+def untrained_regression(network: Network, key: Key, x: Features) -> Regression:
+    """New variables of a network for such features; the key is consumed."""
+    nothing, one = jnp.float32(0.0), jnp.float32(1.0)
+    return Regression(network=network.init(key, x), moments=no_moments(x), mean=nothing, deviation=one)
+
+
+@functools.cache
+def gnn(network: Network, forecaster: Forecaster = FLUID) -> Scheduler:
+    """The smallest predicted completion, by a network trained with `jaxlb.train_gnn`.
+
+    Its variables are `Regression`; its memory is the forecaster's.
+    """
+
+    def init(key: Key, observation: Observation) -> Regression:
+        return untrained_regression(network, key, completion_features(observation, observation.wait))
+
+    def act(variables: Regression, memory: Any, observation: Observation, key: Key) -> tuple[Array, Any]:
+        del key
+        memory, seen, forecast = forecaster.look(memory, observation)
+        x = standardise(variables.moments, completion_features(seen, forecast))
+        return jnp.argmin(network.apply(variables.network, x), -1).astype(jnp.int32), memory
+
+    return Scheduler("gnn", init, forecaster.start, act)
