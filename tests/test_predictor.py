@@ -24,7 +24,8 @@ def stale(**overrides):
 def test_a_linear_predictor_is_the_least_squares_fit(key, name):
     env, params = stale(size_visible=False, measure_noise=0.3)
     config = SMALL.replace(predictor=predictors.predictor(name))
-    fit = train_predictor(env, params, config, key).variables
+    # The last weights: the best ones are those that did best on other examples, on the way there.
+    fit = train_predictor(env, params, config, key).last
     examples, _ = learn.examples(env, params, config, jax.random.split(key)[0])
     x, y = np.asarray(examples.x, float), np.asarray(examples.backlog, float)
     varies = x.std(1) > 1e-6
@@ -33,7 +34,7 @@ def test_a_linear_predictor_is_the_least_squares_fit(key, name):
     plain = predictors.as_plain(config.predictor, fit)
     ours = np.asarray([*np.asarray(list(plain["slopes"].values()))[varies], plain["level"]])
     exact, found = design @ best, design @ ours
-    assert np.sqrt(((exact - found) ** 2).mean()) < 1e-3 * exact.std()
+    assert np.sqrt(((exact - found) ** 2).mean()) < 1e-5 * exact.std()
     if name == "original":
         np.testing.assert_allclose(ours, best, rtol=1e-3)
     assert not np.asarray(list(plain["slopes"].values()))[~varies].any()
