@@ -81,11 +81,12 @@ def line(row: Any, name: str) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def section(name: str, text: str, rows: Sequence[str], claims: Sequence[Claim]) -> str:
-    """A part of a page: what was done, the table, and what is claimed of it."""
+def section(name: str, text: str, rows: Sequence[str], claims: Sequence[Claim], *more: str) -> str:
+    """A part of a page: what was done, the table, with more columns if need be, and what is claimed of it."""
     lines = [f"## {name}", "", text, ""]
     if rows:
-        lines += ["| scheduler | violations % | completion | slowdown |", "|---|---|---|---|", *rows, ""]
+        headings = ("scheduler", "violations %", "completion", "slowdown", *more)
+        lines += ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings), *rows, ""]
     if claims:
         lines += ["| claim | at most | each seed | |", "|---|---|---|---|"]
         lines += [*(claim.line() for claim in claims), ""]

@@ -87,10 +87,10 @@ def trained(name: str, seed: int) -> tuple[Predictor, Fit]:
     return config.predictor, result.variables
 
 
-def scheduler_of(found: tuple[Predictor, Fit], detector: str | None = "threshold", hold: int = 1) -> Entry:
+def scheduler_of(found: tuple[Predictor, Fit], detector: str | None = "threshold") -> Entry:
     """LWR with that predictor, switched by a detector or always on."""
     watching = None if detector is None else drift.detector(detector)
-    return predictive.predicting("trained", found[0], watching, hold), found[1]
+    return predictive.predicting("trained", found[0], watching), found[1]
 
 
 def shipping(predictor: Predictor, fit: Fit) -> dict[str, Any]:
@@ -148,12 +148,7 @@ def short(seeds: int) -> str:
         "every 20": ("stale", {"measure_interval": 20.0}),
         "every 2, shifting: `shift`": ("shift", {}),
     }
-    original = trained("original", 0)
-    entries: dict[str, Entry] = {
-        **rules("lwr", "drift-aware", "predictive"),
-        "original, drift-aware": scheduler_of(original),
-        "original, always on": scheduler_of(original, None),
-    }
+    entries = rules("lwr", "drift-aware") | others()
     lines = ["| situation | LWR | " + " | ".join(list(entries)[1:]) + " |", "|---|" + "---|" * len(entries)]
     for title, (scenario, overrides) in situations.items():
         table = compared(*jaxlb.make(scenario, **overrides), entries)
@@ -234,7 +229,7 @@ def snapshot(seeds: int) -> str:
     claims = [Claim("oracle agreement of lwr / its own", agreement, 1.0)]
     claims += bounded(table, seeds, {("violations", "lwr"): 1.0})
     rows = [f"{line(row, row.name)} {100 * row.oracle_agreement:.2f} |" for row in table.schedulers]
-    return section("snapshot", "`seed`.", rows, claims)
+    return section("snapshot", "`seed`.", rows, claims, "oracle's choice %")
 
 
 def hidden(seeds: int) -> str:

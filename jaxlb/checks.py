@@ -67,3 +67,9 @@ def leaf(
         if not np.all(passed):
             bad = numbers[~np.asarray(passed)].flat[0] if np.ndim(passed) else float(numbers)
             raise ValueError(f"{name} = {bad:g}: must be {allowed}")
+
+
+def multiple(name: str, value: int, of: str, divisor: int) -> None:
+    """Raise ValueError unless a whole number is a multiple of another, named one."""
+    if value % divisor:
+        raise ValueError(f"{name} = {value}: must be a multiple of {of}, {divisor}")

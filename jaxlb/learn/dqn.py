@@ -500,10 +500,7 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
             f"memory_rows = {c.memory_rows} of {c.num_lanes} lanes: must hold at least a batch, "
             f"{c.batch_size} steps"
         )
-    if c.num_iterations % c.num_evaluations:
-        raise ValueError(
-            f"num_iterations = {c.num_iterations}: must be a multiple of num_evaluations, {c.num_evaluations}"
-        )
+    checks.multiple("num_iterations", c.num_iterations, "num_evaluations", c.num_evaluations)
     for name in ("learning_rate_schedule", "exploration_schedule"):
         checks.known(name, getattr(c, name), get_args(Kind))
 

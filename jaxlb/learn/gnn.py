@@ -21,6 +21,7 @@ from jaxlb.learn.trainer import Trainer, TrainResult, train
 from jaxlb.numerics import at_processor
 from jaxlb.rollout import first_arrival, watch
 from jaxlb.schedulers import forecasts, learned, scheduler, schedulers
+from jaxlb.schedulers.base import chosen_acts
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
 from jaxlb.schedulers.learned import Features, Network, Regression
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
@@ -113,13 +114,10 @@ def _mixture(own: Scheduler, behaviours: tuple[Scheduler, ...]) -> Scheduler:
         own_key, *keys = jax.random.split(key, 1 + len(behaviours))
         lane = jnp.arange(observation.size.size, dtype=jnp.int32).reshape(observation.size.shape)
         learned_action, tracked = own.act(ours, tracked, observation, own_key)
-        rule_of, action, after = (lane // 2) % len(behaviours), jnp.zeros_like(lane), []
-        for index, (rule, one, key) in enumerate(zip(behaviours, memories, keys, strict=True)):
-            theirs, one = rule.act((), one, observation, key)
-            action = jnp.where(rule_of == index, theirs, action)
-            after.append(one)
+        none, which = ((),) * len(behaviours), (lane // 2) % len(behaviours)
+        action, memories = chosen_acts(behaviours, none, memories, observation, keys, which)
         action = jnp.where(trained & (lane % 2 == 1), learned_action, action)
-        return action, (tracked, tuple(after))
+        return action, (tracked, memories)
 
     return Scheduler("mixture", own.init, start, act)
 
@@ -232,13 +230,12 @@ def continue_gnn(
     round_ = state.iteration // num_steps
     example_key, fit_key = jax.random.split(jax.random.fold_in(key, round_))
     new = examples(env, params, c, state.variables, round_ > 0, example_key)
-    held_out = jnp.arange(c.num_lanes) % HELD_OUT == 0
     pool = jax.tree.map(lambda rows, leaf: rows.at[round_].set(leaf), state.examples, new)
     # Once, so that what was fitted keeps its meaning.
     variables = jax.tree.map(
         functools.partial(jnp.where, round_ == 0), _standardising(c, state.variables, new), state.variables
     )
-    fitted = jnp.flatnonzero(~held_out, size=c.num_lanes - len(range(0, c.num_lanes, HELD_OUT)))
+    fitted = jnp.array([lane for lane in range(c.num_lanes) if lane % HELD_OUT])
 
     def drawn(key: Key) -> Examples:
         round_key, time_key, lane_key = jax.random.split(key, 3)
@@ -360,10 +357,7 @@ def check(env: Env, params: EnvParams, config: GNNConfig) -> None:
     for name in ("num_tasks", "batch_size", "num_iterations", "num_evaluations"):
         checks.at_least(name, getattr(c, name), 1)
     checks.at_least("warmup", c.warmup, 0)
-    if c.num_iterations % c.num_evaluations:
-        raise ValueError(
-            f"num_iterations = {c.num_iterations}: must be a multiple of num_evaluations, {c.num_evaluations}"
-        )
+    checks.multiple("num_iterations", c.num_iterations, "num_evaluations", c.num_evaluations)
     checks.known("target", c.target, get_args(Target))
     if not c.behaviours:
         raise ValueError("behaviours = (): must be at least one scheduler")

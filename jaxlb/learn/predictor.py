@@ -265,10 +265,7 @@ def check(env: Env, params: EnvParams, config: PredictorConfig) -> None:
         checks.at_least(name, getattr(c, name), 1)
     for name in ("warmup", "horizon"):
         checks.at_least(name, getattr(c, name), 0)
-    if c.num_iterations % c.num_evaluations:
-        raise ValueError(
-            f"num_iterations = {c.num_iterations}: must be a multiple of num_evaluations, {c.num_evaluations}"
-        )
+    checks.multiple("num_iterations", c.num_iterations, "num_evaluations", c.num_evaluations)
 
 
 PREDICTOR = Trainer(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks, observe, system
-from jaxlb.schedulers.base import sampled
+from jaxlb.schedulers.base import chosen_acts, sampled
 from jaxlb.schedulers.classical import greedy, lwr
 from jaxlb.schedulers.predictive import predictive
 from jaxlb.schedulers.units import mean_service
@@ -115,16 +115,12 @@ def hedge(
         twin_keys = jax.random.split(twin_key, len(rules))
         weights = jax.nn.softmax(-rate * jnp.stack([twin.cost for twin in memory.twins]), 0)
         chosen = sampled(weights, choice_key, o.size.shape)
-        action, memories = jnp.zeros_like(chosen), []
-        for index, (rule, own, key) in enumerate(zip(rules, each, act_keys, strict=True)):
-            theirs, after = rule.act(own, memory.memories[index], o, key)
-            action = jnp.where(chosen == index, theirs, action)
-            memories.append(after)
+        action, memories = chosen_acts(rules, each, memory.memories, o, act_keys, chosen)
         task = Task(gap=o.gap, size=o.size, priority=o.priority, deadline=o.deadline)
         twins = tuple(
             counterfactual(rule, own, twin, memory, task, key)
             for rule, own, twin, key in zip(rules, each, memory.twins, twin_keys, strict=True)
         )
-        return action, memory.replace(twins=twins, memories=tuple(memories))
+        return action, memory.replace(twins=twins, memories=memories)
 
     return Scheduler("hedge", init, start, act)

@@ -1,6 +1,6 @@
 """What all schedulers share: the stateless protocol, random numbers that do not depend on the lane count."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -43,3 +43,20 @@ def sampled(weights: Array, key: Key, lanes: Lanes) -> Array:
     bounds = jnp.cumsum(weights, 0)
     point = jax.random.uniform(key, lanes) * bounds[-1]
     return (point >= bounds[:-1]).sum(0, dtype=jnp.int32)
+
+
+def chosen_acts(
+    rules: Sequence[Scheduler],
+    variables: Sequence[Any],
+    memories: Sequence[Any],
+    observation: Observation,
+    keys: Sequence[Key],
+    which: Array,
+) -> tuple[Array, tuple]:
+    """The action, in each lane, of the rule with index `which`; the memories of all, who have all looked."""
+    action, after = jnp.zeros_like(which), []
+    for index, (rule, own, memory, key) in enumerate(zip(rules, variables, memories, keys, strict=True)):
+        theirs, memory = rule.act(own, memory, observation, key)
+        action = jnp.where(which == index, theirs, action)
+        after.append(memory)
+    return action, tuple(after)
