@@ -13,8 +13,8 @@ from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Out
 
 Reward = Literal["weighted", "holding-cost"]
 
-VECTORS = ("speed", "class_probability", "class_slack", "sla_weight")
-"""The parameters that have an axis of their own; `sla_weight` may have one."""
+VECTORS = ("speed", "nominal_speed", "class_probability", "class_slack", "sla_weight")
+"""The parameters that have an axis of their own; `sla_weight` may have one, `nominal_speed` may be None."""
 
 
 def flatten(observation: Observation, stale: bool = False) -> Array:
@@ -231,6 +231,13 @@ class Env:
             )
         rewards.check(params, classes[0])
         checks.leaf("speed", params.speed, above=0)
+        if params.nominal_speed is not None:
+            if np.shape(params.nominal_speed)[:1] != (self.num_processors,):
+                raise ValueError(
+                    f"nominal_speed has shape {np.shape(params.nominal_speed)}: must be "
+                    f"({self.num_processors},), one for each processor"
+                )
+            checks.leaf("nominal_speed", params.nominal_speed, above=0)
         checks.leaf("load", params.load, above=0)
         checks.leaf("class_probability", params.class_probability, low=0)
         total = float(np.sum(np.asarray(params.class_probability, np.float64)))
@@ -260,7 +267,8 @@ def canonical(params: EnvParams) -> EnvParams:
 
         return jax.tree.map(array, tree)
 
-    values = {name: jnp.asarray(getattr(params, name), jnp.float32) for name in VECTORS}
+    vectors = {name: getattr(params, name) for name in VECTORS}
+    values = {name: None if x is None else jnp.asarray(x, jnp.float32) for name, x in vectors.items()}
     numbers = [name for name in params.__dataclass_fields__ if name not in (*VECTORS, "max_steps_in_episode")]
     values |= {name: leaves(getattr(params, name)) for name in numbers}
     steps = jnp.asarray(params.max_steps_in_episode, jnp.int32)
@@ -275,5 +283,5 @@ def with_lane_axis(params: EnvParams, lanes: Lanes) -> EnvParams:
     extra = (1,) * len(lanes)
     vectors = {name: getattr(params, name) for name in VECTORS}
     return params.replace(
-        **{name: x.reshape(-1, *extra) if x.ndim == 1 else x for name, x in vectors.items()}
+        **{name: x.reshape(-1, *extra) if x is not None and x.ndim == 1 else x for name, x in vectors.items()}
     )

@@ -54,7 +54,6 @@ class Summary(struct.PyTreeNode):
 
 def figures(
     truth: Truth,
-    speed: Array,
     priority: Array,
     num_classes: int,
     outcome: Outcome,
@@ -67,7 +66,6 @@ def figures(
 
     Args:
       truth: task and system at the decision.
-      speed: `[P, N]`.
       priority: `[N]` int32.
       num_classes: C.
       outcome: of the assignment.
@@ -87,7 +85,7 @@ def figures(
         violation=violation,
         class_count=of_class,
         class_violation=of_class * violation,
-        agreement=agreement(truth, speed, outcome.completion),
+        agreement=agreement(truth, outcome.completion),
         reward=reward,
         imbalance=jnp.std(wait_after, axis=0),
         overflow=overflow.astype(jnp.float32),
@@ -96,9 +94,9 @@ def figures(
     )
 
 
-def agreement(truth: Truth, speed: Array, completion: Array) -> Array:
+def agreement(truth: Truth, completion: Array) -> Array:
     """Whether a choice cost what the oracle's would have, `[N]` 0 or 1: rounding apart, ties agree."""
-    best = (truth.wait + truth.size / speed).min(0)
+    best = (truth.wait + truth.size / truth.speed).min(0)
     return (completion <= best * (1.0 + 1e-6)).astype(jnp.float32)
 
 

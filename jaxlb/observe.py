@@ -38,6 +38,12 @@ def start(params: EnvParams, num_processors: int, lanes: Lanes = ()) -> MonitorS
     )
 
 
+def as_told(params: EnvParams) -> EnvParams:
+    """The parameters with the speeds that schedulers are told."""
+    nominal = params.nominal_speed
+    return params if nominal is None else params.replace(speed=nominal, nominal_speed=None)
+
+
 def _smooth(load: Array, wait: Array, speed: Array, time_constant: Array, gap: Array) -> Array:
     """Exact solution after `gap` of time_constant * d(load)/dt = backlog - load, the backlog draining."""
     busy = jnp.minimum(wait, gap)
@@ -51,12 +57,15 @@ def _measure(
 ) -> Report:
     """The figures of this instant; the key is consumed where there is noise."""
     queue_length = system.queue_length(state)
+    speed = as_told(params).speed
     if wait_visible:
         wait = state.wait
         load = wait * params.speed if smoothed is None else smoothed
+        if params.nominal_speed is not None:
+            wait = wait * params.speed / speed  # work is what can be measured
     else:
         load = queue_length.astype(jnp.float32) * params.size.mean()
-        wait = load / params.speed
+        wait = load / speed
     if params.measure_noise is not None:
         keys = jax.random.split(key, wait.shape[0])
         normal = jax.vmap(lambda key: jax.random.normal(key, wait.shape[1:]))(keys)
@@ -138,8 +147,8 @@ def observe(
         queue_length=report.queue_length,
         load=report.load,
         wait=report.wait,
-        speed=jnp.broadcast_to(params.speed, state.wait.shape),
+        speed=jnp.broadcast_to(as_told(params).speed, state.wait.shape),
         age=seen_at.age,
         assigned=seen_at.assigned,
-        truth=Truth(size=task.size, wait=state.wait),
+        truth=Truth(size=task.size, wait=state.wait, speed=jnp.broadcast_to(params.speed, state.wait.shape)),
     )

@@ -14,7 +14,7 @@ import numpy as np
 from flax import struct
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxlb import checks, metrics, workload
+from jaxlb import checks, metrics, observe, workload
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.metrics import Summary, Totals
 from jaxlb.types import (
@@ -134,7 +134,7 @@ def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> EnvSta
 
 @functools.partial(jax.jit, static_argnames=("scheduler", "lanes"))
 def _first_memory(scheduler: Scheduler, params: EnvParams, lanes: Lanes) -> Any:
-    return scheduler.start(with_lane_axis(params, lanes), lanes)
+    return scheduler.start(observe.as_told(with_lane_axis(params, lanes)), lanes)
 
 
 @functools.partial(jax.jit, static_argnames=("env", "scheduler", "behaviour"))
@@ -173,7 +173,6 @@ def continue_rollout(
         state, memory, seen, outcome, reward = ask(scheduler, variables, carry.memory, act_key)
         step = metrics.figures(
             truth=seen.truth,
-            speed=seen.speed,
             priority=before.task.priority,
             num_classes=num_classes,
             outcome=outcome,
@@ -326,5 +325,7 @@ def watch(
         return (state, after), (outcome, look(memory, seen))
 
     indices = jnp.arange(tasks.gap.shape[0], dtype=jnp.int32)
-    _, found = jax.lax.scan(body, (state, scheduler.start(params, lanes)), (indices, following))
+    _, found = jax.lax.scan(
+        body, (state, scheduler.start(observe.as_told(params), lanes)), (indices, following)
+    )
     return found

@@ -71,6 +71,7 @@ class Truth(struct.PyTreeNode):
 
     size: Array  # [...] work
     wait: Array  # [P, ...] time
+    speed: Array  # [P, ...] work per time
 
 
 class Observation(struct.PyTreeNode):
@@ -85,7 +86,7 @@ class Observation(struct.PyTreeNode):
     queue_length: Array  # [P, ...] int32
     load: Array  # [P, ...] work
     wait: Array  # [P, ...] time
-    speed: Array  # [P, ...] work per time
+    speed: Array  # [P, ...] work per time, the nominal one where there is one
     age: Array  # [...] time since these figures were measured
     assigned: Array  # [P, ...] work assigned since then
     truth: Truth
@@ -110,6 +111,7 @@ class EnvParams(struct.PyTreeNode):
     speed: Any  # [P] work per time
     arrival: Any  # an ArrivalProcess, such as those of jaxlb.workload.arrivals
     size: Any  # a SizeLaw, such as those of jaxlb.workload.sizes
+    nominal_speed: Any = None  # [P] speed that schedulers are told, right or wrong; None: the true one
     load: Any = 0.8  # arrival rate x mean size / total speed
     class_probability: Any = (1.0,)  # [C] share of each priority class
     class_slack: Any = (4.0,)  # [C] deadline per (size / mean speed)

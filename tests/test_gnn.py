@@ -82,7 +82,7 @@ def test_training_is_its_rounds(key):
     )
     np.testing.assert_array_equal(result.history.iteration, [20, 40])
     # Held-out lanes and all others: no example of a round is missing.
-    assert bool((state.examples.completion > 0).all())
+    assert bool((state.examples[0].completion > 0).all())
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ def observation(wait, speed=None, queue_length=None, size=1.0, load=None):
         speed=speed,
         age=zero,
         assigned=jnp.zeros_like(wait),
-        truth=jaxlb.types.Truth(size=size, wait=wait),
+        truth=jaxlb.types.Truth(size=size, wait=wait, speed=speed),
     )
 
 

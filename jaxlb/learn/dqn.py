@@ -35,7 +35,7 @@ from jaxlb.rewards import Weights
 from jaxlb.rollout import decide, first_arrival, rollout
 from jaxlb.schedulers import forecasts, learned, scheduler
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
-from jaxlb.schedulers.learned import Features, Moments, Network, Variables
+from jaxlb.schedulers.learned import Features, Moments, Network, Recurrent, Variables
 from jaxlb.schedulers.units import mean_service
 from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Scheduler
 
@@ -177,7 +177,7 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
     params = with_lane_axis(params, lanes)
     arrival_key, observe_key, network_key = jax.random.split(key, 3)
     state = first_arrival(env, params, arrival_key, lanes)
-    tracked = config.forecaster.start(params, lanes)
+    tracked = config.forecaster.start(observe.as_told(params), lanes)
     _, seen, forecast = config.forecaster.look(tracked, env.observe(state, params, observe_key))
     x = learned.features(seen, forecast, learned.objective(config.weights))
     variables = learned.untrained(config.network, network_key, x, config.weights)
@@ -305,7 +305,7 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     truth = seen.truth
     deadline = before.task.deadline / mean_service(params, lanes)
     true_rewards = rewards.of_each_choice(
-        variables.weights, truth.wait, truth.size, seen.priority, deadline, seen.speed
+        variables.weights, truth.wait, truth.size, seen.priority, deadline, truth.speed
     )
     objective = at_processor(true_rewards, outcome.action)
     row = Step(
@@ -320,7 +320,7 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
         "reward": reward.mean(),
         "completion": outcome.completion.mean(),
         "violation": outcome.violation.mean(dtype=jnp.float32),
-        "agreement": metrics.agreement(observation.truth, observation.speed, outcome.completion).mean(),
+        "agreement": metrics.agreement(observation.truth, outcome.completion).mean(),
         "exploration": exploration,
     }
     rate = jnp.maximum(1.0 / (1.0 + state.iteration.astype(jnp.float32)), MOMENTS_RATE)
@@ -491,6 +491,8 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
     """Raise ValueError if a setting is out of bounds; numbers under a trace pass."""
     env.check(params)
     c = config
+    if isinstance(c.network, Recurrent):
+        raise ValueError("network: one that remembers (recurrent) is for train_gnn only")
     for name in ("num_lanes", "batch_size", "num_iterations", "num_evaluations", "evaluation_tasks"):
         checks.at_least(name, getattr(c, name), 1)
     checks.at_least("n_step", c.n_step, 1)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -20,15 +21,19 @@ from jaxlb.learn.schedules import schedule
 from jaxlb.learn.trainer import Trainer, TrainResult, train
 from jaxlb.numerics import at_processor
 from jaxlb.rollout import first_arrival, watch
-from jaxlb.schedulers import forecasts, learned, scheduler, schedulers
+from jaxlb.schedulers import forecasts, learned, regression, scheduler, schedulers
 from jaxlb.schedulers.base import chosen_acts
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
-from jaxlb.schedulers.learned import Features, Network, Regression
+from jaxlb.schedulers.learned import Features, Network, Recurrent
+from jaxlb.schedulers.regression import Decision, Regression
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
 
-Target = Literal["time", "log-time", "choice"]
+Target = Literal["time", "log-time", "quantile", "distribution", "choice"]
 HELD_OUT = 5
 """Every fifth lane is held out of the fit."""
+
+Systems = Env | tuple[Env, ...]
+"""One environment, or several that differ in their number of processors."""
 
 
 def _static(default: Any) -> Any:
@@ -41,29 +46,39 @@ class GNNConfig(struct.PyTreeNode):
     Attributes:
       learning_rate: of Adam, at first; it falls as a cosine does.
       final_learning_rate: at the end.
-      network: from `jaxlb.learn.networks`, or your own (init, apply).
+      network: from `jaxlb.learn.networks`, or your own.
       forecaster: of the waits that it is told, from `jaxlb.schedulers.forecasts`.
-      target: what is fitted: "time": completion times; "log-time": their logarithms; "choice": the oracle's
-        choice, by classification.
+      target: what is fitted: "time": completion times; "log-time": their logarithms; "quantile": a quantile
+        of them; "distribution": mean and spread of their logarithms, by Gaussian likelihood, with a network
+        of two outputs; "choice": the oracle's choice, by classification.
+      quantile: that quantile, in (0, 1).
+      decision: of a distribution: smallest expected "completion", or smallest probability of "violation".
+      adaptation: rate at which the trained scheduler's predictions follow the completion times that come in
+        while it works, in (0, 1]; None: they do not.
       behaviours: schedulers that lead to the states of the first round, and to half of those of the others.
       num_lanes: N environments that examples are from.
       num_tasks: of each round, in each lane.
       warmup: tasks before these that no example is taken from.
-      batch_size: decisions, with all their processors, that a gradient is taken over.
+      batch_size: sequences that a gradient is taken over, of decisions with all their processors.
+      sequence: decisions in a row; more than 1 for networks that remember; the second half is what is fitted.
       num_iterations: gradient steps.
       num_evaluations: rounds of examples; after each round's steps, lanes that were held out are looked at.
     """
 
     learning_rate: Any = 3e-3
     final_learning_rate: Any = 1e-5
-    network: Network = _static(networks.gnn())
+    network: Network | Recurrent = _static(networks.gnn())
     forecaster: Forecaster = _static(FLUID)
     target: Target = _static("log-time")
+    quantile: float = _static(0.9)
+    decision: Decision = _static("completion")
+    adaptation: float | None = _static(None)
     behaviours: tuple[str, ...] = _static(("lwr", "greedy", "rr", "weighted-random"))
     num_lanes: int = _static(160)
     num_tasks: int = _static(100)
     warmup: int = _static(100)
     batch_size: int = _static(512)
+    sequence: int = _static(1)
     num_iterations: int = _static(8000)
     num_evaluations: int = _static(8)
 
@@ -79,7 +94,7 @@ class GNNState(struct.PyTreeNode):
     """All that training remembers between two rounds."""
 
     iteration: Array  # int32
-    examples: Examples  # [R, T, ...], of round r in row r
+    examples: tuple[Examples, ...]  # of each system, [R, T, ...], of round r in row r
     variables: Regression
     best: Regression
     best_objective: Array
@@ -88,18 +103,23 @@ class GNNState(struct.PyTreeNode):
 
 
 class Progress(struct.PyTreeNode):
-    """Figures of training; all but the first loss are of lanes that were held out, in this round."""
+    """Figures of training; all but the first loss are of lanes that were held out."""
 
     iteration: Array
     regression_loss: Array  # of the examples it is fitted to
-    held_out_loss: Array
+    held_out_loss: Array  # of this round
     r_squared: Array  # of completion times; of a classifier: not a number
     agreement: Array  # with the oracle
     regret: Array  # mean services, completion of the choice less that of the oracle's
-    objective: Array  # minus the loss of held-out lanes
+    objective: Array  # minus the loss of held-out lanes of the first round, which are always the same
 
 
 _OPTIMISER = optax.scale_by_adam()
+
+
+def _each(env: Systems, params: Any) -> tuple[tuple[Env, EnvParams], ...]:
+    """Environments with their parameters."""
+    return ((env, params),) if isinstance(env, Env) else tuple(zip(env, params, strict=True))
 
 
 @functools.cache
@@ -125,9 +145,9 @@ def _mixture(own: Scheduler, behaviours: tuple[Scheduler, ...]) -> Scheduler:
 @functools.cache
 def _look(forecaster: Forecaster) -> Any:
     def look(memory: tuple, observation: Observation) -> Examples:
-        _, seen, forecast = forecaster.look(memory[0], observation)
-        completion = seen.truth.wait + seen.truth.size / seen.speed
-        return Examples(learned.completion_features(seen, forecast), jnp.moveaxis(completion, 0, -1))
+        (told, *_), _ = memory
+        _, seen, forecast = forecaster.look(told, observation)
+        return Examples(regression.features(seen, forecast), regression.completions(seen.truth))
 
     return look
 
@@ -135,7 +155,7 @@ def _look(forecaster: Forecaster) -> Any:
 def examples(
     env: Env, params: EnvParams, config: GNNConfig, variables: Regression, trained: Array, key: Key
 ) -> Examples:
-    """A round of them, `[T, N, ...]`.
+    """A round of them in one system, `[T, N, ...]`.
 
     Args:
       env: static.
@@ -155,41 +175,71 @@ def examples(
 
 
 def _acting(config: GNNConfig) -> Scheduler:
-    return learned.gnn(config.network, config.forecaster)
+    return regression.gnn(config.network, config.forecaster, config.decision, config.adaptation)
+
+
+def _outputs(config: GNNConfig, variables: Regression, x: Features) -> Array:
+    """What the network says of decisions in a row, `[T, ..., P]` or `[T, ..., P, 2]`."""
+    network = learned.remembering(config.network)
+    x = learned.standardise(variables.moments, x)
+    _, *lanes, num_processors, _ = x.processor.shape
+
+    def step(memory: Any, x: Features) -> tuple[Any, Array]:
+        out, memory = network.apply(variables.network, memory, x)
+        return memory, out
+
+    return jax.lax.scan(step, network.start(tuple(lanes), num_processors), x)[1]
 
 
 def loss(config: GNNConfig, variables: Regression, examples: Examples) -> Array:
-    """Mean squared error of standardised targets, or cross entropy of the oracle's choice."""
-    out = config.network.apply(variables.network, learned.standardise(variables.moments, examples.features))
+    """Of the second half of decisions in a row: the mean squared error, or as the target has it."""
+    out = _outputs(config, variables, examples.features)
+    first = out.shape[0] // 2
+    out, completion = out[first:], examples.completion[first:]
     if config.target == "choice":
-        best = jnp.argmin(examples.completion, -1)
+        best = jnp.argmin(completion, -1)
         return optax.softmax_cross_entropy_with_integer_labels(-out, best).mean()
-    target = (_target(config, examples) - variables.mean) / variables.deviation
-    return ((out - target) ** 2).mean()
+    target = (_target(config, completion) - variables.mean) / variables.deviation
+    if config.target == "distribution":
+        mean, log_variance = out[..., 0], out[..., 1]
+        return 0.5 * (log_variance + (target - mean) ** 2 * jnp.exp(-log_variance)).mean()
+    error = target - out
+    if config.target == "quantile":
+        return jnp.maximum(config.quantile * error, (config.quantile - 1.0) * error).mean()
+    return (error**2).mean()
 
 
-def _target(config: GNNConfig, examples: Examples) -> Array:
-    return jnp.log(examples.completion) if config.target == "log-time" else examples.completion
+def _target(config: GNNConfig, completion: Array) -> Array:
+    return completion if config.target == "time" else jnp.log(completion)
 
 
-def _standardising(config: GNNConfig, variables: Regression, examples: Examples) -> Regression:
+def predicted(config: GNNConfig, variables: Regression, x: Features) -> Array:
+    """Completion times of decisions in a row `[T, ..., P]`, mean services; a classifier's: not a number."""
+    mean, spread = regression.estimate(variables, _outputs(config, variables, x), x.processor.shape[-2])
+    if config.target == "choice":
+        return jnp.full_like(mean, jnp.nan)
+    return mean if config.target == "time" else jnp.exp(mean if spread is None else mean + 0.5 * spread**2)
+
+
+def _standardising(config: GNNConfig, variables: Regression, examples: tuple[Examples, ...]) -> Regression:
     """The variables with moments of these examples."""
 
-    def along(leaf: Array) -> tuple[int, ...]:
-        return tuple(range(leaf.ndim - 1))
+    def rows(leaf: Array) -> Array:
+        return leaf.reshape(-1, leaf.shape[-1])
 
-    x, target = examples.features, _target(config, examples)
+    x = jax.tree.map(lambda *leaves: jnp.concatenate([rows(leaf) for leaf in leaves]), *examples).features
+    target = jnp.concatenate([_target(config, one.completion).reshape(-1) for one in examples])
     return variables.replace(
         moments=learned.Moments(
-            mean=jax.tree.map(lambda leaf: leaf.mean(along(leaf)), x),
-            variance=jax.tree.map(lambda leaf: leaf.var(along(leaf)), x),
+            mean=jax.tree.map(lambda leaf: leaf.mean(0), x),
+            variance=jax.tree.map(lambda leaf: leaf.var(0), x),
         ),
         mean=target.mean(),
         deviation=target.std(),
     )
 
 
-def start_gnn(env: Env, params: EnvParams, config: GNNConfig, key: Key) -> GNNState:
+def start_gnn(env: Systems, params: Any, config: GNNConfig, key: Key) -> GNNState:
     """Before the first round: no examples, a new network.
 
     Args:
@@ -199,19 +249,22 @@ def start_gnn(env: Env, params: EnvParams, config: GNNConfig, key: Key) -> GNNSt
       key: of the training; give the same one to `continue_gnn`.
     """
     key, _ = jax.random.split(key)
-    lanes = (config.num_lanes,)
-    laned = with_lane_axis(params, lanes)
+    lanes, each = (config.num_lanes,), _each(env, params)
+    one, laned = each[0][0], with_lane_axis(each[0][1], lanes)
     arrival_key, observe_key, network_key = jax.random.split(key, 3)
-    observation = env.observe(first_arrival(env, laned, arrival_key, lanes), laned, observe_key)
+    observation = one.observe(first_arrival(one, laned, arrival_key, lanes), laned, observe_key)
     _, seen, forecast = config.forecaster.look(config.forecaster.start(laned, lanes), observation)
-    x = learned.completion_features(seen, forecast)
-    variables = learned.untrained_regression(config.network, network_key, x)
-    of_a_round = functools.partial(examples, env, params, config)
-    one = jax.eval_shape(of_a_round, variables, jnp.array(False), key)
+    variables = regression.untrained(config.network, network_key, regression.features(seen, forecast))
     num_rounds = config.num_evaluations
+
+    def memory(env: Env, params: EnvParams) -> Examples:
+        of_a_round = functools.partial(examples, env, params, config)
+        found = jax.eval_shape(of_a_round, variables, jnp.array(False), key)
+        return jax.tree.map(lambda leaf: jnp.zeros((num_rounds, *leaf.shape), leaf.dtype), found)
+
     return GNNState(
         iteration=jnp.int32(0),
-        examples=jax.tree.map(lambda leaf: jnp.zeros((num_rounds, *leaf.shape), leaf.dtype), one),
+        examples=tuple(memory(*system) for system in each),
         variables=variables,
         best=variables,
         best_objective=jnp.float32(-jnp.inf),
@@ -222,14 +275,18 @@ def start_gnn(env: Env, params: EnvParams, config: GNNConfig, key: Key) -> GNNSt
 
 @functools.partial(jax.jit, static_argnames="env")
 def continue_gnn(
-    env: Env, params: EnvParams, config: GNNConfig, key: Key, state: GNNState
+    env: Systems, params: Any, config: GNNConfig, key: Key, state: GNNState
 ) -> tuple[GNNState, Progress]:
     """A round: examples, gradient steps on those of all rounds so far, a look at lanes that were held out."""
     c, num_steps = config, config.num_iterations // config.num_evaluations
     _, key = jax.random.split(key)
     round_ = state.iteration // num_steps
     example_key, fit_key = jax.random.split(jax.random.fold_in(key, round_))
-    new = examples(env, params, c, state.variables, round_ > 0, example_key)
+    each = _each(env, params)
+    new = tuple(
+        examples(*system, c, state.variables, round_ > 0, key)
+        for system, key in zip(each, jax.random.split(example_key, len(each)), strict=True)
+    )
     pool = jax.tree.map(lambda rows, leaf: rows.at[round_].set(leaf), state.examples, new)
     # Once, so that what was fitted keeps its meaning.
     variables = jax.tree.map(
@@ -237,20 +294,24 @@ def continue_gnn(
     )
     fitted = jnp.array([lane for lane in range(c.num_lanes) if lane % HELD_OUT])
 
-    def drawn(key: Key) -> Examples:
+    def drawn(pool: Examples, key: Key) -> Examples:
         round_key, time_key, lane_key = jax.random.split(key, 3)
-        count = (c.batch_size,)
+        count = (c.batch_size // len(each),)
         which = jax.random.randint(round_key, count, 0, round_ + 1)
-        time = jax.random.randint(time_key, count, 0, c.num_tasks)
+        first = jax.random.randint(time_key, count, 0, c.num_tasks - c.sequence + 1)
         lane = fitted[jax.random.randint(lane_key, count, 0, fitted.size)]
+        time = first + jnp.arange(c.sequence)[:, None]
         return jax.tree.map(lambda leaf: leaf[which, time, lane], pool)
+
+    def loss_of(network: Any, batches: tuple[Examples, ...]) -> Array:
+        found = [loss(c, variables.replace(network=network), batch) for batch in batches]
+        return jnp.stack(found).mean()
 
     def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
         network, optimiser = carry
-        batch = drawn(jax.random.fold_in(fit_key, index))
-        value, gradient = jax.value_and_grad(
-            lambda network: loss(c, variables.replace(network=network), batch)
-        )(network)
+        keys = jax.random.split(jax.random.fold_in(fit_key, index), len(each))
+        batches = tuple(drawn(examples, key) for examples, key in zip(pool, keys, strict=True))
+        value, gradient = jax.value_and_grad(loss_of)(network, batches)
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
             update, optimiser = _OPTIMISER.update(gradient, optimiser)
         done = (state.iteration + index).astype(jnp.float32) / c.num_iterations
@@ -261,60 +322,59 @@ def continue_gnn(
         step, (variables.network, state.optimiser), jnp.arange(num_steps, dtype=jnp.int32)
     )
     variables = variables.replace(network=network)
-    figures = _judged(c, variables, jax.tree.map(lambda leaf: leaf[:, ::HELD_OUT], new))
+    held_out = jax.tree.map(lambda leaf: leaf[:, ::HELD_OUT], new)
+    figures = [_judged(c, variables, examples) for examples in held_out]
+    figures = jax.tree.map(lambda *values: jnp.stack(values).mean(), *figures)
+    objective = -loss_of(network, jax.tree.map(lambda leaf: leaf[0, :, ::HELD_OUT], pool))
     finite = jnp.isfinite(losses).all() & (state.diverged < 0)
-    better = finite & (figures["objective"] > state.best_objective)
+    better = finite & (objective > state.best_objective)
     iteration = state.iteration + num_steps
     after = state.replace(
         iteration=iteration,
         examples=pool,
         variables=jax.tree.map(functools.partial(jnp.where, finite), variables, state.variables),
         best=jax.tree.map(functools.partial(jnp.where, better), variables, state.best),
-        best_objective=jnp.where(better, figures["objective"], state.best_objective),
+        best_objective=jnp.where(better, objective, state.best_objective),
         optimiser=optimiser,
         diverged=jnp.where(finite | (state.diverged >= 0), state.diverged, iteration),
     )
-    return after, Progress(iteration=iteration, regression_loss=losses[-1], **figures)
+    return after, Progress(iteration=iteration, regression_loss=losses[-1], objective=objective, **figures)
 
 
 def _judged(config: GNNConfig, variables: Regression, examples: Examples) -> dict[str, Array]:
     """Figures of `Progress` on examples that nothing was fitted to."""
-    x = learned.standardise(variables.moments, examples.features)
-    out, truth = config.network.apply(variables.network, x), examples.completion
-    best, chosen = truth.min(-1), at_processor(jnp.moveaxis(truth, -1, 0), jnp.argmin(out, -1))
-    fit = variables.mean + variables.deviation * out
-    predicted = {"time": fit, "log-time": jnp.exp(fit), "choice": jnp.full_like(fit, jnp.nan)}[config.target]
-    unexplained = ((truth - predicted) ** 2).mean()
-    held_out_loss = loss(config, variables, examples)
+    out, truth = _outputs(config, variables, examples.features), examples.completion
+    mean, spread = regression.estimate(variables, out, truth.shape[-1])
+    cost = regression.cost("completion", mean, spread, jnp.ones_like(mean[..., 0]))
+    best, chosen = truth.min(-1), at_processor(jnp.moveaxis(truth, -1, 0), jnp.argmin(cost, -1))
+    unexplained = ((truth - predicted(config, variables, examples.features)) ** 2).mean()
     return {
-        "held_out_loss": held_out_loss,
+        "held_out_loss": loss(config, variables, examples),
         "r_squared": 1.0 - unexplained / truth.var(),
         "agreement": (chosen <= best * (1.0 + 1e-6)).mean(dtype=jnp.float32),
         "regret": (chosen - best).mean(),
-        "objective": -held_out_loss,
     }
 
 
-def train_gnn(env: Env, params: EnvParams, config: GNNConfig | None, key: Key) -> TrainResult:
+def train_gnn(env: Systems, params: Any, config: GNNConfig | None, key: Key) -> TrainResult:
     """Fit a message-passing network to the completion times that choices would lead to.
 
     A pure function of its arguments that may be jitted, and vmapped over `key`, over the numbers in `config`
     and over `params`.
 
     Args:
-      env: from `jaxlb.make`.
+      env: from `jaxlb.make`; or a tuple of several, to train one network for several numbers of processors.
       params: of the environment. A leaf may also be `[N]` (a vector `[P, N]`), N = `config.num_lanes`, to
-        train one network for a range of loads, speeds, ...
+        train for a range of loads, speeds, ... Of several environments: a tuple.
       config: None: the defaults.
       key: consumed.
 
     Returns:
-      The scheduler that takes the smallest prediction, its weights, and what happened on the way.
+      The scheduler, the weights that predicted held-out lanes best, and what happened on the way.
 
     Raises:
       ValueError: a setting or a parameter out of bounds.
-      FloatingPointError: the loss stopped being finite (only where the result is at hand, not under a trace,
-        where `TrainResult.diverged` tells).
+      FloatingPointError: training diverged.
     """
     return train(GNN, env, params, GNNConfig() if config is None else config, key)
 
@@ -323,8 +383,8 @@ def configure(**settings: Any) -> GNNConfig:
     """A configuration from plain values, as a file or a command line has them.
 
     Args:
-      settings: by the names of the fields of `GNNConfig`; `network` and `forecaster` are names, and options
-        of the network are by theirs.
+      settings: by the names of the fields of `GNNConfig` and of the options of networks; network, forecaster
+        and behaviours are names.
 
     Raises:
       ValueError: an unknown setting or forecaster, or a network that cannot be.
@@ -333,6 +393,8 @@ def configure(**settings: Any) -> GNNConfig:
     for name in settings:
         checks.known("setting", name, fields | options)
     told = {name: value for name, value in settings.items() if name in options}
+    if settings.get("target") == "distribution":
+        told = {"outputs": 2} | told
     made: dict[str, Any] = {"network": networks.network(settings.get("network", "gnn"), **told)}
     if "forecaster" in settings:
         made["forecaster"] = forecasts.forecaster(settings["forecaster"])
@@ -349,16 +411,32 @@ def defaults() -> dict[str, Any]:
     return plain | named
 
 
-def check(env: Env, params: EnvParams, config: GNNConfig) -> None:
+def check(env: Systems, params: Any, config: GNNConfig) -> None:
     """Raise ValueError if a setting is out of bounds; numbers under a trace pass."""
     c = config
-    env.check(params)
+    if not isinstance(env, Env) and (not env or len(env) != len(params)):
+        raise ValueError(
+            f"{len(env)} environments with {len(params)} parameters: must be as many, at least 1"
+        )
+    each = _each(env, params)
+    for one, own in each:
+        one.check(own)
     checks.at_least("num_lanes", c.num_lanes, HELD_OUT + 1)
-    for name in ("num_tasks", "batch_size", "num_iterations", "num_evaluations"):
+    for name in ("num_tasks", "sequence", "num_iterations", "num_evaluations"):
         checks.at_least(name, getattr(c, name), 1)
+    checks.at_least("batch_size", c.batch_size, len(each))
     checks.at_least("warmup", c.warmup, 0)
+    checks.at_least("num_tasks", c.num_tasks, c.sequence)
     checks.multiple("num_iterations", c.num_iterations, "num_evaluations", c.num_evaluations)
     checks.known("target", c.target, get_args(Target))
+    checks.known("decision", c.decision, get_args(Decision))
+    checks.leaf("quantile", c.quantile, above=0, below=1)
+    if c.decision == "violation" and c.target != "distribution":
+        raise ValueError(f'decision = "violation" with target = {c.target!r}: must be "distribution"')
+    if c.adaptation is not None:
+        checks.leaf("adaptation", c.adaptation, above=0, high=1)
+        if c.target in ("time", "choice"):
+            raise ValueError(f"adaptation with target = {c.target!r}: must be one of logarithms")
     if not c.behaviours:
         raise ValueError("behaviours = (): must be at least one scheduler")
     for name in c.behaviours:
@@ -366,6 +444,24 @@ def check(env: Env, params: EnvParams, config: GNNConfig) -> None:
     for name in ("learning_rate", "final_learning_rate"):
         if not checks.traced(getattr(c, name)):
             checks.leaf(name, getattr(c, name), above=0)
+    _check_outputs(each[0][0].num_processors, c)
+
+
+def _check_outputs(num_processors: int, config: GNNConfig) -> None:
+    """Raise ValueError if the network has not the outputs that the target needs."""
+    x = Features(
+        task=jax.ShapeDtypeStruct((1, len(regression.TASK_FEATURES)), np.float32),
+        processor=jax.ShapeDtypeStruct((1, num_processors, len(learned.PROCESSOR_FEATURES)), np.float32),
+    )
+    network = learned.remembering(config.network)
+    parameters = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)), x)
+    memory = jax.eval_shape(lambda: network.start((1,), num_processors))
+    out, _ = jax.eval_shape(network.apply, parameters, memory, x)
+    needed = (1, num_processors, 2) if config.target == "distribution" else (1, num_processors)
+    if out.shape != needed:
+        raise ValueError(
+            f"the network's outputs have shape {out.shape[1:]}: target {config.target!r} needs {needed[1:]}"
+        )
 
 
 def _fits(settings: Mapping[str, Any], num_processors: int, env: Env, params: EnvParams) -> None:
@@ -375,10 +471,7 @@ def _fits(settings: Mapping[str, Any], num_processors: int, env: Env, params: En
 
 GNN = Trainer(
     name="gnn",
-    features=(
-        ("task", (*learned.TASK_FEATURES, "log system load")),
-        ("processor", tuple(learned.PROCESSOR_FEATURES)),
-    ),
+    features=(("task", regression.TASK_FEATURES), ("processor", tuple(learned.PROCESSOR_FEATURES))),
     objective="objective",
     remedy="a smaller learning_rate",
     reached=(

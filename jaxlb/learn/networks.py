@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxlb import checks
-from jaxlb.schedulers.learned import PROCESSOR_FEATURES, Features, Network
-from jaxlb.types import Array
+from jaxlb.schedulers.learned import PROCESSOR_FEATURES, Features, Network, Recurrent
+from jaxlb.types import Array, Key, Lanes
 
 Pooling = Literal["mean", "max", "attention"]
 Graph = Literal["full", "speed", "load", "learned"]
@@ -53,7 +53,10 @@ class _PerProcessor(nn.Module):
 
 
 class _MessagePassing(nn.Module):
-    """Processors as nodes; in each round every node learns what its neighbours have come to."""
+    """Processors as nodes; in each round every node learns what its neighbours have come to.
+
+    What all nodes are told alike is multiplied once for all of them, so it costs next to nothing.
+    """
 
     widths: Sequence[int]
     rounds: int
@@ -63,27 +66,36 @@ class _MessagePassing(nn.Module):
     edges: bool
     residual: bool
     layer_norm: bool
+    skip: bool
+    outputs: int
     duelling: bool
 
     @nn.compact
-    def __call__(self, x: Features) -> Array:
-        shared = jnp.broadcast_to(x.task[..., None, :], (*x.processor.shape[:-1], x.task.shape[-1]))
-        h = jnp.concatenate([x.processor, shared], -1)
+    def __call__(self, x: Features, memory: Array | None = None) -> tuple[Array, Array | None]:
+        h = x.processor
         for place, width in enumerate(self.widths):
-            node = jnp.concatenate([h, self._received(h, x.processor)], -1) if place < self.rounds else h
-            new = nn.Dense(width)(node)
+            new = nn.Dense(width)(h)
+            if place == 0:
+                new += nn.Dense(width, use_bias=False)(x.task)[..., None, :]
+            if place < self.rounds:
+                new += nn.Dense(width, use_bias=False)(self._received(h, x.processor))
             if self.layer_norm:
                 new = nn.LayerNorm()(new)
             new = nn.relu(new)
+            if place == 0 and memory is not None:
+                memory, new = nn.GRUCell(width)(memory, new)
             h = h + new if self.residual and h.shape == new.shape else new
-        value = nn.Dense(1)(h)[..., 0]
-        return _duel(value, nn.Dense(1)(h.mean(-2))) if self.duelling else value
+        value = nn.Dense(self.outputs)(h)
+        if self.skip:
+            value += nn.Dense(self.outputs, use_bias=False)(x.processor)
+        if self.outputs == 1:
+            value = value[..., 0]
+        return _duel(value, nn.Dense(1)(h.mean(-2))) if self.duelling else value, memory
 
     def _received(self, h: Array, processor: Array) -> Array:
-        """What each node is told of its neighbours, `[..., P, E]`."""
+        """What each node is told of its neighbours, `[..., P, E]`; `[..., 1, E]` where all are told alike."""
         if self.graph == "full" and self.pooling != "attention" and not self.edges:
-            pooled = h.mean(-2, keepdims=True) if self.pooling == "mean" else h.max(-2, keepdims=True)
-            return jnp.broadcast_to(pooled, h.shape)  # the same for all: the cost is that of P, not of P x P
+            return h.mean(-2, keepdims=True) if self.pooling == "mean" else h.max(-2, keepdims=True)
         if self.graph == "learned":
             salience = nn.Dense(1)(h)
             h_told = nn.sigmoid(salience) * h  # so that what is chosen can be learned
@@ -103,8 +115,7 @@ class _MessagePassing(nn.Module):
             query, key = nn.Dense(width)(h)[..., None, :], nn.Dense(width)(message)
             weight = nn.softmax((query * key).sum(-1) / width**0.5)
             return (weight[..., None] * message).sum(-2)
-        pooled = message.mean(-2) if self.pooling == "mean" else message.max(-2)
-        return jnp.broadcast_to(pooled, (*h.shape[:-1], pooled.shape[-1]))
+        return message.mean(-2) if self.pooling == "mean" else message.max(-2)
 
     def _index(self, processor: Array, salience: Array | None) -> Array | None:
         """Neighbours of each node, `[..., P, K]`, or of all of them, `[..., 1, K]`; None: all are."""
@@ -177,8 +188,11 @@ def gnn(
     edges: bool = False,
     residual: bool = False,
     layer_norm: bool = False,
+    skip: bool = False,
+    recurrent: bool = False,
+    outputs: int = 1,
     duelling: bool = False,
-) -> Network:
+) -> Network | Recurrent:
     """A message-passing network over processors: the same weights for any number of them.
 
     Permuting processors permutes the values (but for ties in "speed" and "load" graphs, which go by index).
@@ -194,6 +208,10 @@ def gnn(
       edges: whether a message depends on the ratio of the two speeds.
       residual: whether a layer adds to the one before, where widths allow.
       layer_norm: whether layers are normalised.
+      skip: whether features also go straight to the output, through one linear layer.
+      recurrent: whether every node remembers: its first layer goes through a GRU (Cho et al. 2014), whose
+        state stays with the processor from task to task. Only for `train_gnn`.
+      outputs: numbers for each processor; 2 for the target "distribution" of `train_gnn`.
       duelling: whether level and advantages are separate outputs.
     """
     for name, value, allowed in (("pooling", pooling, get_args(Pooling)), ("graph", graph, get_args(Graph))):
@@ -203,17 +221,38 @@ def gnn(
     checks.at_least("neighbours", neighbours, 1)
     if rounds > len(widths):
         raise ValueError(f"rounds = {rounds}: must be at most the number of layers, {len(widths)}")
-    return _network(
-        _MessagePassing(widths, rounds, pooling, graph, neighbours, edges, residual, layer_norm, duelling)
-    )
+    checks.at_least("outputs", outputs, 1)
+    if duelling and outputs > 1:
+        raise ValueError(f"outputs = {outputs}: must be 1 with duelling")
+    options = (rounds, pooling, graph, neighbours, edges, residual, layer_norm, skip, outputs, duelling)
+    module = _MessagePassing(widths, *options)
+
+    def start(lanes: Lanes, num_processors: int) -> Array:
+        return jnp.zeros((*lanes, num_processors, widths[0]), jnp.float32)
+
+    def init(key: Key, x: Features) -> Any:
+        *lanes, num_processors, _ = x.processor.shape
+        return module.init(key, x, start(tuple(lanes), num_processors) if recurrent else None)
+
+    def step(parameters: Any, memory: Array | None, x: Features) -> tuple[Array, Any]:
+        values, memory = module.apply(parameters, x, memory)
+        return jnp.asarray(values), memory
+
+    if recurrent:
+        return Recurrent(init, start, step)
+    return Network(init, lambda parameters, x: step(parameters, None, x)[0])
 
 
-NETWORKS: dict[str, Callable[..., Network]] = {"mlp": mlp, "per-processor": per_processor, "gnn": gnn}
+NETWORKS: dict[str, Callable[..., Network | Recurrent]] = {
+    "mlp": mlp,
+    "per-processor": per_processor,
+    "gnn": gnn,
+}
 OPTIONS = sorted({name for make in NETWORKS.values() for name in inspect.signature(make).parameters})
 """What some network can be told."""
 
 
-def network(name: str, **options: Any) -> Network:
+def network(name: str, **options: Any) -> Network | Recurrent:
     """A network by its name and its options.
 
     Raises:

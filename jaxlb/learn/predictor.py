@@ -95,7 +95,7 @@ _COLLECTING = Scheduler("collecting", lambda key, observation: (), tracking.star
 
 def _example(memory: Tracking, observation: Observation) -> tuple[Array, Array]:
     tracked, seen = tracking.look(memory, observation)
-    return tracking.features(tuple(FEATURES), tracked, seen), seen.truth.wait * seen.speed
+    return tracking.features(tuple(FEATURES), tracked, seen), seen.truth.wait * seen.truth.speed
 
 
 @functools.partial(jax.jit, static_argnames="env")

@@ -137,7 +137,7 @@ def oracle() -> Scheduler:
 
     def choose(observation: Observation, key: Key) -> Array:
         truth = observation.truth
-        return _choose(truth.wait + truth.size / observation.speed, "fastest", observation, key)
+        return _choose(truth.wait + truth.size / truth.speed, "fastest", observation, key)
 
     return stateless("oracle", choose)
 

@@ -16,7 +16,7 @@ from flax import struct
 from jaxlb import rewards
 from jaxlb.rewards import Weights
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
-from jaxlb.types import Array, Key, Observation, Scalar, Scheduler
+from jaxlb.types import Array, Key, Lanes, Observation, Scalar, Scheduler
 
 
 class Features(struct.PyTreeNode):
@@ -36,6 +36,32 @@ class Network(NamedTuple):
 
     init: Callable[[Key, Features], Any]
     apply: Callable[[Any, Features], Array]
+
+
+class Recurrent(NamedTuple):
+    """A network that remembers, as pure functions.
+
+    Attributes:
+      init: (key, features) -> parameters.
+      start: (lanes, number of processors) -> memory, before the first task.
+      apply: (parameters, memory, features) -> (values `[..., P]`, memory).
+    """
+
+    init: Callable[[Key, Features], Any]
+    start: Callable[[Lanes, int], Any]
+    apply: Callable[[Any, Any, Features], tuple[Array, Any]]
+
+
+@functools.cache
+def remembering(network: Network | Recurrent) -> Recurrent:
+    """Any network as one that remembers, if only nothing."""
+    if isinstance(network, Recurrent):
+        return network
+    return Recurrent(
+        init=network.init,
+        start=lambda lanes, num_processors: (),
+        apply=lambda parameters, memory, x: (network.apply(parameters, x), memory),
+    )
 
 
 class Moments(struct.PyTreeNode):
@@ -151,42 +177,3 @@ def dqn(network: Network, forecaster: Forecaster = FLUID) -> Scheduler:
         return jnp.argmax(value, -1).astype(jnp.int32), memory
 
     return Scheduler("dqn", init, forecaster.start, act)
-
-
-class Regression(struct.PyTreeNode):
-    """What a network that regresses completion times needs besides its code."""
-
-    network: Any  # parameters
-    moments: Moments
-    mean: Array  # of the target
-    deviation: Array
-
-
-def completion_features(observation: Observation, forecast: Array) -> Features:
-    """What such a network is told: of the system's load too, and of no objective; as in `features`."""
-    return features(observation, forecast, [jnp.log1p(8.0 * observation.load_average)])
-
-
-def untrained_regression(network: Network, key: Key, x: Features) -> Regression:
-    """New variables of a network for such features; the key is consumed."""
-    nothing, one = jnp.float32(0.0), jnp.float32(1.0)
-    return Regression(network=network.init(key, x), moments=no_moments(x), mean=nothing, deviation=one)
-
-
-@functools.cache
-def gnn(network: Network, forecaster: Forecaster = FLUID) -> Scheduler:
-    """The smallest predicted completion, by a network trained with `jaxlb.train_gnn`.
-
-    Its variables are `Regression`; its memory is the forecaster's.
-    """
-
-    def init(key: Key, observation: Observation) -> Regression:
-        return untrained_regression(network, key, completion_features(observation, observation.wait))
-
-    def act(variables: Regression, memory: Any, observation: Observation, key: Key) -> tuple[Array, Any]:
-        del key
-        memory, seen, forecast = forecaster.look(memory, observation)
-        x = standardise(variables.moments, completion_features(seen, forecast))
-        return jnp.argmin(network.apply(variables.network, x), -1).astype(jnp.int32), memory
-
-    return Scheduler("gnn", init, forecaster.start, act)

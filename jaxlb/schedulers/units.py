@@ -34,5 +34,7 @@ def in_mean_services(observation: Observation, unit: Array) -> Observation:
         speed=o.speed / o.speed.mean(0),
         age=o.age / unit,
         assigned=o.assigned / work,
-        truth=o.truth.replace(size=o.truth.size / work, wait=o.truth.wait / unit),
+        truth=o.truth.replace(
+            size=o.truth.size / work, wait=o.truth.wait / unit, speed=o.truth.speed / o.speed.mean(0)
+        ),
     )

@@ -1,0 +1,171 @@
+"""The smallest predicted completion: what a network that regresses completion times becomes when it acts."""
+
+import functools
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxlb.numerics import at_processor, processor_index
+from jaxlb.schedulers import learned
+from jaxlb.schedulers.forecasts import FLUID, Forecaster
+from jaxlb.schedulers.learned import Features, Moments, Network, Recurrent
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Truth
+
+Decision = Literal["completion", "violation"]
+
+TASK_FEATURES = (*learned.TASK_FEATURES, "log system load")
+PENDING = 64
+"""Tasks that have not departed yet and whose completion is waited for; of more, the newest."""
+
+
+class Regression(struct.PyTreeNode):
+    """What a network that regresses completion times needs besides its code."""
+
+    network: Any  # parameters
+    moments: Moments
+    mean: Array  # of the target
+    deviation: Array
+
+
+def features(observation: Observation, forecast: Array) -> Features:
+    """What such a network is told: as `learned.features`, of the system's load too, and of no objective."""
+    return learned.features(observation, forecast, [jnp.log1p(8.0 * observation.load_average)])
+
+
+def untrained(network: Network | Recurrent, key: Key, x: Features) -> Regression:
+    """New variables of a network for such features; the key is consumed."""
+    nothing, one = jnp.float32(0.0), jnp.float32(1.0)
+    return Regression(
+        network=network.init(key, x), moments=learned.no_moments(x), mean=nothing, deviation=one
+    )
+
+
+def completions(truth: Truth) -> Array:
+    """What each choice truly takes, `[..., P]`."""
+    return jnp.moveaxis(truth.wait + truth.size / truth.speed, 0, -1)
+
+
+def estimate(variables: Regression, out: Array, num_processors: int) -> tuple[Array, Array | None]:
+    """Mean of the target and, of a distribution, its standard deviation, `[..., P]` each."""
+    mean, deviation = variables.mean, variables.deviation
+    if out.shape[-1] == num_processors:
+        return mean + deviation * out, None
+    return mean + deviation * out[..., 0], deviation * jnp.exp(0.5 * out[..., 1])
+
+
+class Feedback(struct.PyTreeNode):
+    """What the completion times that came in have taught: by how much logarithms of them are off."""
+
+    offset: Array  # [P, ...] logarithm of completion / predicted, of late
+    due: Array  # [K, ...] mean services until a pending task departs; infinite: nothing is pending here
+    processor: Array  # [K, ...] int32, where it is
+    error: Array  # [K, ...] its logarithm of completion / predicted, not to be looked at before it departs
+    slot: Array  # int32, the place of the next
+
+
+def no_feedback(num_processors: int, lanes: Lanes) -> Feedback:
+    """Nothing came in yet."""
+    nothing = jnp.zeros((PENDING, *lanes), jnp.float32)
+    return Feedback(
+        offset=jnp.zeros((num_processors, *lanes), jnp.float32),
+        due=jnp.full_like(nothing, jnp.inf),
+        processor=nothing.astype(jnp.int32),
+        error=nothing,
+        slot=jnp.int32(0),
+    )
+
+
+def hear(feedback: Feedback, gap: Array, rate: float) -> Feedback:
+    """The tasks that departed in the last `gap` `[...]` mean services move the offsets of their processors.
+
+    A step of gradient descent on the squared error for each of them.
+    """
+    due = feedback.due - gap
+    departed = due <= 0
+    here = feedback.processor[:, None] == processor_index(feedback.offset)
+    count = (departed[:, None] & here).sum(0, dtype=jnp.int32).astype(jnp.float32)
+    total = jnp.where(departed[:, None] & here, feedback.error[:, None], 0.0).sum(0)
+    part = 1.0 - (1.0 - rate) ** count
+    offset = feedback.offset + part * (total / jnp.maximum(count, 1.0) - feedback.offset)
+    return feedback.replace(offset=offset, due=jnp.where(departed, jnp.inf, due))
+
+
+def expect(feedback: Feedback, action: Array, completion: Array, predicted: Array) -> Feedback:
+    """Remember a task that was sent to processor `action`, until it departs.
+
+    Args:
+      feedback: so far.
+      action: `[...]` int32.
+      completion: `[...]` mean services that it will take.
+      predicted: `[...]` the logarithm that was predicted, offset apart.
+    """
+    newest = jnp.arange(PENDING, dtype=jnp.int32) == feedback.slot
+    newest = newest.reshape(-1, *(1,) * action.ndim)
+    error = jnp.log(completion) - predicted
+    return feedback.replace(
+        due=jnp.where(newest, completion, feedback.due),
+        processor=jnp.where(newest, action, feedback.processor),
+        error=jnp.where(newest, error, feedback.error),
+        slot=(feedback.slot + 1) % PENDING,
+    )
+
+
+def cost(decision: Decision, mean: Array, spread: Array | None, deadline: Array) -> Array:
+    """What is to be smallest, of predictions `[..., P]` (logarithms, where there is a spread)."""
+    if spread is None:
+        return mean
+    if decision == "completion":
+        return mean + 0.5 * spread**2  # logarithm of the mean of a log-normal law
+    return (mean - jnp.log(jnp.minimum(deadline, 1e6))[..., None]) / spread
+
+
+@functools.cache
+def gnn(
+    network: Network | Recurrent,
+    forecaster: Forecaster = FLUID,
+    decision: Decision = "completion",
+    adaptation: float | None = None,
+) -> Scheduler:
+    """The smallest predicted completion, by a network trained with `jaxlb.train_gnn`.
+
+    Its variables are `Regression`; its memory is the forecaster's, the network's and `Feedback`.
+
+    Args:
+      network: that was trained.
+      forecaster: it was told by.
+      decision: of one that predicts distributions: by "completion", the expected one, or by "violation", the
+        probability of it.
+      adaptation: rate at which every processor's predictions follow the completion times that come in; None:
+        they do not. Only for predictions of logarithms.
+    """
+    recurrent = learned.remembering(network)
+
+    def init(key: Key, observation: Observation) -> Regression:
+        return untrained(network, key, features(observation, observation.wait))
+
+    def start(params: EnvParams, lanes: Lanes) -> tuple:
+        num_processors = params.speed.shape[0]
+        feedback = () if adaptation is None else no_feedback(num_processors, lanes)
+        return forecaster.start(params, lanes), recurrent.start(lanes, num_processors), feedback
+
+    def act(variables: Regression, memory: Any, observation: Observation, key: Key) -> tuple[Array, Any]:
+        del key
+        told, remembered, feedback = memory
+        told, seen, forecast = forecaster.look(told, observation)
+        x = learned.standardise(variables.moments, features(seen, forecast))
+        out, remembered = recurrent.apply(variables.network, remembered, x)
+        mean, spread = estimate(variables, out, x.processor.shape[-2])
+        corrected = mean
+        if adaptation is not None:
+            feedback = hear(feedback, seen.gap, adaptation)
+            corrected = mean + jnp.moveaxis(feedback.offset, 0, -1)
+        action = jnp.argmin(cost(decision, corrected, spread, seen.deadline), -1).astype(jnp.int32)
+        if adaptation is not None:
+            # How long it will take is settled by now; it is not looked at before the task has departed.
+            completion = at_processor(jnp.moveaxis(completions(seen.truth), -1, 0), action)
+            predicted = at_processor(jnp.moveaxis(mean, -1, 0), action)
+            feedback = expect(feedback, action, completion, predicted)
+        return action, (told, remembered, feedback)
+
+    return Scheduler("gnn", init, start, act)
