@@ -9,6 +9,14 @@ from jaxlb.learn import networks
 from jaxlb.schedulers.learned import PROCESSOR_FEATURES, Features
 
 
+def parameters_of(network, key, x):
+    """As after some training: none is zero."""
+    leaves, tree = jax.tree.flatten(network.init(key, x))
+    keys = jax.random.split(key, len(leaves))
+    moved = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, moved)
+
+
 def features(key, num_processors, lanes=(5,)):
     task_key, processor_key = jax.random.split(key)
     return Features(
@@ -38,7 +46,7 @@ def test_a_value_for_each_processor_of_each_lane(key, make, duelling):
     network = make((8, 8), duelling)
     for lanes in ((), (5,)):
         x = features(key, 6, lanes)
-        values = network.apply(network.init(key, x), x)
+        values = network.apply(parameters_of(network, key, x), x)
         assert (values.shape, values.dtype) == ((*lanes, 6), jnp.float32)
 
 
@@ -52,7 +60,7 @@ def test_a_value_for_each_processor_of_each_lane(key, make, duelling):
 )
 def test_permuting_processors_permutes_the_values(key, network):
     x = features(key, 6)
-    parameters = network.init(key, x)
+    parameters = parameters_of(network, key, x)
     order = jnp.array([3, 1, 5, 0, 2, 4])
     permuted = x.replace(processor=x.processor[:, order])
     values = network.apply(parameters, x)
@@ -71,7 +79,7 @@ def test_weights_serve_any_number_of_processors(key, network):
 def change(network, key, num_processors=4):
     """Of the values when what is known of processor 0 changes, `[N, P]`."""
     x = features(key, num_processors)
-    parameters = network.init(key, x)
+    parameters = parameters_of(network, key, x)
     moved = x.replace(processor=x.processor.at[:, 0].add(1.0))
     return np.abs(network.apply(parameters, moved) - network.apply(parameters, x))
 
@@ -96,7 +104,7 @@ def test_neighbours_are_the_nearest(key, by):
     place = networks.SPEED if by == "speed" else networks.LOAD
     x = x.replace(processor=x.processor.at[:, place].set(jax.random.permutation(key, 12).astype(jnp.float32)))
     network = networks.gnn((16, 16), graph=by, neighbours=3)
-    parameters = network.init(key, x)
+    parameters = parameters_of(network, key, x)
     other = (place + 1) % x.processor.shape[-1]
     moved = x.replace(processor=x.processor.at[0, other].add(1.0))
     told = np.flatnonzero(np.abs(network.apply(parameters, moved) - network.apply(parameters, x)) > 1e-6)

@@ -28,7 +28,7 @@ from jaxlb.schedulers.learned import Features, Network, Recurrent
 from jaxlb.schedulers.regression import Decision, Regression
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
 
-Target = Literal["time", "log-time", "quantile", "distribution", "choice"]
+Target = Literal["time", "mean", "log-time", "quantile", "distribution", "choice"]
 HELD_OUT = 5
 """Every fifth lane is held out of the fit."""
 
@@ -48,8 +48,9 @@ class GNNConfig(struct.PyTreeNode):
       final_learning_rate: at the end.
       network: from `jaxlb.learn.networks`, or your own.
       forecaster: of the waits that it is told, from `jaxlb.schedulers.forecasts`.
-      target: what is fitted: "time": completion times; "log-time": their logarithms; "quantile": a quantile
-        of them; "distribution": mean and spread of their logarithms, by Gaussian likelihood, with a network
+      target: what is fitted: "time": completion times, by squares; "mean": their means, by the likelihood of a
+        gamma law with a logarithmic link, which heavy tails do not upset; "log-time": their logarithms, by
+        squares; "quantile": a quantile of them; "distribution": mean and spread of their logarithms, by Gaussian likelihood, with a network
         of two outputs; "choice": the oracle's choice, by classification.
       quantile: that quantile, in (0, 1).
       decision: of a distribution: smallest expected "completion", or smallest probability of "violation".
@@ -65,8 +66,8 @@ class GNNConfig(struct.PyTreeNode):
       num_evaluations: rounds of examples; after each round's steps, lanes that were held out are looked at.
     """
 
-    learning_rate: Any = 3e-3
-    final_learning_rate: Any = 1e-5
+    learning_rate: Any = 1e-2
+    final_learning_rate: Any = 1e-6
     network: Network | Recurrent = _static(networks.gnn())
     forecaster: Forecaster = _static(FLUID)
     target: Target = _static("log-time")
@@ -79,7 +80,7 @@ class GNNConfig(struct.PyTreeNode):
     warmup: int = _static(100)
     batch_size: int = _static(512)
     sequence: int = _static(1)
-    num_iterations: int = _static(8000)
+    num_iterations: int = _static(12_000)
     num_evaluations: int = _static(8)
 
 
@@ -203,6 +204,9 @@ def loss(config: GNNConfig, variables: Regression, examples: Examples) -> Array:
     if config.target == "distribution":
         mean, log_variance = out[..., 0], out[..., 1]
         return 0.5 * (log_variance + (target - mean) ** 2 * jnp.exp(-log_variance)).mean()
+    if config.target == "mean":
+        log_mean = variables.mean + variables.deviation * out
+        return (completion * jnp.exp(-log_mean) + log_mean).mean()
     error = target - out
     if config.target == "quantile":
         return jnp.maximum(config.quantile * error, (config.quantile - 1.0) * error).mean()
@@ -354,6 +358,36 @@ def _judged(config: GNNConfig, variables: Regression, examples: Examples) -> dic
         "agreement": (chosen <= best * (1.0 + 1e-6)).mean(dtype=jnp.float32),
         "regret": (chosen - best).mean(),
     }
+
+
+class Inspection(struct.PyTreeNode):
+    """Predictions in the states that a trained scheduler comes to."""
+
+    predicted: Array  # [T, N, P] mean services
+    truth: Array  # [T, N, P] mean services
+    chosen: Array  # [T, N] mean services, completion of the scheduler's choice
+    load: Array  # [T, N] mean sizes, the system's load average
+
+
+@functools.partial(jax.jit, static_argnames="env")
+def inspect(env: Env, params: EnvParams, config: GNNConfig, variables: Regression, key: Key) -> Inspection:
+    """What its predictions are worth on new tasks, as many as of a round of training; the key is consumed."""
+    c, lanes, scheduler = config, (config.num_lanes,), _acting(config)
+    task_key, replay_key = jax.random.split(key)
+    params = with_lane_axis(params, lanes)
+    tasks = workload.sample(task_key, params, c.warmup + c.num_tasks, lanes)
+
+    def look(memory: tuple, observation: Observation) -> tuple[Examples, Array]:
+        seen = _look(c.forecaster)((memory, ()), observation)
+        action, _ = scheduler.act(variables, memory, observation, key)
+        chosen = at_processor(jnp.moveaxis(seen.completion, -1, 0), action)
+        return seen, chosen
+
+    _, (found, chosen) = watch(env, params, scheduler, variables, tasks, replay_key, look)
+    prediction = predicted(c, variables, found.features)
+    place = regression.TASK_FEATURES.index("log system load")
+    load = jnp.expm1(found.features.task[..., place]) / 8.0
+    return jax.tree.map(lambda leaf: leaf[c.warmup :], Inspection(prediction, found.completion, chosen, load))
 
 
 def train_gnn(env: Systems, params: Any, config: GNNConfig | None, key: Key) -> TrainResult:

@@ -85,7 +85,9 @@ class _MessagePassing(nn.Module):
             if place == 0 and memory is not None:
                 memory, new = nn.GRUCell(width)(memory, new)
             h = h + new if self.residual and h.shape == new.shape else new
-        value = nn.Dense(self.outputs)(h)
+        # With a skip the layers start from nothing: they are there for what a linear fit leaves over.
+        initial = nn.initializers.zeros if self.skip else nn.linear.default_kernel_init
+        value = nn.Dense(self.outputs, kernel_init=initial)(h)
         if self.skip:
             value += nn.Dense(self.outputs, use_bias=False)(x.processor)
         if self.outputs == 1:
@@ -188,7 +190,7 @@ def gnn(
     edges: bool = False,
     residual: bool = False,
     layer_norm: bool = False,
-    skip: bool = False,
+    skip: bool = True,
     recurrent: bool = False,
     outputs: int = 1,
     duelling: bool = False,

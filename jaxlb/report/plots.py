@@ -463,6 +463,77 @@ def detection(curves: Mapping[str, np.ndarray]) -> Figure:
         return figure
 
 
+def completions(predicted: np.ndarray, truth: np.ndarray, chosen: np.ndarray, load: np.ndarray) -> Figure:
+    """Predicted against true completion times, and how often the choice is the oracle's, by the system's load.
+
+    Args:
+      predicted: `[D, P]` of D decisions; without them (not a number), only the second panel is drawn.
+      truth: `[D, P]`.
+      chosen: `[D]`, of the processor that was chosen.
+      load: `[D]`, load average.
+    """
+    with plt.rc_context(_STYLE):
+        known = bool(np.isfinite(predicted).all())
+        figure, panels = plt.subplots(
+            1, 1 + known, figsize=(5.5 * (1 + known), 4.5), layout="constrained", squeeze=False
+        )
+        if known:
+            axes = panels[0, 0]
+            both = np.stack([truth.ravel(), np.maximum(predicted.ravel(), 1e-3)])
+            low, high = both.min(), both.max()
+            cells = axes.hexbin(
+                *both, xscale="log", yscale="log", gridsize=60, bins="log", mincnt=1, cmap="viridis", lw=0
+            )
+            axes.plot([low, high], [low, high], color="C3", lw=0.8)
+            axes.set(
+                xlabel="true completion (mean services)",
+                ylabel="predicted",
+                title="Predictions",
+                xlim=(low, high),
+                ylim=(low, high),
+            )
+            figure.colorbar(cells, ax=axes, label="predictions")
+        axes = panels[0, -1]
+        agreed = chosen <= truth.min(-1) * (1.0 + 1e-6)
+        edges = np.unique(np.quantile(load, np.linspace(0.0, 1.0, 13)))
+        place = np.clip(np.digitize(load, edges) - 1, 0, max(len(edges) - 2, 0))
+        groups = [place == index for index in range(max(len(edges) - 1, 1)) if (place == index).any()]
+        middle = [np.median(load[group]) for group in groups]
+        rate = np.array([agreed[group].mean() for group in groups])
+        error = 1.96 * np.sqrt(rate * (1.0 - rate) / [group.sum() for group in groups])
+        axes.errorbar(middle, 100 * rate, 100 * error, marker="o", ms=4, lw=1.2, capsize=2)
+        axes.set(
+            xlabel="load average (mean sizes)", ylabel="oracle's choice, %", title="Agreement by system load"
+        )
+        return figure
+
+
+def influence(change: np.ndarray, names: Sequence[str]) -> Figure:
+    """By how much each processor's prediction depends on what is known of each, `[P, P]`."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
+        image = axes.imshow(change, cmap="viridis", norm="log")
+        places = np.arange(len(names))
+        axes.set_xticks(places, names, rotation=45, ha="right", fontsize=8)
+        axes.set_yticks(places, names, fontsize=8)
+        axes.set(xlabel="told of", ylabel="prediction for", title="Who listens to whom, in one state")
+        figure.colorbar(image, ax=axes, label="change of the prediction (norm of the gradient)")
+        return figure
+
+
+def over_time(times: np.ndarray, lines: Mapping[str, np.ndarray], change: float, ylabel: str) -> Figure:
+    """Figures over tasks, a line for each scheduler, with a mark where something changed."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+        for index, (name, line) in enumerate(lines.items()):
+            axes.plot(times, line, lw=1.3, label=name, **_looks(index))
+        axes.axvline(change, color="0.5", lw=0.8, ls=":")
+        axes.set(xlabel="tasks", ylabel=ylabel)
+        axes.set_ylim(bottom=0.0)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+        return figure
+
+
 def save_all(
     directory: Path,
     comparison: Comparison,

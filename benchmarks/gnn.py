@@ -1,0 +1,599 @@
+"""What message passing reaches, and where it earns its place: writes docs/results/gnn.md.
+
+    python benchmarks/gnn.py [--only snapshot stale] [--seeds 3] [--out docs/results]
+
+Every claim is held for every seed, on tasks that no training saw. Training time includes compilation.
+"""
+
+import functools
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from claims import (
+    FIGURES,
+    LANES,
+    TASKS,
+    TEST_SEED,
+    WARMUP,
+    Claim,
+    Page,
+    at_most,
+    compared,
+    line,
+    ratio,
+    rules,
+    section,
+)
+
+import jaxlb
+from jaxlb.comparison import Entry, mean_interval
+from jaxlb.learn import gnn, networks
+from jaxlb.learn.gnn import GNNConfig
+from jaxlb.metrics import summarise
+from jaxlb.report import plots
+from jaxlb.rollout import continue_rollout, start_rollout
+from jaxlb.schedulers import forecasts, learned
+from jaxlb.schedulers.learned import Features, Network
+
+HEAD = f"""# What message passing reaches
+
+Written by `python benchmarks/gnn.py` (`--only SECTION` writes one again). Where nothing else is said: networks
+of widths 64 and 32, three trainings with seeds 0, 1, 2, {LANES:,} lanes x {TASKS:,} unseen tasks after {WARMUP:,}
+of warm-up, the same for all; means with half their 95 % interval. A claim holds if it holds for every seed.
+Training time includes compilation. Machine: {os.cpu_count()} cores, {platform.machine()}, JAX {jax.__version__}.
+"""
+
+CONFIG = GNNConfig()
+ORIGINAL = networks.gnn(skip=False)
+ALONE = networks.gnn(rounds=0)
+OPTIONS: dict[str, Any] = {"out": Path("docs/results")}
+
+
+def trained(
+    seeds: int, env: Any, params: Any, config: GNNConfig = CONFIG, name: str = "gnn"
+) -> tuple[dict[str, Entry], list[jaxlb.TrainResult], list[float]]:
+    """Schedulers by name, what was trained, and how long it took."""
+    entries: dict[str, Entry] = {}
+    results, seconds = [], []
+    for seed in range(seeds):
+        began = time.perf_counter()
+        result = jax.block_until_ready(jaxlb.train_gnn(env, params, config, jax.random.key(seed)))
+        seconds.append(time.perf_counter() - began)
+        results.append(result)
+        entries[f"{name}, seed {seed}"] = result.scheduler, result.variables
+        jax.clear_caches()
+    return entries, results, seconds
+
+
+def ratios(table: jaxlb.Comparison, seeds: int, name: str = "gnn") -> Callable[[str, str], list[float]]:
+    """Figures of every seed, divided by those of a rule."""
+    return lambda figure, rule: [ratio(table, f"{name}, seed {seed}", rule, figure) for seed in range(seeds)]
+
+
+def beside(table: jaxlb.Comparison, seeds: int, ours: str, theirs: str, what: str) -> list[float]:
+    """Figures of one training divided by those of another with the same seed."""
+    return [
+        ratio(table, f"{ours}, seed {seed}", f"{theirs}, seed {seed}", FIGURES[what]) for seed in range(seeds)
+    ]
+
+
+def rows_of(table: jaxlb.Comparison, where: str = "", agreement: bool = False) -> list[str]:
+    """A line for each scheduler."""
+    more = [f" {100 * row.oracle_agreement:.2f} |" if agreement else "" for row in table.schedulers]
+    return [line(row, where + row.name) + end for row, end in zip(table.schedulers, more, strict=True)]
+
+
+AGREEMENT = "oracle's choice %"
+
+
+def disagreement(table: jaxlb.Comparison, seeds: int, name: str = "gnn") -> list[float]:
+    """Share of choices that are not the oracle's."""
+    return [1.0 - table.row(f"{name}, seed {seed}").oracle_agreement for seed in range(seeds)]
+
+
+def snapshot(seeds: int) -> str:
+    """The original's table: all asked in the states that LWR visits."""
+    env, params = jaxlb.make("seed")
+    entries, results, seconds = trained(seeds, env, params)
+    table = compared(
+        env, params, rules("oracle", "rr", "lwr", "greedy") | entries, behaviour=jaxlb.scheduler("lwr")
+    )
+    closed = compared(env, params, rules("lwr", "rr", "oracle") | entries)
+    worst = table.row("oracle").sla_violation_rate
+    more = [table.row(name).sla_violation_rate - worst for name in entries]
+    held_out = [
+        gnn.inspect(env, params, CONFIG, result.variables, jax.random.key(TEST_SEED)) for result in results
+    ]
+    claims = [
+        Claim("1 - oracle agreement, snapshot", disagreement(table, seeds), 0.01),
+        Claim("violations - oracle's, snapshot", more, 0.002),
+        Claim("1 - oracle agreement, closed loop", disagreement(closed, seeds), 0.02),
+        Claim("1 - R² of completion, own states", [unexplained(found) for found in held_out], 0.001),
+        Claim("seconds of training", seconds, 60.0),
+        *at_most(ratios(closed, seeds), {("violations", "lwr"): 1.0}, ", closed loop"),
+    ]
+    rows = rows_of(table, "snapshot: ", True) + rows_of(closed, "closed loop: ", True)
+    text = (
+        "`seed`. Snapshot, as in the original experiments: all are asked in the states that LWR visits. Closed\n"
+        "loop: each lives with its own choices."
+    )
+    return section("snapshot", text, rows, claims, AGREEMENT)
+
+
+def unexplained(found: gnn.Inspection) -> float:
+    """1 - R² of completion times."""
+    return float(((found.predicted - found.truth) ** 2).mean() / found.truth.var())
+
+
+def not_told(network: Network, *names: str) -> Network:
+    """A network that some features of processors are kept from."""
+    kept = jnp.array([name not in names for name in learned.PROCESSOR_FEATURES], jnp.float32)
+
+    def apply(parameters: Any, x: Features) -> jax.Array:
+        return network.apply(parameters, x.replace(processor=x.processor * kept))
+
+    return Network(network.init, apply)
+
+
+def ablations(seeds: int) -> str:
+    """What it needs where everything is visible."""
+    env, params = jaxlb.make("seed")
+    formula = ("log forecast wait", "log forecast completion")
+    variants: dict[str, Network] = {
+        "as trained above": CONFIG.network,
+        "without messages": ALONE,
+        "without the skip": ORIGINAL,
+        "original: no skip, not told the forecast completion": not_told(ORIGINAL, *formula),
+        "the same without messages": not_told(networks.gnn(rounds=0, skip=False), *formula),
+        "two rounds": networks.gnn(rounds=2),
+        "max": networks.gnn(pooling="max"),
+        "attention": networks.gnn(pooling="attention"),
+        "residual, layer norm": networks.gnn((32, 32), rounds=2, residual=True, layer_norm=True),
+        "edges": networks.gnn(edges=True),
+        "2 nearest in speed": networks.gnn(graph="speed", neighbours=2),
+        "2 nearest in load": networks.gnn(graph="load", neighbours=2),
+        "2 by a learned score": networks.gnn(graph="learned", neighbours=2),
+    }
+    lines = ["| network | 1 - R² | oracle's choice % | seconds |", "|---|---|---|---|"]
+    found = {}
+    for name, network in variants.items():
+        config = CONFIG.replace(network=network)
+        _, results, seconds = trained(seeds, env, params, config)
+        looks = [gnn.inspect(env, params, config, r.variables, jax.random.key(TEST_SEED)) for r in results]
+        missing = [unexplained(look) for look in looks]
+        agreed = [100 * float((look.chosen <= look.truth.min(-1) * (1 + 1e-6)).mean()) for look in looks]
+        found[name] = missing
+        cells = [", ".join(f"{x:.1e}" for x in missing), ", ".join(f"{x:.1f}" for x in agreed)]
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {np.median(seconds):.0f} |")
+        jax.clear_caches()
+    text = (
+        "`seed`, all visible: the time each processor would take follows from what is known of it. Messages\n"
+        "of others cannot help there, and what follows shows by how much they do not."
+    )
+    return section("ablation", "\n".join([text, "", *lines]), [], [])
+
+
+def errors(config: GNNConfig, variables: Any, held_out: gnn.Examples) -> np.ndarray:
+    """Squared errors of completion times, of every lane `[N]`."""
+    off = gnn.predicted(config, variables, held_out.features) - held_out.completion
+    return np.asarray((off**2).mean((0, 2)), np.float64)
+
+
+def hidden(seeds: int) -> str:
+    """Where completion times are no formula of what is seen: errors on the same held-out states."""
+    situations: dict[str, tuple[str, dict[str, Any]]] = {
+        "`stable`, sizes hidden": ("stable", {"size_visible": False}),
+        "`stable`, sizes and waits hidden": ("stable", {"size_visible": False, "wait_visible": False}),
+        "`heavy-tail`, sizes hidden": ("heavy-tail", {"size_visible": False}),
+        "`heavy-tail`, sizes and waits hidden": (
+            "heavy-tail",
+            {"size_visible": False, "wait_visible": False},
+        ),
+        "`stale`": ("stale", {}),
+        "`stale`, noise 0.5": ("stale", {"measure_noise": 0.5}),
+        "`stale`, sizes hidden, noise 0.5": ("stale", {"measure_noise": 0.5, "size_visible": False}),
+    }
+    lines = [
+        "| situation | linear predictor | without messages | gnn | gnn / linear | gnn / without messages |",
+        "|---|---|---|---|---|---|",
+    ]
+    claims = []
+    for title, (scenario, overrides) in situations.items():
+        env, params = jaxlb.make(scenario, **overrides)
+        against: dict[str, list[float]] = {"linear predictor": [], "without messages": []}
+        cells: list[list[str]] = [[] for _ in range(5)]
+        for seed in range(seeds):
+            linear = jaxlb.train_predictor(env, params, None, jax.random.key(seed))
+            told = forecasts.predicted(jaxlb.PredictorConfig().predictor, linear.variables)
+            found = {}
+            for name, network in (("gnn", CONFIG.network), ("without messages", ALONE)):
+                config = CONFIG.replace(network=network, forecaster=told, target="mean")
+                result = jaxlb.train_gnn(env, params, config, jax.random.key(seed))
+                tests = config.replace(num_lanes=LANES, num_tasks=500)
+                held_out = gnn.examples(
+                    env, params, tests, result.variables, jnp.array(False), jax.random.key(TEST_SEED)
+                )
+                found[name] = errors(config, result.variables, held_out)
+            place = list(learned.PROCESSOR_FEATURES).index("log forecast completion")
+            straight = jnp.exp(held_out.features.processor[..., place])
+            found["linear predictor"] = np.asarray(
+                ((straight - held_out.completion) ** 2).mean((0, 2)), np.float64
+            )
+            for cell, name in zip(cells, ("linear predictor", "without messages", "gnn"), strict=False):
+                cell.append(f"{np.sqrt(found[name].mean()):.4f}")
+            for cell, name in zip(cells[3:], against, strict=True):
+                mean, interval = mean_interval(found["gnn"] - found[name])
+                assert interval is not None
+                base = found[name].mean()
+                quotient = np.sqrt(found["gnn"].mean() / base)
+                # Of the root, half of that of the mean square.
+                cell.append(f"{quotient:.4f} ± {(interval[1] - interval[0]) / base / 4:.4f}")
+                against[name].append(float(quotient))
+            jax.clear_caches()
+        lines.append(f"| {title} | " + " | ".join(", ".join(cell) for cell in cells) + " |")
+        claims += [Claim(f"error / that of {name}, {title}", found, 1.0) for name, found in against.items()]
+    text = (
+        "Root of the mean squared error of completion times, all processors, in mean services, each seed: of\n"
+        "the linear predictor on all features (`train_predictor`, trained in the same situation), and of\n"
+        f"networks told its forecast, on the same states of {LANES:,} lanes under four rules. Quotients with\n"
+        "half of paired 95 % intervals."
+    )
+    return section("hidden", "\n".join([text, "", *lines]), [], claims)
+
+
+def told_linear(env: Any, params: Any) -> forecasts.Forecaster:
+    """Waits by a linear predictor that was trained there."""
+    linear = jaxlb.train_predictor(env, params, None, jax.random.key(0))
+    return forecasts.predicted(jaxlb.PredictorConfig().predictor, linear.variables)
+
+
+def stale(seeds: int) -> str:
+    """Old and noisy figures, in closed loop."""
+    rows, claims = [], []
+    recurrent = networks.gnn(recurrent=True)
+    for title, overrides in {
+        "stale": {},
+        "noise 0.5": {"measure_noise": 0.5},
+        "noise 0.5, sizes hidden": {"measure_noise": 0.5, "size_visible": False},
+    }.items():
+        env, params = jaxlb.make("stale", **overrides)
+        told = told_linear(env, params)
+        base = CONFIG.replace(forecaster=told, target="mean")
+        several = base.replace(
+            network=recurrent, sequence=32, batch_size=64, num_iterations=4000, num_lanes=320
+        )
+        spread = base.replace(network=networks.gnn(outputs=2), target="distribution", decision="violation")
+        entries: dict[str, Entry] = dict(rules("lwr", "drift-aware", "oracle"))
+        for name, config in {
+            "gnn": base,
+            "without messages": base.replace(network=ALONE),
+            "with memory": several,
+            "by probability": spread,
+        }.items():
+            entries |= trained(seeds, env, params, config, name)[0]
+        table = compared(env, params, entries)
+        rows += rows_of(table, f"{title}: ")
+        claims += at_most(ratios(table, seeds), {("violations", "lwr"): 0.5}, f", {title}")
+        for name, what in (("with memory", "completion"), ("by probability", "violations")):
+            found = beside(table, seeds, name, "gnn", what)
+            claims.append(Claim(f"{what}, {name} / gnn, {title}", found, 1.0))
+        jax.clear_caches()
+    text = (
+        "`stale`: 8 processors, measured every 5. The networks are told the forecast of a linear predictor\n"
+        'trained there. "With memory": every node keeps a recurrent state from task to task. "By\n'
+        'probability": mean and spread are predicted, and the smallest probability of a violation is chosen.'
+    )
+    return section("stale", text, rows, claims)
+
+
+def several_systems() -> tuple[tuple, tuple, GNNConfig]:
+    """Of 4 to 16 processors, each lane with speeds and a load of its own."""
+    config = CONFIG.replace(num_lanes=80, num_tasks=100, batch_size=500)
+    envs, all_params = [], []
+    for index, number in enumerate((4, 6, 8, 12, 16)):
+        env, params = jaxlb.make("stable", num_processors=number)
+        speed_key, load_key = jax.random.split(jax.random.key(index))
+        shape = (number, config.num_lanes)
+        speed = jnp.exp(jax.random.uniform(speed_key, shape, minval=-1.4, maxval=1.4))
+        load = jax.random.uniform(load_key, shape[1:], minval=0.3, maxval=0.95)
+        envs.append(env)
+        all_params.append(params.replace(speed=speed, load=load))
+    return tuple(envs), tuple(all_params), config
+
+
+def sizes(seeds: int) -> str:
+    """One network for any number of processors."""
+    envs, all_params, config = several_systems()
+    entries, _, _ = trained(seeds, envs, all_params, config)
+    rows, claims = [], []
+    for number in (2, 4, 16, 32, 64, 256):
+        speed = [float(v) for v in np.geomspace(0.25, 4.0, number)]
+        env, params = jaxlb.make("stable", speed=speed)
+        few = {"num_lanes": max(32, 8192 // number), "num_tasks": 1000, "warmup": 500}
+        table = compared(env, params, rules("greedy", "lwr") | entries, **few)
+        rows += rows_of(table, f"P = {number}: ", True)
+        claims += at_most(ratios(table, seeds), {("completion", "greedy"): 1.01}, f", P = {number}")
+        bound = 0.1 if number > 64 else 0.03
+        claims.append(Claim(f"1 - oracle agreement, P = {number}", disagreement(table, seeds), bound))
+        jax.clear_caches()
+    text = (
+        "One network, trained on systems of 4, 6, 8, 12 and 16 processors with random speeds (0.25 to 4) and\n"
+        "loads (0.3 to 0.95), each lane its own; tested as it is on speeds from 0.25 to 4 at load 0.8. 8192 / P\n"
+        "lanes, at least 32, x 1000 tasks after 500."
+    )
+    return section("any number of processors", text, rows, claims, AGREEMENT)
+
+
+def q_network(seeds: int) -> str:
+    """The same network as Q-network of the DQN."""
+    env, params = jaxlb.make("heavy-tail")
+    weights = jaxlb.Weights(completion_exponent=0.67, sla_weight=1.0)
+    config = jaxlb.DQNConfig(weights=weights, network=networks.gnn((64, 64), rounds=2))
+    entries: dict[str, Entry] = {}
+    seconds = []
+    for seed in range(seeds):
+        began = time.perf_counter()
+        result = jax.block_until_ready(jaxlb.train_dqn(env, params, config, jax.random.key(seed)))
+        seconds.append(time.perf_counter() - began)
+        entries[f"gnn, seed {seed}"] = result.scheduler, result.variables
+    table = compared(env, params, rules("lwr", "greedy") | entries)
+    env, params = jaxlb.make("heavy-tail", num_processors=8)
+    larger = compared(env, params, rules("lwr", "greedy") | entries)
+    bounds = {("violations", "lwr"): 0.1, ("completion", "lwr"): 0.7}
+    claims = at_most(ratios(table, seeds), bounds, ", P = 4")
+    claims += at_most(ratios(larger, seeds), {("violations", "lwr"): 0.5}, ", P = 8")
+    text = (
+        "`heavy-tail`, trained by `train_dqn` at P = 4 with two rounds of messages, and tested there and, as it\n"
+        f"is, at P = 8. Seconds of training: {', '.join(f'{s:.0f}' for s in seconds)}."
+    )
+    return section("q-network", text, rows_of(table, "P = 4: ") + rows_of(larger, "P = 8: "), claims)
+
+
+def adaptation(seeds: int) -> str:
+    """Speeds are permuted in mid-run, and nobody is told."""
+    env, params = jaxlb.make("heavy-tail")
+    params = params.replace(nominal_speed=params.speed)
+    permuted = params.replace(speed=params.speed[::-1])
+    adaptive = CONFIG.replace(adaptation=0.05)
+    chunk, before, after = 250, 8, 16
+    lines = ["| scheduler | before | first 250 tasks after | last 1000 tasks |", "|---|---|---|---|"]
+    recovered: dict[str, list[float]] = {"adapting": [], "frozen": []}
+    paths: dict[str, np.ndarray] = {}
+    _, results, _ = trained(seeds, env, params)
+    candidates = {
+        (name, seed): (gnn.GNN.acting(config), result.variables)
+        for name, config in (("frozen", CONFIG), ("adapting", adaptive))
+        for seed, result in enumerate(results)
+    }
+    others = {(name, 0): (jaxlb.scheduler(name), ()) for name in ("lwr", "oracle")}
+    for (name, seed), (scheduler, variables) in (candidates | others).items():
+        key = jax.random.key(TEST_SEED)
+        carry = start_rollout(env, params, scheduler, key, LANES)
+        sums = [0.0]
+        for index in range(before + after):
+            now = params if index < before else permuted
+            carry = continue_rollout(env, now, scheduler, variables, key, carry, chunk)
+            found = summarise(carry.totals)
+            sums.append(float(found.sla_violation_rate.mean() * found.num_tasks.mean()))
+        path = np.diff(sums) / chunk
+        # The first half of the time before is warm-up.
+        level, first, last = path[before // 2 : before].mean(), path[before], path[-4:].mean()
+        lines.append(
+            f"| {name}, seed {seed} | {100 * level:.2f} % | {100 * first:.2f} % | {100 * last:.2f} % |"
+        )
+        if name in recovered:
+            recovered[name].append(float(last / level))
+        if seed == 0:
+            paths[name] = 100 * path
+    times = (np.arange(before + after) + 0.5) * chunk
+    figure = plots.over_time(times, paths, before * chunk, "SLA violations, %")
+    figure.savefig(OPTIONS["out"] / "gnn-adaptation.png")
+    claims = [
+        Claim("violations of the last 1000 tasks / before, adapting", recovered["adapting"], 1.1),
+        Claim(
+            "before / violations of the last 1000 tasks, frozen",
+            [1 / x for x in recovered["frozen"]],
+            1 / 1.1,
+        ),
+    ]
+    text = (
+        f"`heavy-tail`: after {before * chunk:,} tasks the speeds are reversed, while all are told the old ones;\n"
+        f'violations in parts of {chunk} tasks, {LANES:,} lanes. "Adapting": the same weights, with offsets that\n'
+        "follow the completion times of departed tasks.\n\n"
+        "![Violations over time](gnn-adaptation.png)"
+    )
+    return section("online adaptation", "\n".join([text, "", *lines]), [], claims)
+
+
+def objectives(seeds: int) -> str:
+    """Imitating the oracle's choice against regression of what each choice takes."""
+    rows, claims = [], []
+    for title, scenario, overrides in (
+        ("seed", "seed", {}),
+        ("stale, noise 0.5", "stale", {"measure_noise": 0.5}),
+        ("heavy-tail, sizes and waits hidden", "heavy-tail", {"size_visible": False, "wait_visible": False}),
+    ):
+        env, params = jaxlb.make(scenario, **overrides)
+        entries: dict[str, Entry] = dict(rules("lwr", "oracle"))
+        for target in ("log-time", "mean", "time", "choice"):
+            entries |= trained(seeds, env, params, CONFIG.replace(target=target), target)[0]
+        table = compared(env, params, entries)
+        rows += rows_of(table, f"{title}: ", True)
+        for what in ("violations", "completion"):
+            found = beside(table, seeds, "mean", "choice", what)
+            claims.append(Claim(f"{what}, regression of the mean / classification, {title}", found, 1.0))
+        jax.clear_caches()
+    text = (
+        '"choice": imitation of the oracle\'s choice, by cross entropy; "time": squared errors of completion\n'
+        'times, as in the original; "log-time": of their logarithms; "mean": of a gamma law.'
+    )
+    return section("classification or regression", text, rows, claims, AGREEMENT)
+
+
+def median_seconds(programs: Mapping[str, Callable[[], Any]], rounds: int = 7) -> dict[str, float]:
+    """Of alternating runs."""
+    taken: dict[str, list[float]] = {name: [] for name in programs}
+    for run in programs.values():
+        jax.block_until_ready(run())
+    for _ in range(rounds):
+        for name, run in programs.items():
+            began = time.perf_counter()
+            jax.block_until_ready(run())
+            taken[name].append(time.perf_counter() - began)
+    return {name: float(np.median(each)) for name, each in taken.items()}
+
+
+def some_features(lanes: int, number: int) -> Features:
+    """Of that many lanes and processors."""
+    task_key, processor_key = jax.random.split(jax.random.key(0))
+    return Features(
+        task=jax.random.normal(task_key, (lanes, 5)),
+        processor=jax.random.normal(processor_key, (lanes, number, len(learned.PROCESSOR_FEATURES))),
+    )
+
+
+def inference(network: Any, lanes: int, number: int) -> Callable[[], Any]:
+    """Values for so many lanes."""
+    x = some_features(lanes, number)
+    parameters = network.init(jax.random.key(1), x)
+    apply = jax.jit(network.apply)
+    return lambda: apply(parameters, x)
+
+
+def cost(seeds: int) -> str:
+    """Inference alone, in alternating runs."""
+    del seeds
+    # Without the skip, as the MLPs have none.
+    nets = {
+        "gnn": ORIGINAL,
+        "the same MLP for each": networks.gnn(rounds=0, skip=False),
+        "one MLP over all": networks.mlp((64, 32)),
+    }
+    at_64 = median_seconds({name: inference(net, 1024, 64) for name, net in nets.items()})
+    lines = ["| P = 64, 1024 lanes | time / gnn's |", "|---|---|"]
+    lines += [f"| {name} | {seconds / at_64['gnn']:.2f} |" for name, seconds in at_64.items()]
+    numbers, nodes = (64, 128, 256, 512, 1024), 65536
+    # As many nodes in all, so that caches are filled alike: linear cost is the same time.
+    dense = median_seconds({str(n): inference(ORIGINAL, nodes // n, n) for n in numbers})
+    neighbours = (4, 8, 16, 32)
+    lines += ["", "| P, 65,536 nodes in all | time / that of P = 64 |", "|---|---|"]
+    lines += [f"| {name} | {seconds / dense['64']:.2f} |" for name, seconds in dense.items()]
+    claims = [
+        Claim(
+            "time / that of the same MLP for each, P = 64",
+            [at_64["gnn"] / at_64["the same MLP for each"]],
+            2.0,
+        ),
+        Claim("time / that of one MLP over all, P = 64", [at_64["gnn"] / at_64["one MLP over all"]], 2.0),
+        Claim("time for each node, P = 1024 / P = 64, mean", [dense["1024"] / dense["64"]], 1.5),
+    ]
+    for graph in ("speed", "learned"):
+        of_k = median_seconds(
+            {
+                str(k): inference(networks.gnn(graph=graph, neighbours=k, pooling="attention"), 16, 1024)
+                for k in neighbours
+            }
+        )
+        of_p = median_seconds(
+            {
+                str(n): inference(networks.gnn(graph=graph, neighbours=8, pooling="attention"), 16384 // n, n)
+                for n in (64, 1024)
+            }
+        )
+        lines += [
+            "",
+            f"| {graph} graph with attention, P = 1024, 16 lanes: K | time / that of K = 4 |",
+            "|---|---|",
+        ]
+        lines += [f"| {k} | {seconds / of_k['4']:.2f} |" for k, seconds in of_k.items()]
+        claims += [
+            Claim(f"time for each edge, K = 32 / K = 4, {graph} graph", [of_k["32"] / of_k["4"] / 8], 1.5),
+            Claim(
+                f"time for each node, P = 1024 / P = 64, K = 8, {graph} graph",
+                [of_p["1024"] / of_p["64"]],
+                1.5,
+            ),
+        ]
+    return section("cost", "\n".join(["Inference, medians of alternating runs.", "", *lines]), [], claims)
+
+
+def pictures(seeds: int) -> str:
+    """Predictions, agreement, and who listens to whom."""
+    del seeds
+    env, params = jaxlb.make("seed")
+    _, results, _ = trained(1, env, params)
+    images = []
+
+    def draw(name: str, title: str, figure: Any) -> None:
+        figure.savefig(OPTIONS["out"] / f"gnn-{name}.png")
+        images.append(f"![{title}](gnn-{name}.png)")
+
+    def flat(found: gnn.Inspection) -> list[np.ndarray]:
+        leaves = (found.predicted, found.truth, found.chosen, found.load)
+        return [np.asarray(leaf).reshape(-1, *leaf.shape[2:]) for leaf in leaves]
+
+    found = gnn.inspect(env, params, CONFIG, results[0].variables, jax.random.key(TEST_SEED))
+    draw("seed", "`seed`, everything visible", plots.completions(*flat(found)))
+
+    env, params = jaxlb.make("stale", measure_noise=0.5)
+    network = networks.gnn(rounds=2, pooling="attention")
+    config = CONFIG.replace(network=network, forecaster=told_linear(env, params), target="mean")
+    _, results, _ = trained(1, env, params, config)
+    variables = results[0].variables
+    found = gnn.inspect(env, params, config, variables, jax.random.key(TEST_SEED))
+    draw("stale", "`stale` with noise 0.5", plots.completions(*flat(found)))
+    held_out = gnn.examples(env, params, config, variables, jnp.array(True), jax.random.key(TEST_SEED))
+    x = jax.tree.map(lambda leaf: leaf[-1, 1], held_out.features)
+    x = learned.standardise(variables.moments, x)
+    gradient = jax.jacobian(lambda p: network.apply(variables.network, x.replace(processor=p)))(x.processor)
+    names = [f"{p} (speed {float(speed):g})" for p, speed in enumerate(params.speed)]
+    draw("influence", "Who listens to whom", plots.influence(np.linalg.norm(gradient, axis=-1), names))
+    return section("pictures", "\n\n".join(images), [], [])
+
+
+SECTIONS: dict[str, Callable[[int], str]] = {
+    "snapshot": snapshot,
+    "ablation": ablations,
+    "hidden": hidden,
+    "stale": stale,
+    "any number of processors": sizes,
+    "q-network": q_network,
+    "online adaptation": adaptation,
+    "classification or regression": objectives,
+    "cost": cost,
+    "pictures": pictures,
+}
+
+
+def main(only: tuple[str, ...] = (), seeds: int = 3, out: Path = Path("docs/results")) -> None:
+    """Train, compare, write.
+
+    Args:
+      only: sections by name; all if not given.
+      seeds: of the training.
+      out: folder of the page.
+    """
+    for name in only:
+        if name not in SECTIONS:
+            raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, SECTIONS))}")
+    OPTIONS["out"] = out
+    page = Page(out / "gnn.md", HEAD, list(SECTIONS))
+    for name in only or SECTIONS:
+        began = time.perf_counter()
+        page.put(name, SECTIONS[name](seeds))
+        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+        # Hundreds of programs in one process use up the memory maps that Linux allows it (vm.max_map_count).
+        jax.clear_caches()
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    tyro.cli(main)
