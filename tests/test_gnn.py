@@ -112,6 +112,52 @@ def test_other_targets_are_learned_too(key, target):
     assert np.isnan(history.r_squared[-1]) == (target == "choice")
 
 
+def test_one_network_for_several_numbers_of_processors(key):
+    systems = [jaxlb.make("stable", num_processors=number) for number in (2, 3)]
+    envs, params = zip(*systems, strict=True)
+    config = SMALL.replace(num_iterations=800)
+    result = train_gnn(envs, params, config, key)
+    env, wider = jaxlb.make("stable", num_processors=5)
+    entries = {"greedy": jaxlb.scheduler("greedy"), "gnn": (result.scheduler, result.variables)}
+    table = jaxlb.compare(env, wider, entries, key, num_lanes=16, num_tasks=200)
+    assert table.row("gnn").oracle_agreement > 0.9
+    with pytest.raises(ValueError, match="2 environments with 1 parameters"):
+        train_gnn(envs, params[:1], config, key)
+
+
+def test_a_network_that_remembers(key):
+    """Its state stays with the processor, and what it says depends on what it saw before."""
+    env, params = make(measure_interval=2.0, measure_noise=0.5)
+    network = networks.gnn((16, 16), recurrent=True)
+    config = SMALL.replace(network=network, sequence=8)
+    result = train_gnn(env, params, config, key)
+    assert np.isfinite(result.history.held_out_loss).all()
+    found = gnn.examples(env, params, config, result.variables, jnp.array(True), key)
+    x = jax.tree.map(lambda leaf: leaf[:8], found.features)
+    whole, tail = (
+        gnn.predicted(config, result.variables, jax.tree.map(lambda leaf, first=first: leaf[first:], x))
+        for first in (0, 4)
+    )
+    assert np.abs(whole[4:] - tail).max() > 1e-4
+    order = jnp.array([2, 0, 3, 1])
+    permuted = gnn.predicted(config, result.variables, x.replace(processor=x.processor[..., order, :]))
+    np.testing.assert_allclose(permuted, whole[..., order], rtol=1e-5)
+    # Step by step, as a scheduler, it says the same as over a sequence.
+    memory = network.start((20,), 4)
+    for time in range(8):
+        one = learned.standardise(result.variables.moments, jax.tree.map(lambda leaf, t=time: leaf[t], x))
+        out, memory = network.apply(result.variables.network, memory, one)
+    np.testing.assert_allclose(
+        jnp.exp(result.variables.mean + result.variables.deviation * out), whole[-1], rtol=1e-5
+    )
+    # As a scheduler, on the devices of a comparison, in a tenth of the lanes that it was trained on.
+    entries = {"gnn": (result.scheduler, result.variables), "lwr": jaxlb.scheduler("lwr")}
+    table = jaxlb.compare(env, params, entries, key, num_lanes=2, num_tasks=50)
+    assert np.isfinite(table.row("gnn").mean_completion)
+    with pytest.raises(ValueError, match="one that remembers"):
+        jaxlb.train_dqn(env, params, jaxlb.DQNConfig(network=network), key)
+
+
 @pytest.mark.slow
 def test_seeds_and_rates_can_be_vmapped(key):
     env, params = make()

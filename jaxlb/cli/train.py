@@ -69,6 +69,8 @@ class Train(Where):
 
         logged = run.logged()
         plots.learning_curves(logged).savefig(out / "learning_curves.png")
+        if run.record.trainer().inspect is not None:
+            _draw_predictions(run)
         _print(run, logged)
 
     def _record(self) -> Record:
@@ -177,6 +179,25 @@ def _to_tensorboard(directory: Path, rows: list[dict[str, Any]]) -> None:
             for name, value in row.items():
                 if value is not None and name not in ("seed", "iteration"):
                     writer.add_scalar(name, value, row["iteration"])
+
+
+def _draw_predictions(run: Run) -> None:
+    """What the predictions of the first seed's best weights are worth, on tasks of their own."""
+    from jaxlb.report import plots
+
+    record, trainer = run.record, run.record.trainer()
+    assert trainer.inspect is not None
+    env, params = record.environment()
+    _, variables = runs.load_all(run)[record.seeds[0]]
+    key = jax.random.fold_in(jax.random.key(record.seeds[0]), 1)
+    found = trainer.inspect(env, params, trainer.configure(**record.settings), variables, key)
+    flat = [
+        np.asarray(leaf).reshape(-1, *leaf.shape[2:])
+        for leaf in (found.predicted, found.truth, found.chosen, found.load)
+    ]
+    plots.completions(*flat).savefig(run.directory / "predictions.png")
+    names = [f"{place} (speed {float(speed):g})" for place, speed in enumerate(np.asarray(params.speed))]
+    plots.influence(np.asarray(found.influence), names).savefig(run.directory / "influence.png")
 
 
 def _print(run: Run, logged: list[dict[str, Any]]) -> None:

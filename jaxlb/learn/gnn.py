@@ -48,10 +48,10 @@ class GNNConfig(struct.PyTreeNode):
       final_learning_rate: at the end.
       network: from `jaxlb.learn.networks`, or your own.
       forecaster: of the waits that it is told, from `jaxlb.schedulers.forecasts`.
-      target: what is fitted: "time": completion times, by squares; "mean": their means, by the likelihood of a
-        gamma law with a logarithmic link, which heavy tails do not upset; "log-time": their logarithms, by
-        squares; "quantile": a quantile of them; "distribution": mean and spread of their logarithms, by Gaussian likelihood, with a network
-        of two outputs; "choice": the oracle's choice, by classification.
+      target: what is fitted: "time": completion times, by squares; "mean": their means, by the likelihood of
+        a gamma law with a logarithmic link, which heavy tails do not upset; "log-time": their logarithms, by
+        squares; "quantile": a quantile of them; "distribution": mean and spread of their logarithms, by
+        Gaussian likelihood, with a network of two outputs; "choice": the oracle's choice, by classification.
       quantile: that quantile, in (0, 1).
       decision: of a distribution: smallest expected "completion", or smallest probability of "violation".
       adaptation: rate at which the trained scheduler's predictions follow the completion times that come in
@@ -231,7 +231,8 @@ def _standardising(config: GNNConfig, variables: Regression, examples: tuple[Exa
     def rows(leaf: Array) -> Array:
         return leaf.reshape(-1, leaf.shape[-1])
 
-    x = jax.tree.map(lambda *leaves: jnp.concatenate([rows(leaf) for leaf in leaves]), *examples).features
+    each = (one.features for one in examples)
+    x = jax.tree.map(lambda *leaves: jnp.concatenate([rows(leaf) for leaf in leaves]), *each)
     target = jnp.concatenate([_target(config, one.completion).reshape(-1) for one in examples])
     return variables.replace(
         moments=learned.Moments(
@@ -367,6 +368,9 @@ class Inspection(struct.PyTreeNode):
     truth: Array  # [T, N, P] mean services
     chosen: Array  # [T, N] mean services, completion of the scheduler's choice
     load: Array  # [T, N] mean sizes, the system's load average
+    influence: (
+        Array  # [P, P] change of each prediction with what is known of each processor, in the last state
+    )
 
 
 @functools.partial(jax.jit, static_argnames="env")
@@ -387,7 +391,22 @@ def inspect(env: Env, params: EnvParams, config: GNNConfig, variables: Regressio
     prediction = predicted(c, variables, found.features)
     place = regression.TASK_FEATURES.index("log system load")
     load = jnp.expm1(found.features.task[..., place]) / 8.0
-    return jax.tree.map(lambda leaf: leaf[c.warmup :], Inspection(prediction, found.completion, chosen, load))
+    last = jax.tree.map(lambda leaf: leaf[-1:, 0], found.features)
+
+    def outputs(processor: Array) -> Array:
+        mean, _ = regression.estimate(
+            variables, _outputs(c, variables, last.replace(processor=processor)), env.num_processors
+        )
+        return mean[0]
+
+    change = jax.jacobian(outputs)(last.processor)[:, 0]
+    return Inspection(
+        predicted=prediction[c.warmup :],
+        truth=found.completion[c.warmup :],
+        chosen=chosen[c.warmup :],
+        load=load[c.warmup :],
+        influence=jnp.sqrt((change**2).sum(-1)),
+    )
 
 
 def train_gnn(env: Systems, params: Any, config: GNNConfig | None, key: Key) -> TrainResult:
@@ -520,4 +539,5 @@ GNN = Trainer(
     advance=continue_gnn,
     acting=_acting,
     fits=_fits,
+    inspect=inspect,
 )

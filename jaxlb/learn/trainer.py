@@ -31,6 +31,7 @@ class Trainer(NamedTuple):
       acting: config -> the scheduler whose variables are learned.
       fits: (settings, num_processors, env, params) -> None, or ValueError if what was trained with these
         settings for so many processors cannot serve that environment.
+      inspect: (env, params, config, variables, key) -> what a picture of its predictions needs, if any.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Trainer(NamedTuple):
     advance: Callable[[Env, EnvParams, Any, Key, Any], tuple[Any, Any]]
     acting: Callable[[Any], Scheduler]
     fits: Callable[[Mapping[str, Any], int, Env, EnvParams], None]
+    inspect: Callable[[Env, EnvParams, Any, Any, Key], Any] | None = None
 
 
 class TrainResult(struct.PyTreeNode):

@@ -464,7 +464,7 @@ def detection(curves: Mapping[str, np.ndarray]) -> Figure:
 
 
 def completions(predicted: np.ndarray, truth: np.ndarray, chosen: np.ndarray, load: np.ndarray) -> Figure:
-    """Predicted against true completion times, and how often the choice is the oracle's, by the system's load.
+    """Predicted against true completion times, and how often the oracle's choice is made, by system load.
 
     Args:
       predicted: `[D, P]` of D decisions; without them (not a number), only the second panel is drawn.

@@ -3,6 +3,7 @@
 import functools
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -120,6 +121,17 @@ def cost(decision: Decision, mean: Array, spread: Array | None, deadline: Array)
     return (mean - jnp.log(jnp.minimum(deadline, 1e6))[..., None]) / spread
 
 
+def _lanes_last(memory: Any, count: int) -> Any:
+    """Arrays of networks with their `count` leading lane axes last, as memories of schedulers have them."""
+    front, back = tuple(range(count)), tuple(range(-count, 0))
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, front, back), memory)
+
+
+def _lanes_first(memory: Any, count: int) -> Any:
+    front, back = tuple(range(count)), tuple(range(-count, 0))
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, back, front), memory)
+
+
 @functools.cache
 def gnn(
     network: Network | Recurrent,
@@ -147,14 +159,18 @@ def gnn(
     def start(params: EnvParams, lanes: Lanes) -> tuple:
         num_processors = params.speed.shape[0]
         feedback = () if adaptation is None else no_feedback(num_processors, lanes)
-        return forecaster.start(params, lanes), recurrent.start(lanes, num_processors), feedback
+        remembered = _lanes_last(recurrent.start(lanes, num_processors), len(lanes))
+        return forecaster.start(params, lanes), remembered, feedback
 
     def act(variables: Regression, memory: Any, observation: Observation, key: Key) -> tuple[Array, Any]:
         del key
         told, remembered, feedback = memory
         told, seen, forecast = forecaster.look(told, observation)
         x = learned.standardise(variables.moments, features(seen, forecast))
+        num_lane_axes = seen.size.ndim
+        remembered = _lanes_first(remembered, num_lane_axes)
         out, remembered = recurrent.apply(variables.network, remembered, x)
+        remembered = _lanes_last(remembered, num_lane_axes)
         mean, spread = estimate(variables, out, x.processor.shape[-2])
         corrected = mean
         if adaptation is not None:
