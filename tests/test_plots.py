@@ -47,3 +47,15 @@ def test_pictures_hold_every_scheduler(key, tmp_path):
     )
     written = plots.save_all(tmp_path, table, env, params, chosen, jax.random.key(1))
     assert all(path.stat().st_size > 10_000 for path in written)
+
+
+def test_predictions_and_agreement_by_load_are_drawn_as_they_are():
+    truth = np.array([[1.0, 2.0], [3.0, 1.0], [5.0, 4.0], [2.0, 8.0]])
+    chosen, load = np.array([1.0, 1.0, 5.0, 8.0]), np.array([0.1, 0.1, 3.0, 3.0])
+    figure = plots.completions(truth, truth, chosen, load)
+    cells = figure.axes[0].collections[0]
+    assert cells.get_array().sum() == truth.size
+    middle, rate = figure.axes[1].lines[0].get_data()
+    assert dict(zip(middle, rate, strict=True)) == {0.1: 100.0, 3.0: 0.0}
+    # A classifier has no predictions of times.
+    assert len(plots.completions(truth * np.nan, truth, chosen, load).axes) == 1

@@ -120,6 +120,26 @@ def test_evaluate_adds_what_was_trained_to_the_table(trained, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_gnn_is_trained_drawn_and_loaded(tmp_path, capsys):
+    settings = (
+        "num_lanes=10",
+        "num_tasks=20",
+        "num_iterations=40",
+        "num_evaluations=2",
+        "target=distribution",
+    )
+    out = tmp_path / "gnn"
+    Train(method="gnn", scenario="stale", train=(*settings, "forecaster=predicted"), out=out).run()
+    assert "R2 of completion" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {
+        "run.json", "metrics.jsonl", "checkpoints", "learning_curves.png", "predictions.png", "influence.png",
+    }  # fmt: skip
+    Evaluate(directory=out, schedulers="lwr", lanes=4, tasks=20, json=True, set=("num_processors=12",)).run()
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)["schedulers"]]
+    assert names == ["lwr", "gnn"]
+
+
+@pytest.mark.slow
 def test_a_predictor_is_trained_kept_and_loaded_like_a_dqn(tmp_path, capsys):
     settings = ("num_lanes=10", "num_tasks=50", "num_examples=500", "num_iterations=20", "detector=cusum")
     out = tmp_path / "predictor"
