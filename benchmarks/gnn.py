@@ -148,7 +148,7 @@ def ablations(seeds: int) -> str:
     env, params = jaxlb.make("seed")
     formula = ("log forecast wait", "log forecast completion")
     variants: dict[str, Network] = {
-        "as trained above": CONFIG.network,
+        "as trained above": networks.gnn(),
         "without messages": ALONE,
         "without the skip": ORIGINAL,
         "original: no skip, not told the forecast completion": not_told(ORIGINAL, *formula),
@@ -258,17 +258,16 @@ def told_linear(env: Any, params: Any) -> forecasts.Forecaster:
 def stale(seeds: int) -> str:
     """Old and noisy figures, in closed loop."""
     rows, claims = [], []
-    recurrent = networks.gnn(recurrent=True)
+    recurrent = networks.recurrent_gnn()
     for title, overrides in {
         "stale": {},
         "noise 0.5": {"measure_noise": 0.5},
-        "noise 0.5, sizes hidden": {"measure_noise": 0.5, "size_visible": False},
     }.items():
         env, params = jaxlb.make("stale", **overrides)
         told = told_linear(env, params)
         base = CONFIG.replace(forecaster=told, target="mean")
         several = base.replace(
-            network=recurrent, sequence=32, batch_size=64, num_iterations=4000, num_lanes=320
+            network=recurrent, sequence=16, batch_size=64, num_iterations=4000, num_lanes=320
         )
         spread = base.replace(network=networks.gnn(outputs=2), target="distribution", decision="violation")
         entries: dict[str, Entry] = dict(rules("lwr", "drift-aware", "oracle"))
@@ -369,7 +368,8 @@ def adaptation(seeds: int) -> str:
         "small ones off them, as no greedy choice does; what adapts goes back to where it was there too."
     )
     parts, claims = [text], []
-    for title, overrides in (("stale", {"measure_interval": None}), ("heavy-tail", {})):
+    changed: dict[str, dict[str, Any]] = {"stale": {"measure_interval": None}, "heavy-tail": {}}
+    for title, overrides in changed.items():
         env, params = jaxlb.make(title, **overrides)
         params = params.replace(nominal_speed=params.speed)
         permuted = params.replace(speed=params.speed[::-1])
@@ -417,11 +417,12 @@ def adaptation(seeds: int) -> str:
 def objectives(seeds: int) -> str:
     """Imitating the oracle's choice against regression of what each choice takes."""
     rows, claims = [], []
-    for title, scenario, overrides in (
-        ("seed", "seed", {}),
-        ("stale, noise 0.5", "stale", {"measure_noise": 0.5}),
-        ("heavy-tail, sizes and waits hidden", "heavy-tail", {"size_visible": False, "wait_visible": False}),
-    ):
+    situations: dict[str, tuple[str, dict[str, Any]]] = {
+        "seed": ("seed", {}),
+        "stale, noise 0.5": ("stale", {"measure_noise": 0.5}),
+        "heavy-tail, hidden": ("heavy-tail", {"size_visible": False, "wait_visible": False}),
+    }
+    for title, (scenario, overrides) in situations.items():
         env, params = jaxlb.make(scenario, **overrides)
         entries: dict[str, Entry] = dict(rules("lwr", "oracle"))
         for target in ("log-time", "mean", "time", "choice"):

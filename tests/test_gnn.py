@@ -128,7 +128,7 @@ def test_one_network_for_several_numbers_of_processors(key):
 def test_a_network_that_remembers(key):
     """Its state stays with the processor, and what it says depends on what it saw before."""
     env, params = make(measure_interval=2.0, measure_noise=0.5)
-    network = networks.gnn((16, 16), recurrent=True)
+    network = networks.recurrent_gnn((16, 16))
     config = SMALL.replace(network=network, sequence=8)
     result = train_gnn(env, params, config, key)
     assert np.isfinite(result.history.held_out_loss).all()
@@ -154,7 +154,7 @@ def test_a_network_that_remembers(key):
     entries = {"gnn": (result.scheduler, result.variables), "lwr": jaxlb.scheduler("lwr")}
     table = jaxlb.compare(env, params, entries, key, num_lanes=2, num_tasks=50)
     assert np.isfinite(table.row("gnn").mean_completion)
-    with pytest.raises(ValueError, match="one that remembers"):
+    with pytest.raises(ValueError, match="one that remembers, as recurrent-gnn"):
         jaxlb.train_dqn(env, params, jaxlb.DQNConfig(network=network), key)
 
 

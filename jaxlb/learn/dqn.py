@@ -492,7 +492,7 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
     env.check(params)
     c = config
     if isinstance(c.network, Recurrent):
-        raise ValueError("network: one that remembers (recurrent) is for train_gnn only")
+        raise ValueError("network: one that remembers, as recurrent-gnn, is for train_gnn only")
     for name in ("num_lanes", "batch_size", "num_iterations", "num_evaluations", "evaluation_tasks"):
         checks.at_least(name, getattr(c, name), 1)
     checks.at_least("n_step", c.n_step, 1)

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 
@@ -503,13 +502,15 @@ def check(env: Systems, params: Any, config: GNNConfig) -> None:
 def _check_outputs(num_processors: int, config: GNNConfig) -> None:
     """Raise ValueError if the network has not the outputs that the target needs."""
     x = Features(
-        task=jax.ShapeDtypeStruct((1, len(regression.TASK_FEATURES)), np.float32),
-        processor=jax.ShapeDtypeStruct((1, num_processors, len(learned.PROCESSOR_FEATURES)), np.float32),
+        task=jnp.zeros((1, len(regression.TASK_FEATURES))),
+        processor=jnp.zeros((1, num_processors, len(learned.PROCESSOR_FEATURES))),
     )
     network = learned.remembering(config.network)
-    parameters = jax.eval_shape(network.init, jax.eval_shape(lambda: jax.random.key(0)), x)
-    memory = jax.eval_shape(lambda: network.start((1,), num_processors))
-    out, _ = jax.eval_shape(network.apply, parameters, memory, x)
+
+    def of(key: Key, x: Features) -> Array:
+        return network.apply(network.init(key, x), network.start((1,), num_processors), x)[0]
+
+    out = jax.eval_shape(of, jax.eval_shape(lambda: jax.random.key(0)), x)
     needed = (1, num_processors, 2) if config.target == "distribution" else (1, num_processors)
     if out.shape != needed:
         raise ValueError(

@@ -145,11 +145,8 @@ def _duel(advantage: Array, level: Array) -> Array:
     return level + advantage - advantage.mean(-1, keepdims=True)
 
 
-def _network(module: nn.Module) -> Network:
-    def apply(parameters: Any, x: Features) -> Array:
-        return jnp.asarray(module.apply(parameters, x))
-
-    return Network(init=module.init, apply=apply)
+def _network(module: nn.Module, apply: Callable[[Any, Features], Any] | None = None) -> Network:
+    return Network(init=module.init, apply=module.apply if apply is None else apply)
 
 
 def _widths(widths: Sequence[int]) -> tuple[int, ...]:
@@ -191,10 +188,9 @@ def gnn(
     residual: bool = False,
     layer_norm: bool = False,
     skip: bool = True,
-    recurrent: bool = False,
     outputs: int = 1,
     duelling: bool = False,
-) -> Network | Recurrent:
+) -> Network:
     """A message-passing network over processors: the same weights for any number of them.
 
     Permuting processors permutes the values (but for ties in "speed" and "load" graphs, which go by index).
@@ -211,44 +207,66 @@ def gnn(
       residual: whether a layer adds to the one before, where widths allow.
       layer_norm: whether layers are normalised.
       skip: whether features also go straight to the output, through one linear layer.
-      recurrent: whether every node remembers: its first layer goes through a GRU (Cho et al. 2014), whose
-        state stays with the processor from task to task. Only for `train_gnn`.
       outputs: numbers for each processor; 2 for the target "distribution" of `train_gnn`.
       duelling: whether level and advantages are separate outputs.
     """
-    for name, value, allowed in (("pooling", pooling, get_args(Pooling)), ("graph", graph, get_args(Graph))):
-        checks.known(name, value, allowed)
-    widths = _widths(widths)
-    checks.at_least("rounds", rounds, 0)
-    checks.at_least("neighbours", neighbours, 1)
-    if rounds > len(widths):
-        raise ValueError(f"rounds = {rounds}: must be at most the number of layers, {len(widths)}")
-    checks.at_least("outputs", outputs, 1)
     if duelling and outputs > 1:
         raise ValueError(f"outputs = {outputs}: must be 1 with duelling")
     options = (rounds, pooling, graph, neighbours, edges, residual, layer_norm, skip, outputs, duelling)
-    module = _MessagePassing(widths, *options)
+    module = _message_passing(widths, *options)
+    return _network(module, lambda parameters, x: module.apply(parameters, x)[0])
+
+
+@functools.cache
+def recurrent_gnn(
+    widths: tuple[int, ...] = (32, 32), rounds: int = 1, pooling: Pooling = "mean", outputs: int = 1
+) -> Recurrent:
+    """Message passing between nodes that remember, for `train_gnn`.
+
+    The first layer goes through a GRU (Cho et al. 2014), whose state stays with the processor from task to
+    task.
+
+    Args:
+      widths: as of `gnn`, in a full graph and with a skip.
+      rounds: the same.
+      pooling: the same.
+      outputs: the same.
+    """
+    options = (rounds, pooling, "full", 1, False, False, False, True, outputs, False)
+    module = _message_passing(widths, *options)
 
     def start(lanes: Lanes, num_processors: int) -> Array:
         return jnp.zeros((*lanes, num_processors, widths[0]), jnp.float32)
 
     def init(key: Key, x: Features) -> Any:
         *lanes, num_processors, _ = x.processor.shape
-        return module.init(key, x, start(tuple(lanes), num_processors) if recurrent else None)
+        return module.init(key, x, start(tuple(lanes), num_processors))
 
-    def step(parameters: Any, memory: Array | None, x: Features) -> tuple[Array, Any]:
-        values, memory = module.apply(parameters, x, memory)
-        return jnp.asarray(values), memory
+    def apply(parameters: Any, memory: Array, x: Features) -> Any:
+        return module.apply(parameters, x, memory)
 
-    if recurrent:
-        return Recurrent(init, start, step)
-    return Network(init, lambda parameters, x: step(parameters, None, x)[0])
+    return Recurrent(init, start, apply)
+
+
+def _message_passing(widths: Sequence[int], rounds: int, pooling: str, graph: str, *options: Any) -> Any:
+    """The module, its options checked; in the order of its fields."""
+    for name, value, allowed in (("pooling", pooling, get_args(Pooling)), ("graph", graph, get_args(Graph))):
+        checks.known(name, value, allowed)
+    widths = _widths(widths)
+    module = _MessagePassing(widths, rounds, pooling, graph, *options)
+    checks.at_least("rounds", rounds, 0)
+    checks.at_least("neighbours", module.neighbours, 1)
+    checks.at_least("outputs", module.outputs, 1)
+    if rounds > len(widths):
+        raise ValueError(f"rounds = {rounds}: must be at most the number of layers, {len(widths)}")
+    return module
 
 
 NETWORKS: dict[str, Callable[..., Network | Recurrent]] = {
     "mlp": mlp,
     "per-processor": per_processor,
     "gnn": gnn,
+    "recurrent-gnn": recurrent_gnn,
 }
 OPTIONS = sorted({name for make in NETWORKS.values() for name in inspect.signature(make).parameters})
 """What some network can be told."""
@@ -274,7 +292,7 @@ def network(name: str, **options: Any) -> Network | Recurrent:
 
 def check_number(name: str, trained_for: int, scenario: str, num_processors: int) -> None:
     """Raise ValueError if a network, by its name, cannot serve that many processors."""
-    any_number = ("per-processor", "gnn")
+    any_number = [name for name in NETWORKS if name != "mlp"]
     if num_processors != trained_for and name not in any_number:
         raise ValueError(
             f"trained for {trained_for} processors, {scenario} has {num_processors}: "

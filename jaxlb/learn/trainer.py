@@ -41,9 +41,9 @@ class Trainer(NamedTuple):
     reached: tuple[tuple[str, str, float], ...]
     defaults: Callable[[], dict[str, Any]]
     configure: Callable[..., Any]
-    check: Callable[[Env, EnvParams, Any], None]
-    start: Callable[[Env, EnvParams, Any, Key], Any]
-    advance: Callable[[Env, EnvParams, Any, Key, Any], tuple[Any, Any]]
+    check: Callable[[Any, Any, Any], None]
+    start: Callable[[Any, Any, Any, Key], Any]
+    advance: Callable[[Any, Any, Any, Key, Any], tuple[Any, Any]]
     acting: Callable[[Any], Scheduler]
     fits: Callable[[Mapping[str, Any], int, Env, EnvParams], None]
     inspect: Callable[[Env, EnvParams, Any, Any, Key], Any] | None = None
@@ -68,7 +68,7 @@ class TrainResult(struct.PyTreeNode):
     scheduler: Scheduler = struct.field(pytree_node=False)
 
 
-def train(trainer: Trainer, env: Env, params: EnvParams, config: Any, key: Key) -> TrainResult:
+def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any, key: Key) -> TrainResult:
     """From start to end; a pure function that may be jitted and vmapped. The key is consumed.
 
     Raises:
@@ -87,7 +87,7 @@ def train(trainer: Trainer, env: Env, params: EnvParams, config: Any, key: Key) 
 
 
 @functools.partial(jax.jit, static_argnames=("trainer", "env"))
-def _train(trainer: Trainer, env: Env, params: EnvParams, config: Any, key: Key) -> TrainResult:
+def _train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any, key: Key) -> TrainResult:
     def advance(state: Any, _: None) -> tuple[Any, Any]:
         return trainer.advance(env, params, config, key, state)
 
