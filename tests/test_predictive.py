@@ -91,3 +91,11 @@ def test_bad_options_are_refused():
         jaxlb.scheduler("drift-aware", hold=0)
     with pytest.raises(ValueError, match="unknown detector 'kswin'"):
         jaxlb.scheduler("drift-aware", detector="kswin")
+
+
+def test_the_shipped_predictor_may_first_be_asked_for_under_a_trace():
+    predictors.shipped.cache_clear()
+    first, second = (
+        jax.jit(lambda scale=scale: predictors.shipped()[1].error * scale)() for scale in (1.0, 2.0)
+    )
+    assert float(second) == 2.0 * float(first) > 0

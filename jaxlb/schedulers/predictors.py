@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
@@ -183,4 +184,5 @@ def from_plain(plain: dict[str, Any]) -> tuple[Predictor, Fit]:
 def shipped() -> tuple[Predictor, Fit]:
     """The linear predictor that comes with jaxlb, trained by `python benchmarks/drift.py --ship`."""
     text = resources.files("jaxlb.schedulers").joinpath("predictor.json").read_text(encoding="utf-8")
-    return from_plain(json.loads(text))
+    with jax.ensure_compile_time_eval():  # kept, so it must not belong to a trace that asks first
+        return from_plain(json.loads(text))
