@@ -174,7 +174,7 @@ def ablations(seeds: int) -> str:
         jax.clear_caches()
     text = (
         "`seed`, all visible: the time each processor would take follows from what is known of it. Messages\n"
-        "of others cannot help there, and the table shows that they do not. Each seed; one where one is given."
+        "of others cannot help there, and the table shows that they do not. Each seed, or seed 0 alone."
     )
     return section("ablation", "\n".join([text, "", *lines]), [], [])
 
@@ -256,13 +256,14 @@ def hidden(seeds: int) -> str:
         parts += ["", f"{what}:", "", head, "|" + "---|" * 6, *lines[figure]]
     text = f"""Errors of completion times, of all processors, in mean services, each seed: of the linear
 predictor on all features (`train_predictor`, trained in the same situation), and of networks that are told its
-forecast, on the same states of {LANES:,} lanes under greedy or, where figures are old, `drift-aware`. Quotients
-with half of the paired 95 % interval of seed 0. All are fitted to means, so claims are of squared errors.
+forecast, on the same states of {LANES:,} lanes under greedy or, where figures are old, `drift-aware`.
+Quotients with half of the paired 95 % interval of seed 0. All are fitted to means, so claims are of squared
+errors.
 
 Some of these cannot be had, as theory has it. Where waits are seen and sizes are hidden, the mean completion
-is wait + mean size / speed: linear, so nothing is better than the linear predictor, and nothing is learned from
-other processors. On `stale` without noise and with sizes seen, the account that the linear predictor keeps is
-exact: its error is rounding. There is room where figures are noisy, and where waits are hidden."""
+is wait + mean size / speed: linear, so nothing is better than the linear predictor, and nothing is learned
+from other processors. On `stale` without noise and with sizes seen, the account that the linear predictor
+keeps is exact: its error is rounding. There is room where figures are noisy, and where waits are hidden."""
     return section("hidden", "\n".join([text, *parts]), [], claims)
 
 
