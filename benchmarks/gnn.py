@@ -255,8 +255,8 @@ def hidden(seeds: int) -> str:
     for figure, what in (("squared", "Root of the mean squared error"), ("absolute", "Mean absolute error")):
         parts += ["", f"{what}:", "", head, "|" + "---|" * 6, *lines[figure]]
     text = f"""Errors of completion times, of all processors, in mean services, each seed: of the linear
-predictor on all features (`train_predictor`, trained in the same situation), and of networks that are told its
-forecast, on the same states of {LANES:,} lanes under greedy or, where figures are old, `drift-aware`.
+predictor on all features (`train_predictor`, trained in the same situation), and of networks that are told
+its forecast, on the same states of {LANES:,} lanes under greedy or, where figures are old, `drift-aware`.
 Quotients with half of the paired 95 % interval of seed 0. All are fitted to means, so claims are of squared
 errors.
 
