@@ -139,7 +139,8 @@ def test_targets_are_what_they_say(key, target):
     predicted = np.asarray(gnn.predicted(config, result.variables, found.features))
     truth, busy = np.asarray(found.completion), (wait > 0.5) & (wait < 3.0)
     if target == "mean":
-        np.testing.assert_allclose(predicted[busy], wait[busy] + 1.0, rtol=0.08)
+        off = predicted[busy] / (wait[busy] + 1.0) - 1.0
+        assert np.sqrt((off**2).mean()) < 0.03
     elif target == "quantile":
         assert abs((truth <= predicted).mean() - 0.8) < 0.02
     elif target == "log-time":
@@ -147,7 +148,8 @@ def test_targets_are_what_they_say(key, target):
         p = (np.arange(2000) + 0.5) / 2000
         at = np.linspace(0.5, 3.0, 20)
         expected = np.exp(np.log(at[:, None] - np.log(p)).mean(1))
-        np.testing.assert_allclose(predicted[busy], np.interp(wait[busy], at, expected), rtol=0.08)
+        off = predicted[busy] / np.interp(wait[busy], at, expected) - 1.0
+        assert np.sqrt((off**2).mean()) < 0.03
     else:
         out = gnn._outputs(config, result.variables, found.features)
         mean, spread = regression.estimate(result.variables, out, 4)
