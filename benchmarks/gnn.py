@@ -33,13 +33,13 @@ from claims import (
 )
 
 import jaxlb
-from jaxlb.comparison import Entry, mean_interval
+from jaxlb.comparison import Entry
 from jaxlb.learn import gnn, networks
 from jaxlb.learn.gnn import GNNConfig
 from jaxlb.metrics import summarise
 from jaxlb.report import plots
 from jaxlb.rollout import continue_rollout, start_rollout
-from jaxlb.schedulers import forecasts, learned
+from jaxlb.schedulers import forecasts, learned, regression
 from jaxlb.schedulers.learned import Features, Network
 
 HEAD = f"""# What message passing reaches
@@ -134,11 +134,14 @@ def unexplained(found: gnn.Inspection) -> float:
 
 
 def not_told(network: Network, *names: str) -> Network:
-    """A network that some features of processors are kept from."""
-    kept = jnp.array([name not in names for name in learned.PROCESSOR_FEATURES], jnp.float32)
+    """A network that some features are kept from."""
+    task, processor = (
+        jnp.array([name not in names for name in all_names], jnp.float32)
+        for all_names in (regression.TASK_FEATURES, learned.PROCESSOR_FEATURES)
+    )
 
     def apply(parameters: Any, x: Features) -> jax.Array:
-        return network.apply(parameters, x.replace(processor=x.processor * kept))
+        return network.apply(parameters, Features(task=x.task * task, processor=x.processor * processor))
 
     return Network(network.init, apply)
 
@@ -197,74 +200,119 @@ def noisy(rule: str, forecaster: forecasts.Forecaster) -> GNNConfig:
     )
 
 
-def hidden(seeds: int) -> str:
-    """Where completion times are no formula of what is seen: errors on the same held-out states."""
-    both = {"size_visible": False, "wait_visible": False}
-    situations: dict[str, tuple[str, dict[str, Any], str]] = {
-        "`stable`, sizes hidden": ("stable", {"size_visible": False}, "greedy"),
-        "`heavy-tail`, sizes hidden": ("heavy-tail", {"size_visible": False}, "greedy"),
-        "`heavy-tail`, sizes and waits hidden": ("heavy-tail", both, "greedy"),
-        "`stale`": ("stale", {}, "drift-aware"),
-        "`stale`, noise 0.5": ("stale", {"measure_noise": 0.5}, "drift-aware"),
-    }
+def with_memory(config: GNNConfig) -> GNNConfig:
+    """Every node keeps a recurrent state from task to task."""
+    return config.replace(network=networks.recurrent_gnn(), sequence=16, batch_size=32)
+
+
+def told_of_itself(config: GNNConfig) -> GNNConfig:
+    """Every processor by itself: no messages, no load of the system, a forecast of its own figures alone."""
+    return config.replace(network=not_told(ALONE, "log system load"), forecaster=forecasts.FLUID)
+
+
+Situation = tuple[str, dict[str, Any], str]
+"""A scenario, what is changed of it, and the rule whose states errors are measured in."""
+BOTH = {"size_visible": False, "wait_visible": False}
+HIDDEN: dict[str, Situation] = {
+    "`stable`, sizes hidden": ("stable", {"size_visible": False}, "greedy"),
+    "`heavy-tail`, sizes hidden": ("heavy-tail", {"size_visible": False}, "greedy"),
+    "`heavy-tail`, sizes and waits hidden": ("heavy-tail", BOTH, "greedy"),
+    "`stale`": ("stale", {}, "drift-aware"),
+    "`stale`, noise 0.5": ("stale", {"measure_noise": 0.5}, "drift-aware"),
+}
+Variants = dict[str, Callable[[GNNConfig], GNNConfig]]
+
+
+def lane_errors(
+    situation: Situation, variants: Variants, seeds: int
+) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]]]:
+    """Mean squared and mean absolute errors in each lane, by name, of every seed."""
+    scenario, overrides, rule = situation
+    env, params = jaxlb.make(scenario, **overrides)
     place = list(learned.PROCESSOR_FEATURES).index("log forecast completion")
-    names = ("linear predictor", "without messages", "gnn")
-    parts, claims = [], []
-    figures: dict[str, Callable[[Any], Any]] = {"squared": lambda off: off**2, "absolute": jnp.abs}
-    lines: dict[str, list[str]] = {figure: [] for figure in figures}
-    for title, (scenario, overrides, rule) in situations.items():
-        env, params = jaxlb.make(scenario, **overrides)
-        # By figure and name, of every seed, the mean of every lane.
-        found: dict[str, dict[str, list[np.ndarray]]] = {figure: {n: [] for n in names} for figure in figures}
-        for seed in range(seeds):
-            config = noisy(rule, told_linear(env, params, seed))
-            for name, network in (("gnn", CONFIG.network), ("without messages", ALONE)):
-                own = config.replace(network=network)
-                result = jaxlb.train_gnn(env, params, own, jax.random.key(seed))
-                tests = own.replace(num_lanes=LANES, num_tasks=400)
-                held_out = gnn.examples(
-                    env, params, tests, result.variables, jnp.array(False), jax.random.key(TEST_SEED)
-                )
-                x, truth = held_out.features, held_out.completion
-                predictions = {
-                    name: gnn.predicted(own, result.variables, x),
-                    "linear predictor": jnp.exp(x.processor[..., place]),
-                }
-                for predictor, predicted in predictions.items():
-                    if len(found["squared"][predictor]) == seed:
-                        for figure, of in figures.items():
-                            lanes = np.asarray(of(predicted - truth).mean((0, 2)), np.float64)
-                            found[figure][predictor].append(lanes)
-            jax.clear_caches()
-        for figure, of_each in found.items():
-            power = 0.5 if figure == "squared" else 1.0
-            cells = [", ".join(f"{each.mean() ** power:.4g}" for each in of_each[name]) for name in names]
-            for other in names[:2]:
-                quotients = [
-                    (ours.mean() / theirs.mean()) ** power
-                    for ours, theirs in zip(of_each["gnn"], of_each[other], strict=True)
-                ]
-                _, interval = mean_interval(of_each["gnn"][0] - of_each[other][0])
-                assert interval is not None
-                half = power * (interval[1] - interval[0]) / 2 / of_each[other][0].mean()
-                cells.append(", ".join(f"{q:.4f}" for q in quotients) + f" ± {half:.4f}")
-                if figure == "squared":
-                    claims.append(Claim(f"error / that of {other}, {title}", quotients, 1.0))
-            lines[figure].append(f"| {title} | " + " | ".join(cells) + " |")
-    head = f"| situation | {' | '.join(names)} | gnn / linear predictor | gnn / without messages |"
-    for figure, what in (("squared", "Root of the mean squared error"), ("absolute", "Mean absolute error")):
-        parts += ["", f"{what}:", "", head, "|" + "---|" * 6, *lines[figure]]
-    text = f"""Errors of completion times, of all processors, in mean services, each seed: of the linear
-predictor on all features (`train_predictor`, trained in the same situation), and of networks that are told
-its forecast, on the same states of {LANES:,} lanes under greedy or, where figures are old, `drift-aware`.
-Quotients with half of the paired 95 % interval of seed 0. All are fitted to means, so claims are of squared
-errors.
+    squared: dict[str, list[np.ndarray]] = {name: [] for name in ("linear predictor", *variants)}
+    absolute: dict[str, list[np.ndarray]] = {name: [] for name in squared}
+    for seed in range(seeds):
+        base = noisy(rule, told_linear(env, params, seed))
+        for name, variant in variants.items():
+            own = variant(base)
+            result = jaxlb.train_gnn(env, params, own, jax.random.key(seed))
+            tests, key = own.replace(num_lanes=LANES, num_tasks=400), jax.random.key(TEST_SEED)
+            held_out = gnn.examples(env, params, tests, result.variables, jnp.array(False), key)
+            predictions = {name: gnn.predicted(own, result.variables, held_out.features)}
+            if name == "gnn":
+                predictions["linear predictor"] = jnp.exp(held_out.features.processor[..., place])
+            for each, predicted in predictions.items():
+                # What remembers is looked at when it has something to remember.
+                off = (predicted - held_out.completion)[200:]
+                squared[each].append(np.asarray((off**2).mean((0, 2)), np.float64))
+                absolute[each].append(np.asarray(jnp.abs(off).mean((0, 2)), np.float64))
+        jax.clear_caches()
+    return squared, absolute
+
+
+def errors(
+    seeds: int,
+    name: str,
+    text: str,
+    situations: tuple[str, ...],
+    variants: Variants,
+    pairs: tuple[tuple[str, str], ...],
+) -> str:
+    """A section with a table of errors, and claims that those of the first of each pair are less."""
+    names = ("linear predictor", *variants)
+    head = [f"| situation | {' | '.join(names)} |", "|" + "---|" * (1 + len(names))]
+    lines: tuple[list[str], ...] = ([], [])
+    claims = []
+    for title in situations:
+        found = lane_errors(HIDDEN[title], variants, seeds)
+        for of_each, power, rows in zip(found, (0.5, 1.0), lines, strict=True):
+            cells = [", ".join(f"{each.mean() ** power:.4g}" for each in of_each[n]) for n in names]
+            rows.append(f"| {title} | " + " | ".join(cells) + " |")
+        for ours, theirs in pairs:
+            both = zip(found[0][ours], found[0][theirs], strict=True)
+            quotients = [float(one.mean() / other.mean()) ** 0.5 for one, other in both]
+            claims.append(Claim(f"error of {ours} / {theirs}, {title}", quotients, 1.0))
+    root = ["", "Root of the mean squared error:", "", *head, *lines[0]]
+    absolute = ["", "Mean absolute error:", "", *head, *lines[1]]
+    return section(name, "\n".join([text, *root, *absolute]), [], claims)
+
+
+def hidden(seeds: int) -> str:
+    """Where completion times are no formula of what is seen."""
+    variants: Variants = {
+        "each by itself": told_of_itself,
+        "without messages": lambda config: config.replace(network=ALONE),
+        "gnn": lambda config: config,
+    }
+    text = f"""Errors of completion times, of all processors, in mean services, each seed, on the same states
+of {LANES:,} lanes under greedy or, where figures are old, `drift-aware`. "Linear predictor": on all features
+(`train_predictor`, trained in the same situation). The networks are told its forecast, and the load of the
+system as a feature; "each by itself" is told neither, so that it knows of one processor alone. All are
+fitted to means, so claims are of squared errors.
 
 Some of these cannot be had, as theory has it. Where waits are seen and sizes are hidden, the mean completion
 is wait + mean size / speed: linear, so nothing is better than the linear predictor, and nothing is learned
 from other processors. On `stale` without noise and with sizes seen, the account that the linear predictor
-keeps is exact: its error is rounding. There is room where figures are noisy, and where waits are hidden."""
-    return section("hidden", "\n".join([text, *parts]), [], claims)
+keeps is exact: its error is rounding. There is room where figures are noisy, and where waits are hidden; and
+what others tell there is told by the load of the system alone, so that messages add little to it."""
+    others = ("linear predictor", "each by itself", "without messages")
+    return errors(seeds, "hidden", text, tuple(HIDDEN), variants, tuple(("gnn", name) for name in others))
+
+
+def memory(seeds: int) -> str:
+    """What a recurrent state for each node is worth."""
+    variants: Variants = {
+        "gnn": lambda config: config,
+        "with memory": with_memory,
+        "with memory, without messages": lambda config: with_memory(config).replace(
+            network=networks.recurrent_gnn(rounds=0)
+        ),
+    }
+    text = """Errors as above, where there is room for more than the last figures tell: every node keeps a
+recurrent state from task to task."""
+    pairs = ("with memory", "linear predictor"), ("with memory", "gnn")
+    return errors(seeds, "memory", text, tuple(HIDDEN)[2::2], variants, pairs)
 
 
 def stale(seeds: int) -> str:
@@ -277,15 +325,13 @@ def stale(seeds: int) -> str:
         for name, config in {
             "gnn": base,
             "without messages": base.replace(network=ALONE),
-            "with memory": base.replace(
-                network=networks.recurrent_gnn(), sequence=16, batch_size=64, num_iterations=4000
-            ),
+            "with memory": with_memory(base),
             "by probability": base.replace(
                 network=networks.gnn(outputs=2), target="distribution", decision="violation"
             ),
         }.items():
             entries |= trained(seeds, env, params, config, name)[0]
-        table = compared(env, params, entries)
+        table = compared(env, params, entries, num_lanes=256)
         rows += rows_of(table, f"{title}: ")
         claims += at_most(ratios(table, seeds), {("violations", "lwr"): 0.5}, f", {title}")
         for name, what in (("with memory", "completion"), ("by probability", "violations")):
@@ -293,9 +339,10 @@ def stale(seeds: int) -> str:
             claims.append(Claim(f"{what}, {name} / gnn, {title}", found, 1.0))
         jax.clear_caches()
     text = (
-        "`stale`: 8 processors, measured every 5. The networks are told the forecast of a linear predictor\n"
-        'trained there. "With memory": every node keeps a recurrent state from task to task. "By\n'
-        'probability": mean and spread are predicted, and the smallest probability of a violation is chosen.'
+        "`stale`: 8 processors, measured every 5; 256 lanes. The networks are told the forecast of a\n"
+        'linear predictor trained there. "With memory": every node keeps a recurrent state from task to\n'
+        'task. "By probability": mean and spread are predicted, and the smallest probability of a\n'
+        "violation is chosen."
     )
     return section("stale", text, rows, claims)
 
@@ -341,8 +388,8 @@ def sizes(seeds: int) -> str:
 def q_network(seeds: int) -> str:
     """The same network as Q-network of the DQN."""
     env, params = jaxlb.make("heavy-tail")
-    weights = jaxlb.Weights(completion_exponent=0.67, sla_weight=3.0)
-    config = jaxlb.DQNConfig(weights=weights, network=networks.gnn((64, 64), rounds=2))
+    weights = jaxlb.Weights(completion_exponent=0.67, sla_weight=2.0)
+    config = jaxlb.DQNConfig(weights=weights, network=networks.gnn((64, 64, 64), rounds=3))
     entries: dict[str, Entry] = {}
     seconds = []
     for seed in range(seeds):
@@ -357,7 +404,7 @@ def q_network(seeds: int) -> str:
     claims = at_most(ratios(table, seeds), bounds, ", P = 4")
     claims += at_most(ratios(larger, seeds), {("violations", "lwr"): 0.5}, ", P = 8")
     text = (
-        "`heavy-tail`, trained by `train_dqn` at P = 4 with two rounds of messages, and tested there and,\n"
+        "`heavy-tail`, trained by `train_dqn` at P = 4 with three rounds of messages, and tested there and,\n"
         f"as it is, at P = 8. Seconds of training: {', '.join(f'{s:.0f}' for s in seconds)}."
     )
     return section("q-network", text, rows_of(table, "P = 4: ") + rows_of(larger, "P = 8: "), claims)
@@ -566,6 +613,7 @@ SECTIONS: dict[str, Callable[[int], str]] = {
     "snapshot": snapshot,
     "ablation": ablations,
     "hidden": hidden,
+    "memory": memory,
     "stale": stale,
     "any number of processors": sizes,
     "q-network": q_network,
