@@ -367,9 +367,7 @@ class Inspection(struct.PyTreeNode):
     truth: Array  # [T, N, P] mean services
     chosen: Array  # [T, N] mean services, completion of the scheduler's choice
     load: Array  # [T, N] mean sizes, the system's load average
-    influence: (
-        Array  # [P, P] change of each prediction with what is known of each processor, in the last state
-    )
+    influence: Array  # [P, P] change of each prediction with what is known of each processor, last state
 
 
 @functools.partial(jax.jit, static_argnames="env")
