@@ -14,7 +14,7 @@ from scipy.special import stdtrit
 from jaxlb import checks, metrics
 from jaxlb.env import Env
 from jaxlb.metrics import Summary
-from jaxlb.rollout import Carry, continue_rollout, start_rollout
+from jaxlb.rollout import Carry, at_hand, continue_rollout, start_rollout
 from jaxlb.types import EnvParams, Key, Scheduler
 
 Interval = tuple[float, float] | None
@@ -176,11 +176,11 @@ def compare(
             histogram = np.zeros((min(num_lanes, MAX_GROUPS), NUM_BINS), np.int64)
             for first in range(0, total, chunk):
                 carry = run(carry, min(chunk, total - first))
-                rows = np.asarray(carry.recent)[max(warmup - first, 0) : total - first]
+                rows = np.asarray(at_hand(carry.recent))[max(warmup - first, 0) : total - first]
                 histogram += count_completions(rows, len(histogram))
                 if on_progress is not None:
                     on_progress(name, (len(summaries) + min(first + chunk, total) / total) / len(schedulers))
-            summaries[name], histograms[name] = metrics.summarise(carry.totals), histogram
+            summaries[name], histograms[name] = at_hand(metrics.summarise(carry.totals)), histogram
 
     table = [_row(name, summaries[name], histograms[name], summaries[baseline]) for name in schedulers]
     return Comparison(

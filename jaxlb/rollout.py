@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlb import checks, metrics, observe, workload
@@ -78,9 +79,10 @@ def start_rollout(
     behaviour: Scheduler | None = None,
     num_recent: int = 0,
 ) -> Carry:
-    """An empty system in every lane, at its first arrival; lanes spread evenly over the local devices.
+    """An empty system in every lane, at its first arrival; lanes spread evenly over the devices.
 
-    Where the number of lanes cannot be divided by that of the devices, fewer devices are used.
+    Where the number of lanes cannot be divided by that of the devices, fewer devices are used. Between
+    `jax.distributed.initialize()` and here nothing else is needed to spread them over processes.
 
     Args:
       env: static.
@@ -114,9 +116,24 @@ def start_rollout(
 
 
 def some_devices(count: int) -> Mesh:
-    """As many local devices as divide `count`, in a row."""
-    used = max(number for number in range(1, jax.local_device_count() + 1) if count % number == 0)
-    return jax.make_mesh((used,), (DEVICES,), (AxisType.Auto,), devices=jax.local_devices()[:used])
+    """As many devices as divide `count`, in a row, the same number of every process.
+
+    Raises:
+      ValueError: several processes, and `count` is no multiple of their number.
+    """
+    processes = jax.process_count()
+    checks.multiple("lanes", count, "processes", processes)
+    part = count // processes
+    used = max(number for number in range(1, jax.local_device_count() + 1) if part % number == 0)
+    devices = [device for process in range(processes) for device in jax.local_devices(process)[:used]]
+    return jax.make_mesh((len(devices),), (DEVICES,), (AxisType.Auto,), devices=devices)
+
+
+def at_hand(tree: Any) -> Any:
+    """Arrays as they are; where several processes hold parts of them, the whole of them in each."""
+    if jax.process_count() == 1 or checks.traced(tree):
+        return tree
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 @functools.partial(jax.jit, static_argnames=("env", "lanes"))
@@ -238,7 +255,7 @@ def rollout(
     env.check(params)
     carry = start_rollout(env, params, scheduler, key, num_lanes)
     carry = continue_rollout(env, params, scheduler, variables, key, carry, warmup + num_tasks, warmup)
-    return metrics.summarise(carry.totals)
+    return at_hand(metrics.summarise(carry.totals))
 
 
 def replay(

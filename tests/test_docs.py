@@ -10,7 +10,8 @@ BLOCKS = [
     (path.name, number, block)
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL), start=1)
-    if "jax_num_cpu_devices" not in block  # only before the first computation
+    # Devices and processes are settled before the first computation.
+    if "jax_num_cpu_devices" not in block and "jax.distributed" not in block
 ]
 
 
