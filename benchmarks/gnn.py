@@ -294,8 +294,8 @@ fitted to means, so claims are of squared errors.
 Some of these cannot be had, as theory has it. Where waits are seen and sizes are hidden, the mean completion
 is wait + mean size / speed: linear, so nothing is better than the linear predictor, and nothing is learned
 from other processors. On `stale` without noise and with sizes seen, the account that the linear predictor
-keeps is exact: its error is rounding. There is room where figures are noisy, and where waits are hidden; and
-what others tell there is told by the load of the system alone, so that messages add little to it."""
+keeps is exact: its error is rounding. There is room where figures are noisy, and where waits are hidden;
+all that others tell there, the load of the system tells: messages add nothing to it."""
     others = ("linear predictor", "each by itself", "without messages")
     return errors(seeds, "hidden", text, tuple(HIDDEN), variants, tuple(("gnn", name) for name in others))
 
