@@ -212,11 +212,14 @@ def told_of_itself(config: GNNConfig) -> GNNConfig:
 
 Situation = tuple[str, dict[str, Any], str]
 """A scenario, what is changed of it, and the rule whose states errors are measured in."""
-BOTH = {"size_visible": False, "wait_visible": False}
 HIDDEN: dict[str, Situation] = {
     "`stable`, sizes hidden": ("stable", {"size_visible": False}, "greedy"),
     "`heavy-tail`, sizes hidden": ("heavy-tail", {"size_visible": False}, "greedy"),
-    "`heavy-tail`, sizes and waits hidden": ("heavy-tail", BOTH, "greedy"),
+    "`heavy-tail`, sizes and waits hidden": (
+        "heavy-tail",
+        {"size_visible": False, "wait_visible": False},
+        "greedy",
+    ),
     "`stale`": ("stale", {}, "drift-aware"),
     "`stale`, noise 0.5": ("stale", {"measure_noise": 0.5}, "drift-aware"),
 }

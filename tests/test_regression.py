@@ -126,6 +126,12 @@ def test_a_bad_nominal_speed_is_refused():
         jaxlb.make("stable", nominal_speed=[1.0, 1.0, 1.0, 0.0])
 
 
+def _assert_small(off):
+    """Errors of predictions, relative: 3 % typically, and no more than one in a thousand above 8 %."""
+    assert np.sqrt((off**2).mean()) < 0.03
+    assert (np.abs(off) > 0.08).mean() < 1e-3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", ["mean", "log-time", "quantile", "distribution"])
 def test_targets_are_what_they_say(key, target):
@@ -140,7 +146,7 @@ def test_targets_are_what_they_say(key, target):
     truth, busy = np.asarray(found.completion), (wait > 0.5) & (wait < 3.0)
     if target == "mean":
         off = predicted[busy] / (wait[busy] + 1.0) - 1.0
-        assert np.sqrt((off**2).mean()) < 0.03
+        _assert_small(off)
     elif target == "quantile":
         assert abs((truth <= predicted).mean() - 0.8) < 0.02
     elif target == "log-time":
@@ -149,7 +155,7 @@ def test_targets_are_what_they_say(key, target):
         at = np.linspace(0.5, 3.0, 20)
         expected = np.exp(np.log(at[:, None] - np.log(p)).mean(1))
         off = predicted[busy] / np.interp(wait[busy], at, expected) - 1.0
-        assert np.sqrt((off**2).mean()) < 0.03
+        _assert_small(off)
     else:
         out = gnn._outputs(config, result.variables, found.features)
         mean, spread = regression.estimate(result.variables, out, 4)
