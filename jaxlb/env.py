@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import checks, observe, rewards, spaces, system, workload
+from jaxlb.numerics import variance
 from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, SystemState, Task
 
 Reward = Literal["weighted", "holding-cost"]
@@ -196,7 +197,7 @@ class Env:
         if self.reward == "holding-cost":
             reward = -system.holding_cost(assigned, next_task.gap)
         else:
-            imbalance = (assigned.wait * params.speed).var(0)
+            imbalance = variance(assigned.wait * params.speed)
             reward = rewards.weighted(params, task.priority, completion, outcome.violation, imbalance)
         state = state.replace(system=assigned, monitor=monitor, steps=state.steps + 1)
         return self._arrive(state, next_task, params, key), outcome, reward

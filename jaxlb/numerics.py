@@ -19,6 +19,16 @@ def compensated_add(total: jax.Array, error: jax.Array, x: jax.Array) -> tuple[j
     return high, lost - (high - total)
 
 
+def kahan_add(total: jax.Array, error: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Add `x` to a long sum: off by two roundings of the sum of all |x| at most, however many (Kahan 1965).
+
+    Half the work of `compensated_add`, which is exact too where `x` is larger than the total and cancels it.
+    """
+    x = x + error
+    after = total + x
+    return after, x - (after - total)
+
+
 def _leading_bits(x: jax.Array) -> jax.Array:
     """`x` cut to its 12 leading bits: products of two such numbers are exact."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFFF000)
@@ -26,13 +36,30 @@ def _leading_bits(x: jax.Array) -> jax.Array:
 
 
 def divide(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The quotient of two positive float32 as head + tail, relative error about 2^-35.
+    """The quotient of two positive float32 and what rounding has taken from it, together to about 2^-35.
 
     One long-division step. It does not matter how the compiler rounds a / b, nor whether it fuses products
     into sums: all products below are exact.
     """
     head, b_high = _leading_bits(a / b), _leading_bits(b)
-    return head, ((a - head * b_high) - head * (b - b_high)) / b
+    tail = ((a - head * b_high) - head * (b - b_high)) / b
+    quotient = head + tail
+    return quotient, tail - (quotient - head)
+
+
+def computed(x: jax.Array) -> jax.Array:
+    """`x` as it is, but computed before a reduction over it, not within.
+
+    XLA's CPU backend hands sums and minima to a library, whose kernels are fast on an array and several times
+    slower on a formula. No formula that ends in this selection goes there; `optimization_barrier` does not
+    survive until then.
+    """
+    return jnp.where(x == x, x, jnp.nan)
+
+
+def variance(x: jax.Array) -> jax.Array:
+    """Variance over the processor axis, of `[P, ...]`."""
+    return computed((x - x.mean(0)) ** 2).mean(0)
 
 
 def processor_index(like: jax.Array) -> jax.Array:
@@ -61,8 +88,9 @@ def first_smallest(cost: jax.Array, tiebreak: jax.Array | None = None) -> jax.Ar
     if tiebreak is not None:
         among_best = jnp.where(best, tiebreak, jnp.inf)
         best = best & (among_best == among_best.min(0))
-    last = cost.shape[0] - 1
-    return jnp.where(best, processor_index(cost), last).min(0)
+    # Of floats, whose smallest XLA finds faster than that of integers; they hold any number of processors.
+    index = processor_index(cost).astype(jnp.float32)
+    return jnp.where(best, index, index[-1]).min(0).astype(jnp.int32)
 
 
 def at_processor(values: jax.Array, action: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb import system
-from jaxlb.numerics import processor_index
+from jaxlb.numerics import processor_index, variance
 from jaxlb.types import (
     Array,
     EnvParams,
@@ -143,7 +143,7 @@ def observe(
         priority=seen.priority,
         deadline=seen.deadline,
         load_average=report.load.mean(0),
-        load_variance=report.load.var(0),
+        load_variance=variance(report.load),
         queue_length=report.queue_length,
         load=report.load,
         wait=report.wait,

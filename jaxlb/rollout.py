@@ -188,7 +188,7 @@ def continue_rollout(
             return decide(env, params, scheduler, variables, before, memory, task, observe_key, key)
 
         state, memory, seen, outcome, reward = ask(scheduler, variables, carry.memory, act_key)
-        step = metrics.figures(
+        counts, sums = metrics.figures(
             truth=seen.truth,
             priority=before.task.priority,
             num_classes=num_classes,
@@ -211,7 +211,7 @@ def continue_rollout(
             state=state.replace(workload=process),
             memory=memory,
             behaviour_memory=behaviour_memory,
-            totals=metrics.add(carry.totals, step, counted=carry.index >= warmup),
+            totals=metrics.add(carry.totals, counts, sums, counted=carry.index >= warmup),
             recent=recent,
         )
 

@@ -31,14 +31,19 @@ class Task(struct.PyTreeNode):
 class SystemState(struct.PyTreeNode):
     """P first-come-first-served queues, seen from the last arrival. There is no clock in it.
 
-    `lag` says how long before the newest task of its queue each of the last K tasks departs: a constant of
-    the task's life, so nothing but `wait` moves when time passes, and a task is in the system exactly while
-    its lag is smaller than the wait.
+    `lag + due` says how long before the newest task of its queue each of the last K tasks departs. That does
+    not change with time, so nothing but `wait` moves when time passes; and a task is in the system exactly
+    while its lag is smaller than the wait (of a departed task it is only known to be no smaller). A new task
+    makes all lags of its queue grow by its service time. Rewriting all lanes' lags for that at every task
+    would cost more than all else, so `due` keeps it until it is the processor's turn, once in P tasks, to
+    have it added.
     """
 
     wait: Array  # [P, ...] time until a task arriving now would start
     wait_error: Array  # [P, ...] what rounding has taken from `wait`: their sum is the wait
-    lag: Array  # [P, K, ...] time by which a recent task departs before the newest of its queue
+    lag: Array  # [P, K, ...] time by which a recent task departs before the newest of its queue, less `due`
+    due: Array  # [P, ...] time still to be added to all lags of a queue
+    turn: Array  # [] int32, the processor whose lags are next to have it added
     slot: Array  # [P, ...] int32, the place in `lag` that the next task takes
     overflow: Array  # [P, ...] int32, tasks that found all K places taken: the length then reads too short
 

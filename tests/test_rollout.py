@@ -89,15 +89,20 @@ def test_utilisation_equals_load_and_imbalance_is_zero_for_one_processor(key):
 
 def test_sums_do_not_lose_small_terms():
     totals = metrics.start(1, 1, 1)
-    step = jax.tree.map(jnp.ones_like, totals.sums)
+    one, tenth = (
+        jax.tree.map(jnp.ones_like, totals.counts),
+        jax.tree.map(lambda x: x + 0.1, totals.sums),
+    )
 
     @jax.jit
     def many(totals):
-        add = lambda _, totals: metrics.add(totals, jax.tree.map(lambda x: x * 0.1, step), jnp.bool_(True))  # noqa: E731
-        return jax.lax.fori_loop(0, 1_000_000, add, totals)
+        add = lambda _, totals: metrics.add(totals, one, tenth, jnp.bool_(True))  # noqa: E731
+        return jax.lax.fori_loop(0, 20_000_000, add, totals)
 
-    # A plain float32 sum of 10^6 times 0.1 ends at 100958.
-    np.testing.assert_allclose(metrics.summarise(many(totals)).mean_completion, 0.1, rtol=1e-6)
+    # A plain float32 sum of 2 x 10^7 times 0.1 ends at 2097152, of as many ones at 16777216.
+    summary = metrics.summarise(many(totals))
+    np.testing.assert_allclose(summary.mean_completion, 0.1, rtol=1e-6)
+    assert summary.class_count.item() == 20_000_000
 
 
 def test_replay_of_one_lane_and_of_many_agree(key):

@@ -48,7 +48,7 @@ def test_what_is_not_random_is_compared_as_it_is():
 def served_lifo(state, speed, size, action):
     """The newest task goes before all that wait; only the one in service is finished first."""
     busy = state.wait > 0
-    waiting = jnp.where(busy[:, None], state.lag, jnp.inf)
+    waiting = jnp.where(busy[:, None], state.lag + state.due[:, None], jnp.inf)
     in_service = jnp.where(
         busy, state.wait - waiting.max(1, where=waiting < state.wait[:, None], initial=0.0), 0
     )

@@ -186,6 +186,16 @@ def test_a_lane_does_not_depend_on_the_number_of_lanes(key):
     assert (single[0], single[1]) == (few[0][0], few[1][0])
 
 
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("lanes", [(), (1,), (1000,)])
+def test_random_words_are_those_of_the_split_keys(implementation, lanes):
+    for seed in range(20):
+        key = jax.random.key(seed * 0x9E3779B9 % 2**32, impl=implementation)
+        split = jax.random.key_data(jax.random.split(key, lanes[0] if lanes else 1))
+        for word, half in zip(workload.random_words(key, lanes), (split[:, 0], split[:, 1]), strict=True):
+            np.testing.assert_array_equal(word, half.reshape(lanes))
+
+
 def test_random_words_are_uniform_and_independent(key):
     first, second = (np.asarray(word, np.uint32) for word in workload.random_words(key, (2**18,)))
     for word in (first, second, first ^ second, first ^ np.roll(second, 1)):

@@ -12,6 +12,7 @@ import jax
 import tyro
 from rich.table import Table
 
+from jaxlb.cli.bench import Bench
 from jaxlb.cli.common import console
 from jaxlb.cli.compare import Compare, Evaluate
 from jaxlb.cli.train import Train
@@ -50,12 +51,13 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
     | Annotated[Schedulers, tyro.conf.subcommand("schedulers")]
 )
 
 
-def _parse() -> Compare | Train | Evaluate | Verify | Scenarios | Schedulers:
+def _parse() -> Compare | Train | Evaluate | Verify | Bench | Scenarios | Schedulers:
     """The command that the arguments ask for; ValueError if they cannot be understood."""
     said = io.StringIO()
     try:

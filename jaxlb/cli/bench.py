@@ -1,0 +1,90 @@
+"""jaxlb bench: how fast it is on this machine, beside others."""
+
+import dataclasses
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.table import Table
+
+from jaxlb import bench, checks
+from jaxlb.bench import Row, Settings
+from jaxlb.cli.common import console, dumps, progress
+from jaxlb.version import __version__
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure speed beside C, gymnax and SimPy, in alternating runs; what is not installed is skipped."""
+
+    reference: Path = Path("../shared/reference")
+    """Folder of dispatch_scalar.c and dispatch_soa.c."""
+    rounds: int = 7
+    """Alternating runs of each pair."""
+    only: tuple[str, ...] = ()
+    """Rows to measure, by part of a name: dispatch, CartPole, SimPy, network, compilation, import, memory."""
+    quick: bool = False
+    """Shorter runs and few numbers of lanes: to see that it works."""
+    out: Path | None = None
+    """File for the figures, as JSON."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def run(self) -> None:
+        """Measure, print, write."""
+        checks.at_least("rounds", self.rounds, 1)
+        threads = os.cpu_count() or 1
+        lanes = (512, 2048) if self.quick else (256, 512, 1024, 2048, 4096, 8192, 16384)
+        settings = Settings(self.reference, self.rounds, 64 if self.quick else 1024, lanes, threads)
+        with progress() as advance:
+            rows = bench.measure(settings, self.only, advance)
+        result = {"machine": _machine(threads), "rows": [dataclasses.asdict(row) for row in rows]}
+        if self.json:
+            sys.stdout.write(dumps(result))
+        else:
+            _print(rows, result["machine"])
+        if self.out is not None:
+            self.out.write_text(dumps(result), encoding="utf-8")
+            print(f"wrote {self.out}", file=sys.stderr)
+
+
+def _machine(threads: int) -> dict[str, Any]:
+    try:
+        asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "threads": threads,
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "jaxlb": __version__,
+        "commit": commit,
+    }
+
+
+def _print(rows: list[Row], machine: dict[str, Any]) -> None:
+    table = Table(title=", ".join(f"{name} {value}" for name, value in machine.items()), title_justify="left")
+    table.add_column("figure")
+    for heading in ("value", "rounds", "bound", "aim"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    table.add_column("detail")
+    for row in rows:
+        if row.value is None:
+            table.add_row(row.name, "", "", "", "", "", row.detail, style="dim")
+            continue
+        sign = "at least" if row.better == "more" else "at most"
+        spread = "" if row.lowest is None else f"{row.lowest:.3g} to {row.highest:.3g}"
+        verdict = "[green]holds" if row.holds else "[red]missed"
+        bounds = f"{sign} {row.bound:g}", f"{row.aim:g}"
+        table.add_row(row.name, f"{row.value:.3g}", spread, *bounds, verdict, row.detail)
+    console().print(table)
