@@ -43,7 +43,7 @@ class SystemState(struct.PyTreeNode):
     wait_error: Array  # [P, ...] what rounding has taken from `wait`: their sum is the wait
     lag: Array  # [P, K, ...] time by which a recent task departs before the newest of its queue, less `due`
     due: Array  # [P, ...] time still to be added to all lags of a queue
-    turn: Array  # [] int32, the processor whose lags are next to have it added
+    turn: Array  # [] int32, of all lanes: the processor whose lags are next to have it added
     slot: Array  # [P, ...] int32, the place in `lag` that the next task takes
     overflow: Array  # [P, ...] int32, tasks that found all K places taken: the length then reads too short
 

@@ -298,7 +298,8 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
         monitor=observe.start(params, env.num_processors, lanes),
         steps=jnp.zeros_like(after.steps),
     )
-    after = jax.tree.map(functools.partial(jnp.where, ended), empty, after)
+    # What has no lane axis is the same for all lanes, of whatever age.
+    after = jax.tree.map(lambda new, old: jnp.where(ended, new, old) if old.ndim else old, empty, after)
 
     _, seen, forecast = c.forecaster.look(state.tracked, observation)
     x = learned.features(seen, forecast, learned.objective(variables.weights))
