@@ -56,7 +56,7 @@ def rates(params: EnvParams, key: jax.Array, lanes: int, tasks: int) -> dict[str
         carry = continue_rollout(
             env, params, scheduler, (), key, carry, tasks + WARMUP, WARMUP, behaviour=behaviour
         )
-        summary = metrics.summarise(carry.totals)
+        summary = metrics.summarise(carry.totals, carry.state.system)
         found[name] = jnp.stack([summary.oracle_agreement.mean(), summary.sla_violation_rate.mean()])
     return found
 

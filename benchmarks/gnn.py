@@ -446,7 +446,7 @@ def adaptation(seeds: int) -> str:
             for index in range(before + after):
                 now = params if index < before else permuted
                 carry = continue_rollout(env, now, *entry, key, carry, chunk)
-                found = summarise(carry.totals)
+                found = summarise(carry.totals, carry.state.system)
                 sums.append(float(found.sla_violation_rate.mean()) * chunk * (index + 1))
             path = 100 * np.diff(sums) / chunk
             # The first half of the time before is warm-up.

@@ -13,7 +13,7 @@ from jaxlb.learn import (
 )
 from jaxlb.metrics import Summary
 from jaxlb.rewards import Weights
-from jaxlb.rollout import replay, rollout
+from jaxlb.rollout import device_mesh, replay, rollout
 from jaxlb.runs import load
 from jaxlb.scenarios import make, scenarios
 from jaxlb.schedulers import scheduler, schedulers
@@ -38,6 +38,7 @@ __all__ = [
     "Weights",
     "__version__",
     "compare",
+    "device_mesh",
     "flatten",
     "load",
     "make",

@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlb.env import Env, flatten
 from jaxlb.learn import networks
-from jaxlb.rollout import DEVICES, continue_rollout, some_devices, start_rollout
+from jaxlb.rollout import DEVICES, continue_rollout, device_mesh, start_rollout
 from jaxlb.scenarios import make, scenarios
 from jaxlb.schedulers import learned, scheduler, schedulers
 from jaxlb.types import Array, EnvParams, Observation, Scheduler
@@ -69,6 +69,23 @@ class Row:
         return self.value >= self.bound if self.better == "more" else self.value <= self.bound
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """How throughput changes with one number.
+
+    Attributes:
+      over: what changes: "lanes", "processors" or "tasks".
+      values: of it.
+      rates: tasks per second at each value, of each scheduler: medians.
+      detail: what stays.
+    """
+
+    over: str
+    values: list[int]
+    rates: dict[str, list[float]]
+    detail: str
+
+
 def alternate(programs: list[Program], rounds: int) -> list[list[float]]:
     """Rates of each, run in turns."""
     rates: list[list[float]] = [[] for _ in programs]
@@ -92,7 +109,7 @@ def fastest(make_program: Callable[[int], Program], choices: Iterable[int]) -> t
 
 def spread(tree: Any, lanes: int) -> Any:
     """Leaves `[lanes, ...]` over the devices; keys and all."""
-    return jax.device_put(tree, NamedSharding(some_devices(lanes), PartitionSpec(DEVICES)))
+    return jax.device_put(tree, NamedSharding(device_mesh(lanes), PartitionSpec(DEVICES)))
 
 
 def observing_lwr() -> Scheduler:
@@ -324,30 +341,55 @@ def against_simpy(settings: Settings) -> Row:
     return quotient("LWR, P = 4: rate / SimPy", own, peer, s.rounds, 500.0, 1000.0, f"{lanes:,} lanes")
 
 
-def overhead(settings: Settings, lanes: int = 4096) -> Row:
-    """Time of a rollout with a DQN that chooses, divided by that of its network's matrix products."""
-    s, widths = settings, (128, 128)
-    env, params = system(4)
-    network = networks.mlp(widths)
-    rule = learned.dqn(network)
-    key = jax.random.key(0)
+def untrained(env: Env, params: EnvParams, widths: tuple[int, ...]) -> tuple[Scheduler, Any]:
+    """A DQN with such a perceptron, and its first weights."""
+    rule, key = learned.dqn(networks.mlp(widths)), jax.random.key(0)
     seen = jax.vmap(lambda key: env.observe(env.reset(key, params)[1], params, key), out_axes=-1)(
         jax.random.split(key, 2)
     )
-    variables = rule.init(key, seen)
+    return rule, rule.init(key, seen)
+
+
+def overhead(settings: Settings) -> Row:
+    """Time of a rollout with a DQN that chooses, divided by that of its network's matrix products."""
+    s, widths = settings, (128, 128)
+    env, params = system(4)
+    rule, variables = untrained(env, params, widths)
     kernels = [leaf for leaf in jax.tree.leaves(variables.network) if leaf.ndim == 2]
     inputs = next(leaf.shape[0] for leaf in kernels if leaf.shape[0] not in widths)
     steps = max(1, s.steps // 8)
-    row = quotient(
-        "rollout with a 128-128 DQN: time / its matrix products alone",
-        products((inputs, *widths, env.num_actions), lanes, steps),
-        rolling(env, params, rule, variables, lanes, steps),
-        s.rounds,
-        1.3,
-        1.15,
-        f"{lanes:,} lanes",
+    lanes, own = fastest(lambda lanes: rolling(env, params, rule, variables, lanes, steps), s.lanes)
+    alone = products((inputs, *widths, env.num_actions), lanes, steps)
+    name = "rollout with a 128-128 DQN: time / its matrix products alone"
+    return dataclasses.replace(
+        quotient(name, alone, own, s.rounds, 1.3, 1.15, f"{lanes:,} lanes"), better="less"
     )
-    return dataclasses.replace(row, better="less")
+
+
+def sweep(settings: Settings, over: str) -> Sweep:
+    """Throughput of rollouts over numbers of lanes, processors or tasks."""
+    s = settings
+    values = {
+        "lanes": [4**power for power in range(9)],
+        "processors": [4**power for power in range(6)],
+        "tasks": [4**power for power in range(3, 9)],
+    }[over]
+    rates: dict[str, list[float]] = {}
+    for value in values:
+        lanes, processors = (value if over == name else 256 for name in ("lanes", "processors"))
+        env, params = system(processors if over == "processors" else 4)
+        steps = (
+            value if over == "tasks" else max(8, min(4096, 1024 * s.steps // (lanes * env.num_processors)))
+        )
+        rules = {"random": (scheduler("random"), ()), "LWR, observing": (observing_lwr(), ())}
+        if over == "lanes":
+            rules["DQN, 64-64"] = untrained(env, params, (64, 64))
+        programs = [rolling(env, params, *rule, lanes, steps) for rule in rules.values()]
+        for name, found in zip(rules, alternate(programs, min(s.rounds, 3)), strict=True):
+            rates.setdefault(name, []).append(statistics.median(found))
+        jax.clear_caches()
+    detail = {"lanes": "P = 4", "processors": "256 lanes", "tasks": "P = 4, 256 lanes"}[over]
+    return Sweep(over, values, rates, detail)
 
 
 def compiling() -> Row:
@@ -392,13 +434,16 @@ def memory(lanes: int = 1024) -> Row:
     return Row("state of a lane, P = 4, bytes", 512.0, 384.0, "less", total / lanes)
 
 
+SWEEPS = ("lanes", "processors", "tasks")
+
+
 def measure(
     settings: Settings, only: tuple[str, ...] = (), on_progress: Callable[[str, float], None] | None = None
-) -> list[Row]:
-    """The rows whose names hold one of the words `only`; all, if there is none.
+) -> tuple[list[Row], list[Sweep]]:
+    """The rows and sweeps whose names hold one of the words `only`; all, if there is none.
 
     Raises:
-      ValueError: no row has such a name.
+      ValueError: none has such a name.
     """
     s = settings
     rows: dict[str, Callable[[], Row]] = {
@@ -417,16 +462,19 @@ def measure(
         "import": functools.partial(importing, s),
         "memory": memory,
     }
-    rows = {name: row for name, row in rows.items() if not only or any(word in name for word in only)}
-    if not rows:
-        raise ValueError(f"only = {only!r}: no row has such a name")
-    found = []
-    for name, row in rows.items():
+    names = [name for name in (*rows, *SWEEPS) if not only or any(word in name for word in only)]
+    if not names:
+        raise ValueError(f"only = {only!r}: nothing has such a name")
+    found, sweeps = [], []
+    for done, name in enumerate(names):
         if on_progress is not None:
-            on_progress(name, len(found) / len(rows))
+            on_progress(name, done / len(names))
+        if name in SWEEPS:
+            sweeps.append(sweep(s, name))
+            continue
         try:
-            found.append(row())
+            found.append(rows[name]())
         except Skipped as reason:
             found.append(Row(name, None, None, "more", None, detail=f"skipped: {reason}"))
         jax.clear_caches()
-    return found
+    return found, sweeps

@@ -180,7 +180,10 @@ def compare(
                 histogram += count_completions(rows, len(histogram))
                 if on_progress is not None:
                     on_progress(name, (len(summaries) + min(first + chunk, total) / total) / len(schedulers))
-            summaries[name], histograms[name] = at_hand(metrics.summarise(carry.totals)), histogram
+            summaries[name], histograms[name] = (
+                at_hand(metrics.summarise(carry.totals, carry.state.system)),
+                histogram,
+            )
 
     table = [_row(name, summaries[name], histograms[name], summaries[baseline]) for name in schedulers]
     return Comparison(

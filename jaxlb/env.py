@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import checks, observe, rewards, spaces, system, workload
-from jaxlb.numerics import variance
+from jaxlb.numerics import at_processor, variance_grown
 from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, SystemState, Task
 
 Reward = Literal["weighted", "holding-cost"]
@@ -197,7 +197,8 @@ class Env:
         if self.reward == "holding-cost":
             reward = -system.holding_cost(assigned, next_task.gap)
         else:
-            imbalance = variance(assigned.wait * params.speed)
+            backlog = state.system.wait * params.speed
+            imbalance = variance_grown(backlog, at_processor(backlog, action), task.size)
             reward = rewards.weighted(params, task.priority, completion, outcome.violation, imbalance)
         state = state.replace(system=assigned, monitor=monitor, steps=state.steps + 1)
         return self._arrive(state, next_task, params, key), outcome, reward

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxlb.numerics import computed, kahan_add, processor_index, variance
-from jaxlb.types import Array, Outcome, Truth
+from jaxlb.numerics import at_processor, computed, kahan_add, processor_index, put_at, variance
+from jaxlb.types import Array, Outcome, SystemState, Truth
 
 
 class Counts(struct.PyTreeNode):
@@ -20,7 +20,6 @@ class Counts(struct.PyTreeNode):
     class_count: Array  # [C, N]
     class_violation: Array  # [C, N]
     agreement: Array  # [N] tasks whose completion was the smallest possible
-    overflow: Array  # [P, N] tasks that found the queue's memory full
 
 
 class Sums(struct.PyTreeNode):
@@ -30,17 +29,20 @@ class Sums(struct.PyTreeNode):
     slowdown: Array  # [N] completion / size
     reward: Array  # [N]
     imbalance: Array  # [N] time, standard deviation of the wait over processors after the assignment
-    busy: Array  # [P, N] time that each processor worked until the next arrival
     elapsed: Array  # [N] time until the next arrival
 
 
 class Totals(struct.PyTreeNode):
-    """Running sums."""
+    """Running sums, and what the system was like when they began."""
 
     num_tasks: Array  # int32
     counts: Counts
     sums: Sums
     errors: Sums  # what rounding has taken from the sums
+    service: Array  # [P, N] time, given to each processor
+    service_error: Array  # [P, N]
+    wait: Array  # [P, N] at the start
+    overflow: Array  # [P, N] at the start
 
 
 class Summary(struct.PyTreeNode):
@@ -61,14 +63,7 @@ class Summary(struct.PyTreeNode):
 
 
 def figures(
-    truth: Truth,
-    priority: Array,
-    num_classes: int,
-    outcome: Outcome,
-    reward: Array,
-    next_wait: Array,
-    gap: Array,
-    overflow: Array,
+    truth: Truth, priority: Array, num_classes: int, outcome: Outcome, reward: Array, gap: Array
 ) -> tuple[Counts, Sums]:
     """What one task adds to the totals of its lane.
 
@@ -78,27 +73,22 @@ def figures(
       num_classes: C.
       outcome: of the assignment.
       reward: `[N]`.
-      next_wait: `[P, N]` at the next arrival.
       gap: `[N]` time to the next arrival.
-      overflow: `[P, N]` int32, whether the queue's memory was full.
     """
     chosen = processor_index(truth.wait) == outcome.action
     wait_after = truth.wait + jnp.where(chosen, outcome.service, 0.0)
-    classes = jnp.arange(num_classes, dtype=jnp.int32)[:, None]
-    of_class = priority == classes
+    of_class = priority == jnp.arange(num_classes, dtype=jnp.int32)[:, None]
     counts = Counts(
         violation=outcome.violation,
         class_count=of_class,
         class_violation=of_class & outcome.violation,
         agreement=agreement(truth, outcome.completion),
-        overflow=overflow,
     )
     sums = Sums(
         completion=outcome.completion,
         slowdown=outcome.completion / truth.size,
         reward=reward,
         imbalance=jnp.sqrt(variance(wait_after)),
-        busy=wait_after - next_wait,
         elapsed=gap,
     )
     return jax.tree.map(lambda x: x.astype(jnp.int32), counts), sums
@@ -110,39 +100,52 @@ def agreement(truth: Truth, completion: Array) -> Array:
     return completion <= best * (1.0 + 1e-6)
 
 
-def start(num_processors: int, num_classes: int, num_lanes: int) -> Totals:
-    """Nothing counted yet."""
+def start(system: SystemState, num_classes: int) -> Totals:
+    """Nothing counted yet, `system` being what it is."""
+    lanes = system.clock.shape
     rows = {"class_count": (num_classes,), "class_violation": (num_classes,)}
-    rows |= {"busy": (num_processors,), "overflow": (num_processors,)}
 
     def zeros(kind: Any, dtype: Any) -> Any:
         names = kind.__dataclass_fields__
-        return kind(**{name: jnp.zeros((*rows.get(name, ()), num_lanes), dtype) for name in names})
+        return kind(**{name: jnp.zeros((*rows.get(name, ()), *lanes), dtype) for name in names})
 
-    sums, errors = zeros(Sums, jnp.float32), zeros(Sums, jnp.float32)
-    return Totals(jnp.int32(0), zeros(Counts, jnp.int32), sums, errors)
-
-
-def add(totals: Totals, counts: Counts, sums: Sums, counted: Array) -> Totals:
-    """Add the figures of one task of every lane, if `counted` (a bool for all lanes) says so."""
-
-    def add_one(total: Array, error: Array, x: Array) -> tuple[Array, Array]:
-        return kahan_add(total, error, jnp.where(counted, x, 0.0))
-
-    pairs = jax.tree.map(add_one, totals.sums, totals.errors, sums)
-    sums, errors = jax.tree.transpose(jax.tree.structure(sums), jax.tree.structure((0, 0)), pairs)
     return Totals(
-        num_tasks=totals.num_tasks + counted.astype(jnp.int32),
-        counts=jax.tree.map(lambda total, x: total + jnp.where(counted, x, 0), totals.counts, counts),
-        sums=sums,
-        errors=errors,
+        num_tasks=jnp.int32(0),
+        counts=zeros(Counts, jnp.int32),
+        sums=zeros(Sums, jnp.float32),
+        errors=zeros(Sums, jnp.float32),
+        service=jnp.zeros_like(system.free),
+        service_error=jnp.zeros_like(system.free),
+        wait=system.wait,
+        overflow=system.overflow,
     )
 
 
-def summarise(totals: Totals) -> Summary:
-    """Averages for each lane."""
+def add(totals: Totals, counts: Counts, sums: Sums, moved: Outcome) -> Totals:
+    """Add the figures of one task of every lane; `moved` is what became of it in the system."""
+    pairs = jax.tree.map(kahan_add, totals.sums, totals.errors, sums)
+    sums, errors = jax.tree.transpose(jax.tree.structure(sums), jax.tree.structure((0, 0)), pairs)
+    service, service_error = kahan_add(
+        at_processor(totals.service, moved.action),
+        at_processor(totals.service_error, moved.action),
+        moved.service,
+    )
+    return totals.replace(
+        num_tasks=totals.num_tasks + 1,
+        counts=jax.tree.map(jnp.add, totals.counts, counts),
+        sums=sums,
+        errors=errors,
+        service=put_at(totals.service, service, moved.action),
+        service_error=put_at(totals.service_error, service_error, moved.action),
+    )
+
+
+def summarise(totals: Totals, system: SystemState) -> Summary:
+    """Averages for each lane, `system` being what it is after the last task counted."""
     sums, counts = jax.tree.map(jnp.add, totals.sums, totals.errors), totals.counts
     number = jnp.maximum(totals.num_tasks, 1).astype(jnp.float32)
+    # No work is lost: what was given to a processor it has done, or has still to do.
+    busy = totals.service + (totals.service_error + (totals.wait - system.wait))
     return Summary(
         num_tasks=totals.num_tasks,
         mean_completion=sums.completion / number,
@@ -153,7 +156,7 @@ def summarise(totals: Totals) -> Summary:
         oracle_agreement=counts.agreement.astype(jnp.float32) / number,
         mean_reward=sums.reward / number,
         load_imbalance=sums.imbalance / number,
-        utilisation=sums.busy / jnp.maximum(sums.elapsed, 1e-30),
+        utilisation=busy / jnp.maximum(sums.elapsed, 1e-30),
         elapsed=sums.elapsed,
-        queue_overflows=counts.overflow,
+        queue_overflows=system.overflow - totals.overflow,
     )

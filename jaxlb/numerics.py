@@ -3,6 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+_FEW = 8
+"""Of so many processors at most, all entries are read or rewritten sooner than one is picked."""
+
 
 def two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Add two floats and keep what rounding lost: `a + b == total + error` exactly (Knuth 1969)."""
@@ -62,6 +65,13 @@ def variance(x: jax.Array) -> jax.Array:
     return computed((x - x.mean(0)) ** 2).mean(0)
 
 
+def variance_grown(x: jax.Array, entry: jax.Array, growth: jax.Array) -> jax.Array:
+    """`variance(x)` once one of its entries has grown."""
+    share = 1.0 / x.shape[0]
+    more = growth * (growth * (1.0 - share) + 2.0 * (entry - x.mean(0))) * share
+    return jnp.maximum(variance(x) + more, 0.0)
+
+
 def processor_index(like: jax.Array) -> jax.Array:
     """The index of each processor, `[P, 1, ...]`, shaped to broadcast against `like` of shape `[P, ...]`."""
     return jnp.arange(like.shape[0], dtype=jnp.int32).reshape((-1,) + (1,) * (like.ndim - 1))
@@ -94,5 +104,44 @@ def first_smallest(cost: jax.Array, tiebreak: jax.Array | None = None) -> jax.Ar
 
 
 def at_processor(values: jax.Array, action: jax.Array) -> jax.Array:
-    """The entry of `values` `[P, ...]` that belongs to processor `action` `[...]`."""
-    return jnp.where(processor_index(values) == action, values, jnp.zeros((), values.dtype)).sum(0)
+    """The entry of `values` `[P, ...]` that belongs to processor `action` `[...]`.
+
+    Trailing axes of `values` that are 1 are the same for all lanes.
+    """
+    if len(values) <= _FEW:
+        entry = jnp.broadcast_to(values[0], action.shape)
+        for processor in range(1, len(values)):
+            entry = jnp.where(action == processor, values[processor], entry)
+        return entry
+    if values.shape[1:] != action.shape:
+        values = values.reshape(-1)
+    axes = tuple(range(values.ndim - 1))
+    numbers = jax.lax.GatherDimensionNumbers(
+        offset_dims=(),
+        collapsed_slice_dims=(0,),
+        start_index_map=(0,),
+        operand_batching_dims=tuple(axis + 1 for axis in axes),
+        start_indices_batching_dims=axes,
+    )
+    sizes = (1,) * values.ndim
+    return jax.lax.gather(values, action[..., None], numbers, sizes, mode="promise_in_bounds")
+
+
+def put_at(values: jax.Array, new: jax.Array, *index: jax.Array) -> jax.Array:
+    """`values` `[P, ...]` with the entry of processor `index` `[...]` set to `new` `[...]`.
+
+    With a second index, an entry of `[P, K, ...]`. XLA writes it in place, where a `where` would rewrite all
+    the others.
+    """
+    if len(index) == 1 and len(values) <= _FEW:
+        return jnp.where(processor_index(values) == index[0], new, values)
+    indexed, axes = tuple(range(len(index))), tuple(range(new.ndim))
+    numbers = jax.lax.ScatterDimensionNumbers(
+        update_window_dims=(),
+        inserted_window_dims=indexed,
+        scatter_dims_to_operand_dims=indexed,
+        operand_batching_dims=tuple(axis + len(index) for axis in axes),
+        scatter_indices_batching_dims=axes,
+    )
+    where = jnp.stack(index, axis=-1)
+    return jax.lax.scatter(values, where, new, numbers, unique_indices=True, mode="promise_in_bounds")

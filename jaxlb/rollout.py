@@ -94,29 +94,48 @@ def start_rollout(
       num_recent: how many completion times of each lane are kept.
     """
     lanes = (num_lanes,)
+    state = first_arrival(env, params, key, lanes)
     carry = Carry(
         index=jnp.int32(0),
-        state=first_arrival(env, params, key, lanes),
+        state=state,
         memory=_first_memory(scheduler, params, lanes),
         behaviour_memory=() if behaviour is None else _first_memory(behaviour, params, lanes),
-        totals=metrics.start(env.num_processors, params.class_probability.shape[0], num_lanes),
+        totals=metrics.start(state.system, params.class_probability.shape[0]),
         recent=jnp.zeros((num_recent, num_lanes), jnp.float32),
     )
     if checks.traced(carry):
+        return over_devices(carry, num_lanes)
+    devices = device_mesh(num_lanes)
+    if devices.size == 1:
         return carry
-    devices = some_devices(num_lanes)
-
-    def spread(leaf: Array) -> Array:
-        # Arrays of lanes have them last. What else ends in an axis of that length, by chance, is merely laid
-        # out differently.
-        axes = (None,) * (leaf.ndim - 1) + (DEVICES,) if leaf.ndim and leaf.shape[-1] == num_lanes else ()
-        return jax.device_put(leaf, NamedSharding(devices, PartitionSpec(*axes)))
-
-    return jax.tree.map(spread, carry) if devices.size > 1 else carry
+    layout = functools.partial(_layout, num_lanes=num_lanes)
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(devices, layout(leaf))), carry)
 
 
-def some_devices(count: int) -> Mesh:
+def _layout(leaf: Array, num_lanes: int) -> PartitionSpec:
+    """Of an array of lanes, which has them last: spread over devices. Others are whole in each.
+
+    What else ends in an axis of that length, by chance, is merely laid out differently.
+    """
+    lanes = leaf.ndim and leaf.shape[-1] == num_lanes
+    return PartitionSpec(*(None,) * (leaf.ndim - 1), DEVICES) if lanes else PartitionSpec()
+
+
+def over_devices(tree: Any, num_lanes: int) -> Any:
+    """Within a traced program: arrays of lanes over the devices of the mesh that is set, if one is.
+
+    `jax.set_mesh(device_mesh(num_lanes))` sets it.
+    """
+    if DEVICES not in jax.sharding.get_abstract_mesh().axis_names:
+        return tree
+    layout = functools.partial(_layout, num_lanes=num_lanes)
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, layout(leaf)), tree)
+
+
+def device_mesh(count: int) -> Mesh:
     """As many devices as divide `count`, in a row, the same number of every process.
+
+    Under `jax.set_mesh(device_mesh(num_lanes))` a trainer spreads its lanes over them.
 
     Raises:
       ValueError: several processes, and `count` is no multiple of their number.
@@ -130,8 +149,14 @@ def some_devices(count: int) -> Mesh:
 
 
 def at_hand(tree: Any) -> Any:
-    """Arrays as they are; where several processes hold parts of them, the whole of them in each."""
-    if jax.process_count() == 1 or checks.traced(tree):
+    """Arrays as they are; where several devices or processes hold parts of them, the whole in each.
+
+    So sums over lanes are taken in one order, however many devices there are.
+    """
+    if checks.traced(tree):
+        meshed = DEVICES in jax.sharding.get_abstract_mesh().axis_names
+        return jax.lax.with_sharding_constraint(tree, PartitionSpec()) if meshed else tree
+    if jax.process_count() == 1:
         return tree
     return multihost_utils.process_allgather(tree, tiled=True)
 
@@ -189,18 +214,12 @@ def continue_rollout(
 
         state, memory, seen, outcome, reward = ask(scheduler, variables, carry.memory, act_key)
         counts, sums = metrics.figures(
-            truth=seen.truth,
-            priority=before.task.priority,
-            num_classes=num_classes,
-            outcome=outcome,
-            reward=reward,
-            next_wait=state.system.wait,
-            gap=task.gap,
-            overflow=state.system.overflow - before.system.overflow,
+            seen.truth, before.task.priority, num_classes, outcome, reward, task.gap
         )
         behaviour_memory: Any = ()
+        moved = outcome
         if behaviour is not None:
-            state, behaviour_memory, _, _, _ = ask(
+            state, behaviour_memory, _, moved, _ = ask(
                 behaviour, behaviour_variables, carry.behaviour_memory, behaviour_key
             )
         recent = carry.recent
@@ -211,11 +230,20 @@ def continue_rollout(
             state=state.replace(workload=process),
             memory=memory,
             behaviour_memory=behaviour_memory,
-            totals=metrics.add(carry.totals, counts, sums, counted=carry.index >= warmup),
+            totals=metrics.add(carry.totals, counts, sums, moved),
             recent=recent,
         )
 
-    return jax.lax.fori_loop(0, num_tasks, body, carry)
+    end = carry.index + num_tasks
+    bounds = jnp.stack([jnp.clip(warmup, carry.index, end), end])
+
+    def part(which: Array, carry: Carry) -> Carry:
+        """The tasks of the warm-up, and those after it: counted from its end on."""
+        none = metrics.start(carry.state.system, num_classes)
+        totals = jax.tree.map(functools.partial(jnp.where, carry.index <= warmup), none, carry.totals)
+        return jax.lax.fori_loop(carry.index, bounds[which], body, carry.replace(totals=totals))
+
+    return jax.lax.fori_loop(0, 2, part, carry)
 
 
 def rollout(
@@ -255,7 +283,7 @@ def rollout(
     env.check(params)
     carry = start_rollout(env, params, scheduler, key, num_lanes)
     carry = continue_rollout(env, params, scheduler, variables, key, carry, warmup + num_tasks, warmup)
-    return at_hand(metrics.summarise(carry.totals))
+    return at_hand(metrics.summarise(carry.totals, carry.state.system))
 
 
 def replay(
@@ -282,8 +310,8 @@ def replay(
       What became of each task, leaves shaped like the tasks'.
 
     Raises:
-      ValueError: leaves of different or wrong shapes, no tasks, a gap, size or deadline that cannot be, or a
-        bad parameter.
+      ValueError: leaves of different or wrong shapes, no tasks, a gap, size, priority or deadline that cannot
+        be, or a bad parameter.
     """
     shape = np.shape(tasks.gap)
     if (
@@ -293,12 +321,12 @@ def replay(
     ):
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tasks)]
         raise ValueError(f"tasks have shapes {shapes}: must all be [T], or all [T, N], of at least one task")
+    env.check(params)
     if not checks.traced(tasks):
         checks.leaf("gap", tasks.gap, low=0)
         checks.leaf("size", tasks.size, above=0)
-        checks.leaf("priority", tasks.priority, low=0)
+        checks.leaf("priority", tasks.priority, low=0, high=np.shape(params.class_probability)[0] - 1)
         checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
-    env.check(params)
     floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
     tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats)
     return watch(env, params, scheduler, variables, tasks, key, _nothing, system)[0]
@@ -326,11 +354,13 @@ def watch(
     """
     lanes = tasks.gap.shape[1:]
     params = with_lane_axis(params, lanes)
+    spread = functools.partial(over_devices, num_lanes=tasks.gap.shape[-1] if lanes else 0)
     _, _, noise_key, act_key, _ = _keys(key)
     first = jax.tree.map(lambda leaf: leaf[0], tasks)
     # After the last task comes the first again, with nobody looking.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
     state = env.start(params, first, jax.random.fold_in(noise_key, 0), system)
+    start = state, scheduler.start(observe.as_told(params), lanes)
 
     def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, tuple[Outcome, Any]]:
         state, memory = carry
@@ -339,10 +369,7 @@ def watch(
         state, after, seen, outcome, _ = decide(
             env, params, scheduler, variables, state, memory, task, observe_key, key
         )
-        return (state, after), (outcome, look(memory, seen))
+        return spread((state, after)), (outcome, look(memory, seen))
 
     indices = jnp.arange(tasks.gap.shape[0], dtype=jnp.int32)
-    _, found = jax.lax.scan(
-        body, (state, scheduler.start(observe.as_told(params), lanes)), (indices, following)
-    )
-    return found
+    return at_hand(jax.lax.scan(body, spread(start), (indices, spread(following)))[1])

@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlb.env import Env
 from jaxlb.learn import TRAINERS, Trainer
-from jaxlb.rollout import DEVICES, some_devices
+from jaxlb.rollout import DEVICES, device_mesh
 from jaxlb.scenarios import make
 from jaxlb.types import EnvParams, Key, Scheduler
 from jaxlb.version import __version__
@@ -210,7 +210,7 @@ def keys(seeds: Sequence[int]) -> Key:
 
 def side_by_side(tree: Any, seeds: Sequence[int]) -> Any:
     """Leaves `[K, ...]` spread over as many local devices as divide the number of seeds."""
-    return jax.device_put(tree, NamedSharding(some_devices(len(seeds)), PartitionSpec(DEVICES)))
+    return jax.device_put(tree, NamedSharding(device_mesh(len(seeds)), PartitionSpec(DEVICES)))
 
 
 def load_all(run: Run) -> dict[int, tuple[Scheduler, Any]]:

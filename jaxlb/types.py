@@ -29,23 +29,22 @@ class Task(struct.PyTreeNode):
 
 
 class SystemState(struct.PyTreeNode):
-    """P first-come-first-served queues, seen from the last arrival. There is no clock in it.
+    """P first-come-first-served queues at one instant, `clock`.
 
-    `lag + due` says how long before the newest task of its queue each of the last K tasks departs. That does
-    not change with time, so nothing but `wait` moves when time passes; and a task is in the system exactly
-    while its lag is smaller than the wait (of a departed task it is only known to be no smaller). A new task
-    makes all lags of its queue grow by its service time. Rewriting all lanes' lags for that at every task
-    would cost more than all else, so `due` keeps it until it is the processor's turn, once in P tasks, to
-    have it added.
+    Times of the clock count from an origin that moves on every few tasks, so they stay small; but for the
+    clock, and what follows from it, a task changes nothing but its own processor's entries. A value and what
+    rounding has taken from it make a time of twice as many bits.
     """
 
-    wait: Array  # [P, ...] time until a task arriving now would start
-    wait_error: Array  # [P, ...] what rounding has taken from `wait`: their sum is the wait
-    lag: Array  # [P, K, ...] time by which a recent task departs before the newest of its queue, less `due`
-    due: Array  # [P, ...] time still to be added to all lags of a queue
-    turn: Array  # [] int32, of all lanes: the processor whose lags are next to have it added
-    slot: Array  # [P, ...] int32, the place in `lag` that the next task takes
+    clock: Array  # [...] time
+    clock_error: Array  # [...]
+    free: Array  # [P, ...] time at which a processor has done, or had done, all that it was given
+    free_error: Array  # [P, ...]
+    departure: Array  # [P, K, ...] times at which the last K tasks of each queue depart, in a ring
+    slot: Array  # [P, ...] int32, the place in `departure` that the next task takes
     overflow: Array  # [P, ...] int32, tasks that found all K places taken: the length then reads too short
+    age: Array  # [] int32, tasks since the origin moved; the same for all lanes
+    wait: Array  # [P, ...] time from the clock until a task arriving now would start
 
 
 class Report(struct.PyTreeNode):

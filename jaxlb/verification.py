@@ -643,9 +643,12 @@ def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
     # From here on in float64, given the same choices.
     few = 64
     tasks = workload.sample(task_key, with_lane_axis(params, (few,)), 10_000, (few,))
-    found = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[..., :few]), carry.state.system)
+    found = jax.tree.map(
+        lambda leaf: jnp.asarray(np.asarray(leaf)[..., :few] if leaf.ndim else leaf), carry.state.system
+    )
     outcome = replay(env, params, rule, (), tasks, task_key, system=found)
-    wait = np.float64(found.wait) + np.float64(found.wait_error)
+    free, clock = np.float64(found.free) + np.float64(found.free_error), np.float64(found.clock)
+    wait = np.maximum(free - (clock + np.float64(found.clock_error)), 0.0)
     worst = 0.0
     for gap, size, action, completion in zip(
         *(np.asarray(leaf) for leaf in (tasks.gap, tasks.size, outcome.action, outcome.completion)),

@@ -1,6 +1,7 @@
 """What is measured, and how it is judged; no test looks at how fast anything is."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -71,14 +72,36 @@ def test_lwr_that_observes_chooses_as_lwr(key):
 
 def test_a_peer_that_is_not_here_is_skipped_with_a_reason(tmp_path, capsys):
     settings = Settings(tmp_path, rounds=1, steps=1, lanes=(2,), threads=1)
-    (row,) = bench.measure(settings, ("soa",))
+    (row,), _ = bench.measure(settings, ("soa",))
     assert row.value is None
     assert "dispatch_soa.c is not here" in row.detail
     with pytest.raises(ValueError, match="nothing like it"):
         bench.measure(settings, ("nothing like it",))
-    Bench(reference=tmp_path, only=("soa", "memory"), json=True).run()
+    Bench(reference=tmp_path, only=("soa", "memory"), json=True, out=tmp_path / "out").run()
+    assert (tmp_path / "out" / "bench.json").exists()
     printed = json.loads(capsys.readouterr().out)
     skipped, memory = printed["rows"]
     assert skipped["value"] is None
     assert memory["value"] <= 384
     assert printed["machine"]["jaxlb"] == jaxlb.__version__
+
+
+def test_a_sweep_has_a_rate_for_every_value(monkeypatch):
+    seen = []
+
+    def rolling(env, params, rule, variables, lanes, steps):
+        seen.append((env.num_processors, lanes, steps))
+        return lambda: float(lanes * env.num_processors)
+
+    monkeypatch.setattr(bench, "rolling", rolling)
+    settings = Settings(Path(), rounds=1, steps=1024, lanes=(2,), threads=1)
+    lanes = bench.sweep(settings, "lanes")
+    assert (lanes.values[0], lanes.values[-1]) == (1, 65_536)
+    assert lanes.rates == {
+        name: [4.0 * value for value in lanes.values] for name in ("random", "LWR, observing", "DQN, 64-64")
+    }
+    processors = bench.sweep(settings, "processors")
+    assert processors.values == [1, 4, 16, 64, 256, 1024]
+    assert processors.rates["random"] == [256.0 * value for value in processors.values]
+    bench.sweep(settings, "tasks")
+    assert seen[-1] == (4, 256, 65_536)

@@ -47,11 +47,10 @@ def test_what_is_not_random_is_compared_as_it_is():
 
 def served_lifo(state, speed, size, action):
     """The newest task goes before all that wait; only the one in service is finished first."""
-    busy = state.wait > 0
-    waiting = jnp.where(busy[:, None], state.lag + state.due[:, None], jnp.inf)
-    in_service = jnp.where(
-        busy, state.wait - waiting.max(1, where=waiting < state.wait[:, None], initial=0.0), 0
-    )
+    remaining = (state.departure - state.clock) + (state.free_error - state.clock_error)[:, None]
+    # Of the tasks still there, the one in service is the first to depart.
+    in_service = remaining.min(1, where=remaining > 0, initial=jnp.inf)
+    in_service = jnp.where(state.wait > 0, in_service, 0.0)
     after, _, service = RIGHT.assign(state, speed, size, action)
     return after, at_processor(in_service, jnp.asarray(action)), service
 

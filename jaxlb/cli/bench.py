@@ -13,8 +13,8 @@ import jax
 from rich.table import Table
 
 from jaxlb import bench, checks
-from jaxlb.bench import Row, Settings
-from jaxlb.cli.common import console, dumps, progress
+from jaxlb.bench import Row, Settings, Sweep
+from jaxlb.cli.common import console, dumps, progress, writable
 from jaxlb.version import __version__
 
 
@@ -27,29 +27,40 @@ class Bench:
     rounds: int = 7
     """Alternating runs of each pair."""
     only: tuple[str, ...] = ()
-    """Rows to measure, by part of a name: dispatch, CartPole, SimPy, network, compilation, import, memory."""
+    """What to measure, by part of a name: dispatch, CartPole, SimPy, network, compilation, import, memory;
+    lanes, processors, tasks (throughput over numbers of them)."""
     quick: bool = False
     """Shorter runs and few numbers of lanes: to see that it works."""
     out: Path | None = None
-    """File for the figures, as JSON."""
+    """Folder for bench.json and, of throughput over lanes, processors and tasks, bench.png."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
     def run(self) -> None:
         """Measure, print, write."""
         checks.at_least("rounds", self.rounds, 1)
+        if self.out is not None:
+            writable(self.out)
         threads = os.cpu_count() or 1
         lanes = (512, 2048) if self.quick else (256, 512, 1024, 2048, 4096, 8192, 16384)
         settings = Settings(self.reference, self.rounds, 64 if self.quick else 1024, lanes, threads)
         with progress() as advance:
-            rows = bench.measure(settings, self.only, advance)
-        result = {"machine": _machine(threads), "rows": [dataclasses.asdict(row) for row in rows]}
+            rows, sweeps = bench.measure(settings, self.only, advance)
+        result = {
+            "machine": _machine(threads),
+            "rows": [dataclasses.asdict(row) for row in rows],
+            "sweeps": [dataclasses.asdict(sweep) for sweep in sweeps],
+        }
         if self.json:
             sys.stdout.write(dumps(result))
         else:
-            _print(rows, result["machine"])
+            _print(rows, sweeps, result["machine"])
         if self.out is not None:
-            self.out.write_text(dumps(result), encoding="utf-8")
+            (self.out / "bench.json").write_text(dumps(result), encoding="utf-8")
+            if sweeps:
+                from jaxlb.report import plots
+
+                plots.throughput(sweeps).savefig(self.out / "bench.png")
             print(f"wrote {self.out}", file=sys.stderr)
 
 
@@ -71,7 +82,7 @@ def _machine(threads: int) -> dict[str, Any]:
     }
 
 
-def _print(rows: list[Row], machine: dict[str, Any]) -> None:
+def _print(rows: list[Row], sweeps: list[Sweep], machine: dict[str, Any]) -> None:
     table = Table(title=", ".join(f"{name} {value}" for name, value in machine.items()), title_justify="left")
     table.add_column("figure")
     for heading in ("value", "rounds", "bound", "aim"):
@@ -87,4 +98,13 @@ def _print(rows: list[Row], machine: dict[str, Any]) -> None:
         verdict = "[green]holds" if row.holds else "[red]missed"
         bounds = f"{sign} {row.bound:g}", f"{row.aim:g}"
         table.add_row(row.name, f"{row.value:.3g}", spread, *bounds, verdict, row.detail)
-    console().print(table)
+    if rows:
+        console().print(table)
+    for sweep in sweeps:
+        title = f"Million tasks per second over {sweep.over}, {sweep.detail}"
+        table = Table(sweep.over, title=title, title_justify="left")
+        for name in sweep.rates:
+            table.add_column(name, justify="right")
+        for value, *rates in zip(sweep.values, *sweep.rates.values(), strict=True):
+            table.add_row(f"{value:,}", *(f"{rate / 1e6:.3g}" for rate in rates))
+        console().print(table)

@@ -32,7 +32,7 @@ from jaxlb.learn.schedules import Kind, schedule
 from jaxlb.learn.trainer import Trainer, TrainResult, train
 from jaxlb.numerics import at_processor
 from jaxlb.rewards import Weights
-from jaxlb.rollout import decide, first_arrival, rollout
+from jaxlb.rollout import at_hand, decide, first_arrival, over_devices, rollout
 from jaxlb.schedulers import forecasts, learned, scheduler
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
 from jaxlb.schedulers.learned import Features, Moments, Network, Recurrent, Variables
@@ -191,8 +191,8 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
     )
     return DQNState(
         iteration=jnp.int32(0),
-        env=state,
-        tracked=tracked,
+        env=over_devices(state, config.num_lanes),
+        tracked=over_devices(tracked, config.num_lanes),
         memory=replay.start(row, config.memory_rows, config.priority_exponent is not None),
         variables=variables,
         target=variables.network,
@@ -302,35 +302,34 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     after = jax.tree.map(lambda new, old: jnp.where(ended, new, old) if old.ndim else old, empty, after)
 
     _, seen, forecast = c.forecaster.look(state.tracked, observation)
-    x = learned.features(seen, forecast, learned.objective(variables.weights))
     truth = seen.truth
     deadline = before.task.deadline / mean_service(params, lanes)
     true_rewards = rewards.of_each_choice(
         variables.weights, truth.wait, truth.size, seen.priority, deadline, truth.speed
     )
     objective = at_processor(true_rewards, outcome.action)
+    figures = {
+        "objective": objective,
+        "reward": reward,
+        "completion": outcome.completion,
+        "violation": outcome.violation.astype(jnp.float32),
+        "agreement": metrics.agreement(observation.truth, outcome.completion).astype(jnp.float32),
+    }
     row = Step(
-        features=x,
+        features=learned.features(seen, forecast, learned.objective(variables.weights)),
         known=learned.known_rewards(seen, forecast, variables.weights),
         action=outcome.action,
         reward=objective - rewards.alone(variables.weights, truth.size, seen.speed),
         ended=ended,
     )
-    figures = {
-        "objective": objective.mean(),
-        "reward": reward.mean(),
-        "completion": outcome.completion.mean(),
-        "violation": outcome.violation.mean(dtype=jnp.float32),
-        "agreement": metrics.agreement(observation.truth, outcome.completion).mean(),
-        "exploration": exploration,
-    }
+    row, figures = at_hand((row, figures))
     rate = jnp.maximum(1.0 / (1.0 + state.iteration.astype(jnp.float32)), MOMENTS_RATE)
     return state.replace(
-        env=after,
-        tracked=tracked,
+        env=over_devices(after, c.num_lanes),
+        tracked=over_devices(tracked, c.num_lanes),
         memory=replay.add(state.memory, row),
-        variables=variables.replace(moments=_update_moments(variables.moments, x, rate)),
-    ), figures
+        variables=variables.replace(moments=_update_moments(variables.moments, row.features, rate)),
+    ), {name: figure.mean() for name, figure in figures.items()} | {"exploration": exploration}
 
 
 def _update_moments(moments: Moments, x: Features, rate: Array) -> Moments:

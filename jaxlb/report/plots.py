@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter
 
 from jaxlb import workload
+from jaxlb.bench import Sweep
 from jaxlb.comparison import Comparison, Entry, Row, bin_edges, pair
 from jaxlb.env import Env
 from jaxlb.rollout import replay
@@ -531,6 +532,28 @@ def over_time(times: np.ndarray, lines: Mapping[str, np.ndarray], change: float,
         axes.set(xlabel="tasks", ylabel=ylabel)
         axes.set_ylim(bottom=0.0)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+        return figure
+
+
+def throughput(sweeps: Sequence[Sweep]) -> Figure:
+    """Tasks per second over lanes, processors or tasks; and what a task costs for each processor."""
+    with plt.rc_context(_STYLE):
+        per_processor = [sweep for sweep in sweeps if sweep.over == "processors"]
+        figure, panels = _panels(len(sweeps) + len(per_processor), sharey=False)
+        for panel, sweep in zip(panels, sweeps, strict=False):
+            for index, (name, rates) in enumerate(sweep.rates.items()):
+                panel.plot(sweep.values, np.array(rates) / 1e6, marker="o", ms=4, label=name, **_looks(index))
+            panel.set(xlabel=sweep.over, ylabel="million tasks per second", title=sweep.detail)
+        for panel, sweep in zip(panels[len(sweeps) :], per_processor, strict=True):
+            for index, (name, rates) in enumerate(sweep.rates.items()):
+                cost = 1e9 / (np.array(rates) * sweep.values)
+                panel.plot(sweep.values, cost, marker="o", ms=4, label=name, **_looks(index))
+            panel.set(xlabel="processors", ylabel="ns per task and processor", title=sweep.detail)
+        for panel in panels:
+            panel.set(xscale="log", yscale="log")
+            for axis in (panel.xaxis, panel.yaxis):
+                _plain_log(axis)
+            panel.legend(fontsize=8)
         return figure
 
 
