@@ -1,12 +1,13 @@
 """The command line: the only place that parses arguments, prints, or writes files."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import sys
 import warnings
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -76,6 +77,32 @@ def _parse() -> Compare | Train | Evaluate | Verify | Bench | Scenarios | Schedu
         raise ValueError(" ".join(word for word in words[1:] if word)) from None
 
 
+def _join() -> bool:
+    """Join the processes that the environment names; whether this one is to be heard.
+
+    Slurm and Open MPI tell their number and place; without them JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    """
+    if "JAX_COORDINATOR_ADDRESS" not in os.environ:
+        return True
+    names = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    try:
+        count, place = (int(os.environ[name]) if name in os.environ else None for name in names)
+    except ValueError:
+        raise ValueError(f"{' and '.join(names)} must be whole numbers") from None
+    # Gloo writes to standard output, which is for results.
+    results = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = os.fdopen(results, "w", encoding="utf-8")
+    jax.distributed.initialize(num_processes=count, process_id=place)
+    return jax.process_index() == 0
+
+
+def _run_unheard(command: Any) -> None:
+    """Do a process's share of the work; the first one prints and writes."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        (dataclasses.replace(command, out=None) if hasattr(command, "out") else command).run()
+
+
 def main() -> None:
     """Entry point; exits with 0, or with 2 and one line on standard error if the input is bad."""
     # One XLA device for each core: lanes run side by side instead of waiting for each other at every step.
@@ -84,7 +111,11 @@ def main() -> None:
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_prefer_vector_width=512")
     warnings.showwarning = lambda message, *_, **__: print(f"jaxlb: warning: {message}", file=sys.stderr)
     try:
-        _parse().run()
+        command = _parse()
+        if _join():
+            command.run()
+        else:
+            _run_unheard(command)
     except ValueError as error:
         print(f"jaxlb: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -1,5 +1,6 @@
 """jaxlb train: a scheduler into a run folder, and on from there if it is stopped."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -18,6 +19,7 @@ from rich.table import Table
 from jaxlb import checks, runs
 from jaxlb.cli.common import Where, console, overrides, progress, writable
 from jaxlb.learn import TRAINERS
+from jaxlb.rollout import device_mesh
 from jaxlb.runs import Record, Run
 
 
@@ -36,6 +38,8 @@ class Train(Where):
     """Trainings side by side, with as many seeds that follow each other."""
     out: Path | None = None
     """Run folder; if not given, runs/METHOD-SCENARIO."""
+    spread_lanes: bool = False
+    """Spread the lanes of each training over all devices, not the trainings; worth it with many lanes."""
     resume: bool = False
     """Go on with the run in the folder, as it was started."""
     overwrite: bool = False
@@ -49,6 +53,11 @@ class Train(Where):
         checks.at_least("seeds", self.seeds, 1)
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite: give one of them")
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"jaxlb train runs in one process, not in {jax.process_count()}: "
+                "under jax.set_mesh, train_dqn and its like run in several (docs/scaling.md)"
+            )
         if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
             raise ValueError("--tensorboard needs tensorboardX: pip install 'jaxlb[tensorboard]'")
         out = Path("runs", f"{self.method}-{self.scenario}") if self.out is None else self.out
@@ -60,7 +69,7 @@ class Train(Where):
         else:
             run = runs.create(out, record, self.overwrite)
         try:
-            _train(run, self.tensorboard)
+            _train(run, self.tensorboard, self.spread_lanes)
         except KeyboardInterrupt:
             again = f"jaxlb train {self.method} --out {out} --resume"
             print(f"\nstopped at iteration {run.iteration():,}; {again} goes on from there", file=sys.stderr)
@@ -117,20 +126,22 @@ def _must_agree(asked: Record, default: Record, started: Record) -> None:
             )
 
 
-def _train(run: Run, tensorboard: bool) -> None:
+def _train(run: Run, tensorboard: bool, spread_lanes: bool) -> None:
     """From the last checkpoint, or from nothing, to the end."""
     record, trainer = run.record, run.record.trainer()
     env, params = record.environment()
     config = trainer.configure(**record.settings)
-    keys, total = runs.side_by_side(runs.keys(record.seeds), record.seeds), config.num_iterations
+    keys, total = runs.keys(record.seeds), config.num_iterations
     start = functools.partial(runs.start, trainer, env, params, config, record.seeds)
     done = run.iteration()
     run.forget_after(done)
     if done == total:
         return
-    with progress() as show:
+    mesh = jax.set_mesh(device_mesh(config.num_lanes)) if spread_lanes else contextlib.nullcontext()
+    with progress() as show, mesh:
         state = run.restore(state=jax.eval_shape(start))["state"] if done else jax.jit(start)()
-        state = runs.side_by_side(state, record.seeds)
+        if not spread_lanes:
+            keys, state = runs.side_by_side((keys, state), record.seeds)
         advance = jax.jit(jax.vmap(functools.partial(trainer.advance, env, params, config)))
         advance = advance.lower(keys, state).compile()
         while done < total:
