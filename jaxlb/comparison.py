@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import stdtrit
 
 from jaxlb import checks, metrics
 from jaxlb.env import Env
@@ -248,6 +247,9 @@ def mean_interval(lanes: np.ndarray) -> tuple[float, Interval]:
     mean, count = float(lanes.mean()), len(lanes)
     if count < 2:
         return mean, None
+    # A tenth of a second of imports that a simulation does not need.
+    from scipy.special import stdtrit
+
     half = float(stdtrit(count - 1, 0.975) * lanes.std(ddof=1) / np.sqrt(count))
     return mean, (mean - half, mean + half)
 

@@ -101,7 +101,7 @@ class Env:
           The flat observation `[F]` and the state.
         """
         params = self.default_params if params is None else params
-        workload_key, task_key, noise_key, observe_key = jax.random.split(key, 4)
+        workload_key, task_key, noise_key, observe_key = workload.split(key, 4)
         process = workload.start(workload_key, params)
         task, process = workload.draw(task_key, params, process)
         state = self.start(params, task, noise_key).replace(workload=process)
@@ -123,17 +123,15 @@ class Env:
           info: `final_observation`, the one before the reset, and the assigned task's `outcome`.
         """
         params = self.default_params if params is None else params
-        task_key, noise_key, observe_key, reset_key = jax.random.split(key, 4)
+        task_key, noise_key, observe_key, reset_key = workload.split(key, 4)
         task, process = workload.draw(task_key, params, state.workload)
         stepped, outcome, reward = self.transition(state, action, task, params, noise_key)
         stepped = stepped.replace(workload=process)
-        final = self._flat(stepped, params, observe_key)
         truncated = stepped.steps >= params.max_steps_in_episode
-        observation, state = jax.tree.map(
-            lambda fresh, old: jnp.where(truncated, fresh, old),
-            self.reset(reset_key, params),
-            (final, stepped),
-        )
+        _, fresh = self.reset(reset_key, params)
+        state = jax.tree.map(lambda fresh, old: jnp.where(truncated, fresh, old), fresh, stepped)
+        observation = self._flat(state, params, observe_key)
+        final = self._flat(stepped, params, observe_key)
         terminated = jnp.zeros((), bool)
         info = {"final_observation": final, "outcome": outcome}
         return observation, state, reward, terminated, truncated, info

@@ -330,3 +330,16 @@ def test_optimal_is_for_two_processors(key):
     env, params = jaxlb.make("stable")
     with pytest.raises(ValueError, match="num_processors = 4: must be 2 for scheduler 'optimal'"):
         jaxlb.rollout(env, params, jaxlb.scheduler("optimal"), (), key, 4, 4)
+
+
+@pytest.mark.parametrize("name", sorted(set(jaxlb.schedulers()) - {"optimal"}))
+def test_a_rollout_calls_nothing_on_the_host(name):
+    env, params = jaxlb.make("stale", measure_noise=0.1)
+    rule, key = jaxlb.scheduler(name), jax.random.key(0)
+
+    def summary(params, key):
+        return jaxlb.rollout(env, params, rule, (), key, num_lanes=4, num_tasks=3)
+
+    program = str(jax.make_jaxpr(summary)(params, key))
+    assert "while" in program
+    assert "callback" not in program

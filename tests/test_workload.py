@@ -196,6 +196,17 @@ def test_random_words_are_those_of_the_split_keys(implementation, lanes):
             np.testing.assert_array_equal(word, half.reshape(lanes))
 
 
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
+def test_keys_split_as_jax_splits_them(implementation):
+    key = jax.random.key(7, impl=implementation)
+    for ours, theirs in zip(workload.split(key, 4), jax.random.split(key, 4), strict=True):
+        assert ours == theirs
+    many = jax.random.split(key, 5)
+    together = jax.jit(jax.vmap(lambda key: jnp.stack(workload.split(key, 3))))(many)
+    for row, one in zip(together, many, strict=True):
+        assert (row == jax.random.split(one, 3)).all()
+
+
 def test_random_words_are_uniform_and_independent(key):
     first, second = (np.asarray(word, np.uint32) for word in workload.random_words(key, (2**18,)))
     for word in (first, second, first ^ second, first ^ np.roll(second, 1)):

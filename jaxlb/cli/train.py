@@ -142,7 +142,9 @@ def _train(run: Run, tensorboard: bool, spread_lanes: bool) -> None:
         state = run.restore(state=jax.eval_shape(start))["state"] if done else jax.jit(start)()
         if not spread_lanes:
             keys, state = runs.side_by_side((keys, state), record.seeds)
-        advance = jax.jit(jax.vmap(functools.partial(trainer.advance, env, params, config)))
+        advance = functools.partial(trainer.advance, env, params, config)
+        # The state that goes in is not needed again, and what it remembers is the largest thing there is.
+        advance = jax.jit(jax.vmap(advance), donate_argnums=1)
         advance = advance.lower(keys, state).compile()
         while done < total:
             began = time.perf_counter()

@@ -26,7 +26,10 @@ class _Perceptron(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Array:
-        h = jnp.concatenate([x.task, x.processor.reshape(*x.task.shape[:-1], -1)], -1)
+        # Features first, as in `learned.standardise`.
+        task, processor = jnp.moveaxis(x.task, -1, 0), jnp.moveaxis(x.processor, (-2, -1), (0, 1))
+        h = jnp.concatenate([task, processor.reshape(-1, *task.shape[1:])])
+        h = jnp.moveaxis(h, 0, -1)
         for width in self.widths:
             h = nn.relu(nn.Dense(width)(h))
         value = nn.Dense(x.processor.shape[-2])(h)

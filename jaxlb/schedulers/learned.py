@@ -111,8 +111,8 @@ def features(observation: Observation, forecast: Array, told: Sequence[Scalar] =
     task = [feature(observation) for feature in TASK_FEATURES.values()] + list(told)
     processor = [feature(observation, forecast) for feature in PROCESSOR_FEATURES.values()]
     return Features(
-        task=jnp.stack([jnp.broadcast_to(x, lanes) for x in task], -1),
-        processor=jnp.moveaxis(jnp.stack(processor, -1), 0, -2),
+        task=jnp.moveaxis(jnp.stack([jnp.broadcast_to(x, lanes) for x in task]), 0, -1),
+        processor=jnp.moveaxis(jnp.stack(processor), (0, 1), (-1, -2)),
     )
 
 
@@ -126,9 +126,16 @@ def objective(weights: Weights) -> list[Array]:
 
 def standardise(moments: Moments, x: Features) -> Features:
     """Features with mean 0 and variance 1; what never varies becomes 0."""
-    return jax.tree.map(
-        lambda x, mean, variance: (x - mean) / jnp.sqrt(variance + 1e-4), x, moments.mean, moments.variance
-    )
+
+    def of(x: Array, mean: Array, variance: Array) -> Array:
+        # Feature by feature: XLA computes each in a loop over lanes, where a loop over features would pick
+        # its formula anew for every number.
+        mean, deviation = (
+            leaf.reshape(-1, *(1,) * (x.ndim - 1)) for leaf in (mean, jnp.sqrt(variance + 1e-4))
+        )
+        return jnp.moveaxis((jnp.moveaxis(x, -1, 0) - mean) / deviation, 0, -1)
+
+    return jax.tree.map(of, x, moments.mean, moments.variance)
 
 
 def known_rewards(observation: Observation, forecast: Array, weights: Weights) -> Array:

@@ -23,6 +23,7 @@ __all__ = [
     "read_trace",
     "sample",
     "sizes",
+    "split",
     "start",
 ]
 
@@ -38,6 +39,15 @@ def deadline(params: EnvParams, size: Array, priority: Array) -> Array:
     for index in range(1, params.class_slack.shape[0]):
         slack = jnp.where(priority == index, params.class_slack[index], slack)
     return slack * size / params.speed.mean(0) + params.deadline_constant
+
+
+def split(key: Key, count: int) -> tuple[Key, ...]:
+    """The keys of `jax.random.split`, each computed only if it is used, and under `vmap` in one loop."""
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        return tuple(jax.random.split(key, count))
+    high, low = jax.random.key_data(key)
+    halves = (_threefry(high, low, jnp.uint32(0), jnp.uint32(index)) for index in range(count))
+    return tuple(jax.random.wrap_key_data(jnp.stack(pair), impl="threefry2x32") for pair in halves)
 
 
 def random_words(key: Key, lanes: Lanes) -> tuple[Array, Array]:
