@@ -539,7 +539,11 @@ def throughput(sweeps: Sequence[Sweep]) -> Figure:
     """Tasks per second over lanes, processors or tasks; and what a task costs for each processor."""
     with plt.rc_context(_STYLE):
         per_processor = [sweep for sweep in sweeps if sweep.over == "processors"]
-        figure, panels = _panels(len(sweeps) + len(per_processor), sharey=False)
+        count = len(sweeps) + len(per_processor)
+        figure, grid = plt.subplots(
+            1, count, figsize=(3.4 * count + 0.8, 2.9), squeeze=False, layout="constrained"
+        )
+        panels = list(grid.flat)
         for panel, sweep in zip(panels, sweeps, strict=False):
             for index, (name, rates) in enumerate(sweep.rates.items()):
                 panel.plot(sweep.values, np.array(rates) / 1e6, marker="o", ms=4, label=name, **_looks(index))
