@@ -31,6 +31,7 @@ from rich.table import Table
 
 import jaxlb
 from jaxlb import runs
+from jaxlb.rollout import side_by_side
 
 WIDTHS = (128, 128)
 SEEDS = 8
@@ -278,7 +279,7 @@ def seeds_duel(rounds: int) -> dict[str, Any]:
     """Seeds vmapped and spread over the devices, against one after the other."""
     settings = config(memory_rows=512, num_iterations=250)
     tasks = settings.num_iterations * settings.num_lanes
-    keys = runs.side_by_side(runs.keys(range(SEEDS)), range(SEEDS))
+    keys = side_by_side(runs.keys(range(SEEDS)), SEEDS)
     train = jax.vmap(lambda key: jaxlb.train_dqn(ENV, PARAMS, settings, key))
     together = compiled(
         f"{SEEDS} seeds vmapped, devices: {len(keys.sharding.device_set)}", SEEDS * tasks, train, keys

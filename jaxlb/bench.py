@@ -20,11 +20,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlb.env import Env, flatten
 from jaxlb.learn import networks
-from jaxlb.rollout import DEVICES, continue_rollout, device_mesh, start_rollout
+from jaxlb.rollout import continue_rollout, side_by_side, start_rollout
 from jaxlb.scenarios import make, scenarios
 from jaxlb.schedulers import learned, scheduler, schedulers
 from jaxlb.types import Array, EnvParams, Observation, Scheduler
@@ -107,11 +106,6 @@ def fastest(make_program: Callable[[int], Program], choices: Iterable[int]) -> t
     return best[1], best[2]
 
 
-def spread(tree: Any, lanes: int) -> Any:
-    """Leaves `[lanes, ...]` over the devices; keys and all."""
-    return jax.device_put(tree, NamedSharding(device_mesh(lanes), PartitionSpec(DEVICES)))
-
-
 def observing_lwr() -> Scheduler:
     """LWR that looks at every number of the observation, as a learned scheduler would."""
     lwr = scheduler("lwr")
@@ -162,7 +156,7 @@ def stepping(env: Any, params: Any, lanes: int, steps: int) -> Program:
 
     key = jax.random.key(0)
     _, state = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(key, lanes), params)
-    state, total = spread((state, jnp.zeros(lanes)), lanes)
+    state, total = side_by_side((state, jnp.zeros(lanes)), lanes)
 
     def run() -> float:
         began = time.perf_counter()
@@ -241,7 +235,7 @@ def products(widths: tuple[int, ...], lanes: int, steps: int) -> Program:
     keys = jax.random.split(jax.random.key(0), len(widths))
     shapes = zip(keys, widths[:-1], widths[1:], strict=False)
     weights = [0.1 * jax.random.normal(key, (rows, columns)) for key, rows, columns in shapes]
-    x = spread(jax.random.normal(keys[-1], (lanes, widths[0])), lanes)
+    x = side_by_side(jax.random.normal(keys[-1], (lanes, widths[0])), lanes)
 
     @jax.jit
     def advance(x: Array) -> Array:

@@ -148,6 +148,11 @@ def device_mesh(count: int) -> Mesh:
     return jax.make_mesh((len(devices),), (DEVICES,), (AxisType.Auto,), devices=devices)
 
 
+def side_by_side(tree: Any, count: int) -> Any:
+    """Leaves `[count, ...]`, keys and all, spread over as many devices as divide the count."""
+    return jax.device_put(tree, NamedSharding(device_mesh(count), PartitionSpec(DEVICES)))
+
+
 def at_hand(tree: Any) -> Any:
     """Arrays as they are; where several devices or processes hold parts of them, the whole in each.
 

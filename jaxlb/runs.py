@@ -19,11 +19,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlb.env import Env
 from jaxlb.learn import TRAINERS, Trainer
-from jaxlb.rollout import DEVICES, device_mesh
 from jaxlb.scenarios import make
 from jaxlb.types import EnvParams, Key, Scheduler
 from jaxlb.version import __version__
@@ -206,11 +204,6 @@ def start(trainer: Trainer, env: Env, params: EnvParams, config: Any, seeds: Seq
 def keys(seeds: Sequence[int]) -> Key:
     """A key for each seed, `[K]`."""
     return jnp.stack([jax.random.key(seed) for seed in seeds])
-
-
-def side_by_side(tree: Any, seeds: Sequence[int]) -> Any:
-    """Leaves `[K, ...]` spread over as many local devices as divide the number of seeds."""
-    return jax.device_put(tree, NamedSharding(device_mesh(len(seeds)), PartitionSpec(DEVICES)))
 
 
 def load_all(run: Run) -> dict[int, tuple[Scheduler, Any]]:

@@ -19,7 +19,7 @@ from rich.table import Table
 from jaxlb import checks, runs
 from jaxlb.cli.common import Where, console, overrides, progress, writable
 from jaxlb.learn import TRAINERS
-from jaxlb.rollout import device_mesh
+from jaxlb.rollout import device_mesh, side_by_side
 from jaxlb.runs import Record, Run
 
 
@@ -141,7 +141,7 @@ def _train(run: Run, tensorboard: bool, spread_lanes: bool) -> None:
     with progress() as show, mesh:
         state = run.restore(state=jax.eval_shape(start))["state"] if done else jax.jit(start)()
         if not spread_lanes:
-            keys, state = runs.side_by_side((keys, state), record.seeds)
+            keys, state = side_by_side((keys, state), len(record.seeds))
         advance = functools.partial(trainer.advance, env, params, config)
         # The state that goes in is not needed again, and what it remembers is the largest thing there is.
         advance = jax.jit(jax.vmap(advance), donate_argnums=1)
