@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import checks, observe, rewards, spaces, system, workload
-from jaxlb.numerics import at_processor, variance_grown
+from jaxlb.numerics import at_processor, stored, variance_grown
 from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, SystemState, Task
 
 Reward = Literal["weighted", "holding-cost"]
@@ -123,13 +123,22 @@ class Env:
           info: `final_observation`, the one before the reset, and the assigned task's `outcome`.
         """
         params = self.default_params if params is None else params
-        task_key, noise_key, observe_key, reset_key = workload.split(key, 4)
+        task_key, noise_key, observe_key, _ = workload.split(key, 4)
         task, process = workload.draw(task_key, params, state.workload)
         stepped, outcome, reward = self.transition(state, action, task, params, noise_key)
         stepped = stepped.replace(workload=process)
         truncated = stepped.steps >= params.max_steps_in_episode
-        _, fresh = self.reset(reset_key, params)
-        state = jax.tree.map(lambda fresh, old: jnp.where(truncated, fresh, old), fresh, stepped)
+
+        def restart(_: Array, carry: tuple[EnvState, Key]) -> tuple[EnvState, Key]:
+            old, key = carry
+            reset_key = workload.split(key, 4)[-1]
+            fresh = self.reset(reset_key, params)[1]
+            # Under `vmap` all lanes count time from a new origin at the same task, whenever they began.
+            return fresh.replace(system=fresh.system.replace(age=old.system.age)), reset_key
+
+        # A loop of one turn or none: a step in which no lane ends does not pay for a reset. The key changes
+        # in it, so that XLA does not draw the fresh state beforehand.
+        state, _ = jax.lax.fori_loop(0, truncated.astype(jnp.int32), restart, (stepped, key))
         observation = self._flat(state, params, observe_key)
         final = self._flat(stepped, params, observe_key)
         terminated = jnp.zeros((), bool)
@@ -181,10 +190,10 @@ class Env:
           The state at the next decision, the assigned task's outcome, the reward `[...]`.
         """
         task = state.task
-        action = jnp.clip(jnp.asarray(action, jnp.int32), 0, self.num_processors - 1)
+        action = stored(jnp.clip(jnp.asarray(action, jnp.int32), 0, self.num_processors - 1))
         assigned, wait, service = system.assign(state.system, params.speed, task.size, action)
         monitor = observe.record(state.monitor, action, self._seen(task, params).size)
-        completion = wait + service
+        completion = stored(wait + service)
         outcome = Outcome(
             action=action,
             wait=wait,

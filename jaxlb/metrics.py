@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxlb.numerics import at_processor, computed, kahan_add, processor_index, put_at, variance
+from jaxlb.numerics import at_processor, kahan_add, least, processor_index, put_at, stored, variance
 from jaxlb.types import Array, Outcome, SystemState, Truth
 
 
@@ -96,7 +96,7 @@ def figures(
 
 def agreement(truth: Truth, completion: Array) -> Array:
     """Whether a choice cost what the oracle's would have, `[N]` bool: rounding apart, ties agree."""
-    best = computed(truth.wait + truth.size / truth.speed).min(0)
+    best = least(truth.wait + truth.size / truth.speed)
     return completion <= best * (1.0 + 1e-6)
 
 
@@ -135,8 +135,8 @@ def add(totals: Totals, counts: Counts, sums: Sums, moved: Outcome) -> Totals:
         counts=jax.tree.map(jnp.add, totals.counts, counts),
         sums=sums,
         errors=errors,
-        service=put_at(totals.service, service, moved.action),
-        service_error=put_at(totals.service_error, service_error, moved.action),
+        service=put_at(totals.service, stored(service), moved.action),
+        service_error=put_at(totals.service_error, stored(service_error), moved.action),
     )
 
 

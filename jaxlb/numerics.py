@@ -1,5 +1,8 @@
 """Small numerical tools: compensated sums, first-smallest choice, selection along the processor axis."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -60,15 +63,51 @@ def computed(x: jax.Array) -> jax.Array:
     return jnp.where(x == x, x, jnp.nan)
 
 
+def stored(x: jax.Array) -> jax.Array:
+    """`x` as it is, but computed once, and not anew by everything that uses it.
+
+    XLA repeats a formula in each of its consumers, and there for each processor, unless it ends in a
+    division: this one is by 1. Integers are to be below 2^24.
+    """
+    value = x.astype(jnp.float32)
+    return (value / jnp.where(value == value, 1.0, 2.0)).astype(x.dtype)
+
+
+def _over_processors(
+    combine: Callable[[jax.Array, jax.Array], jax.Array],
+    reduction: Callable[[jax.Array, int], jax.Array],
+    x: jax.Array,
+) -> jax.Array:
+    """Few processors are written out one by one, which XLA fuses with what comes before and after."""
+    if len(x) <= _FEW:
+        return functools.reduce(combine, [x[processor] for processor in range(len(x))])
+    return reduction(computed(x), 0)
+
+
+def total(x: jax.Array) -> jax.Array:
+    """Sum over the processor axis, of `[P, ...]`."""
+    return _over_processors(jnp.add, jnp.sum, x)
+
+
+def least(x: jax.Array) -> jax.Array:
+    """Minimum over the processor axis, of `[P, ...]`."""
+    return _over_processors(jnp.minimum, jnp.min, x)
+
+
+def mean(x: jax.Array) -> jax.Array:
+    """Mean over the processor axis, of `[P, ...]`."""
+    return total(x) * (1.0 / len(x))
+
+
 def variance(x: jax.Array) -> jax.Array:
     """Variance over the processor axis, of `[P, ...]`."""
-    return computed((x - x.mean(0)) ** 2).mean(0)
+    return mean((x - mean(x)) ** 2)
 
 
 def variance_grown(x: jax.Array, entry: jax.Array, growth: jax.Array) -> jax.Array:
     """`variance(x)` once one of its entries has grown."""
     share = 1.0 / x.shape[0]
-    more = growth * (growth * (1.0 - share) + 2.0 * (entry - x.mean(0))) * share
+    more = growth * (growth * (1.0 - share) + 2.0 * (entry - mean(x))) * share
     return jnp.maximum(variance(x) + more, 0.0)
 
 
@@ -90,6 +129,8 @@ def first_smallest(cost: jax.Array, tiebreak: jax.Array | None = None) -> jax.Ar
     Returns:
       `[...]` int32.
     """
+    if len(cost) <= _FEW:
+        return _first_smallest_of_few(cost, jnp.zeros_like(cost) if tiebreak is None else tiebreak)
     smallest = cost.min(0)
     best = cost == smallest
     # A compiler may compute `cost` twice, for the minimum and for the comparison, and fuse a product into a
@@ -101,6 +142,18 @@ def first_smallest(cost: jax.Array, tiebreak: jax.Array | None = None) -> jax.Ar
     # Of floats, whose smallest XLA finds faster than that of integers; they hold any number of processors.
     index = processor_index(cost).astype(jnp.float32)
     return jnp.where(best, index, index[-1]).min(0).astype(jnp.int32)
+
+
+def _first_smallest_of_few(cost: jax.Array, tiebreak: jax.Array) -> jax.Array:
+    index, smallest, order = jnp.zeros(cost.shape[1:], jnp.int32), cost[0], tiebreak[0]
+    for processor in range(1, len(cost)):
+        better = (cost[processor] < smallest) | (
+            (cost[processor] == smallest) & (tiebreak[processor] < order)
+        )
+        index = jnp.where(better, processor, index)
+        smallest = jnp.where(better, cost[processor], smallest)
+        order = jnp.where(better, tiebreak[processor], order)
+    return index
 
 
 def at_processor(values: jax.Array, action: jax.Array) -> jax.Array:
@@ -130,11 +183,16 @@ def at_processor(values: jax.Array, action: jax.Array) -> jax.Array:
 def put_at(values: jax.Array, new: jax.Array, *index: jax.Array) -> jax.Array:
     """`values` `[P, ...]` with the entry of processor `index` `[...]` set to `new` `[...]`.
 
-    With a second index, an entry of `[P, K, ...]`. XLA writes it in place, where a `where` would rewrite all
-    the others.
+    With a second index, an entry of `[P, K, ...]`.
     """
-    if len(index) == 1 and len(values) <= _FEW:
-        return jnp.where(processor_index(values) == index[0], new, values)
+    # Rewriting all of few processors keeps a step free of scatters, which XLA on CPU cannot have in a loop
+    # that is one piece of code. In one lane, to be vmapped with lanes first, K entries are too many for that.
+    if len(values) <= _FEW and (len(index) == 1 or new.ndim):
+        here = processor_index(values) == index[0]
+        if len(index) == 2:
+            place = jnp.arange(values.shape[1], dtype=jnp.int32).reshape(-1, *(1,) * new.ndim)
+            here = here & (place == index[1])
+        return jnp.where(here, new, values)
     indexed, axes = tuple(range(len(index))), tuple(range(new.ndim))
     numbers = jax.lax.ScatterDimensionNumbers(
         update_window_dims=(),

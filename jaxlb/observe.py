@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb import system
-from jaxlb.numerics import processor_index, variance
+from jaxlb.numerics import mean, processor_index, variance
 from jaxlb.types import (
     Array,
     EnvParams,
@@ -56,7 +56,7 @@ def _measure(
     state: SystemState, smoothed: Array | None, params: EnvParams, wait_visible: bool, key: Key
 ) -> Report:
     """The figures of this instant; the key is consumed where there is noise."""
-    queue_length = system.queue_length(state)
+    queue_length = state.queue_length
     speed = as_told(params).speed
     if wait_visible:
         wait = state.wait
@@ -142,7 +142,7 @@ def observe(
         size=seen.size,
         priority=seen.priority,
         deadline=seen.deadline,
-        load_average=report.load.mean(0),
+        load_average=mean(report.load),
         load_variance=variance(report.load),
         queue_length=report.queue_length,
         load=report.load,

@@ -7,7 +7,7 @@ import numpy as np
 from flax import struct
 
 from jaxlb import checks
-from jaxlb.numerics import at_processor
+from jaxlb.numerics import at_processor, mean
 from jaxlb.types import Array, EnvParams
 
 WEIGHTS = ("completion_weight", "imbalance_weight", "sla_weight")
@@ -37,12 +37,12 @@ class Weights(struct.PyTreeNode):
 
     def put_into(self, params: EnvParams) -> EnvParams:
         """Parameters whose reward, in the environment's own units, is this objective."""
-        mean = params.size.mean()
-        unit = mean / params.speed.mean(0)
+        size = params.size.mean()
+        unit = size / params.speed.mean(0)
         return params.replace(
             completion_weight=self.completion_weight / unit**self.completion_exponent,
             completion_exponent=self.completion_exponent,
-            imbalance_weight=self.imbalance_weight / mean**2,
+            imbalance_weight=self.imbalance_weight / size**2,
             sla_weight=self.sla_weight,
         )
 
@@ -93,8 +93,8 @@ def of_each_choice(
     completion = wait + size / speed
     backlog = wait * speed
     # Variance of P numbers of which one grows by `size`: from the sums, for all choices at once.
-    square = (backlog**2).mean(0) + size * (2.0 * backlog + size) / wait.shape[0]
-    imbalance = jnp.maximum(square - (backlog.mean(0) + size / wait.shape[0]) ** 2, 0.0)
+    square = mean(backlog**2) + size * (2.0 * backlog + size) / wait.shape[0]
+    imbalance = jnp.maximum(square - (mean(backlog) + size / wait.shape[0]) ** 2, 0.0)
     return weighted(weights, priority, completion, completion > deadline, imbalance)
 
 

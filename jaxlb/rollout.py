@@ -175,8 +175,8 @@ def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> EnvSta
     params = with_lane_axis(params, lanes)
     workload_key, task_key, noise_key, _, _ = _keys(key)
     process = workload.start(workload_key, params, lanes)
-    task, process = workload.draw(jax.random.fold_in(task_key, 0), params, process, lanes)
-    return env.start(params, task, jax.random.fold_in(noise_key, 0)).replace(workload=process)
+    task, process = workload.draw(workload.fold_in(task_key, 0), params, process, lanes)
+    return env.start(params, task, workload.fold_in(noise_key, 0)).replace(workload=process)
 
 
 @functools.partial(jax.jit, static_argnames=("scheduler", "lanes"))
@@ -210,11 +210,11 @@ def continue_rollout(
 
     def body(_: Array, carry: Carry) -> Carry:
         before, after = carry.state, carry.index + 1
-        task, process = workload.draw(jax.random.fold_in(task_key, after), params, before.workload, lanes)
-        observe_key = jax.random.fold_in(noise_key, after)
+        task, process = workload.draw(workload.fold_in(task_key, after), params, before.workload, lanes)
+        observe_key = workload.fold_in(noise_key, after)
 
         def ask(scheduler: Scheduler, variables: Any, memory: Any, key: Key) -> tuple:
-            key = jax.random.fold_in(key, carry.index)
+            key = workload.fold_in(key, carry.index)
             return decide(env, params, scheduler, variables, before, memory, task, observe_key, key)
 
         state, memory, seen, outcome, reward = ask(scheduler, variables, carry.memory, act_key)
@@ -364,13 +364,13 @@ def watch(
     first = jax.tree.map(lambda leaf: leaf[0], tasks)
     # After the last task comes the first again, with nobody looking.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
-    state = env.start(params, first, jax.random.fold_in(noise_key, 0), system)
+    state = env.start(params, first, workload.fold_in(noise_key, 0), system)
     start = state, scheduler.start(observe.as_told(params), lanes)
 
     def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, tuple[Outcome, Any]]:
         state, memory = carry
         index, task = x
-        observe_key, key = jax.random.fold_in(noise_key, index + 1), jax.random.fold_in(act_key, index)
+        observe_key, key = workload.fold_in(noise_key, index + 1), workload.fold_in(act_key, index)
         state, after, seen, outcome, _ = decide(
             env, params, scheduler, variables, state, memory, task, observe_key, key
         )

@@ -8,7 +8,7 @@ for any trailing lane axes.
 import jax
 import jax.numpy as jnp
 
-from jaxlb.numerics import at_processor, compensated_add, divide, processor_index, put_at, two_sum
+from jaxlb.numerics import at_processor, compensated_add, divide, processor_index, put_at, stored, two_sum
 from jaxlb.types import Array, Lanes, SystemState
 
 # Of an empty place in the ring. Finite, since sums with infinities lose their sign.
@@ -27,6 +27,7 @@ def start(num_processors: int, queue_capacity: int, lanes: Lanes = ()) -> System
         overflow=jnp.zeros((num_processors, *lanes), jnp.int32),
         age=jnp.int32(0),
         wait=jnp.zeros((num_processors, *lanes), jnp.float32),
+        queue_length=jnp.zeros((num_processors, *lanes), jnp.int32),
     )
 
 
@@ -34,7 +35,8 @@ def advance(state: SystemState, gap: Array) -> SystemState:
     """Let `gap` `[...]` time pass."""
     clock, error = compensated_add(state.clock, state.clock_error, gap)
     state = state.replace(clock=clock, clock_error=error)
-    return state.replace(wait=jnp.maximum(_until(state, state.free, state.free_error), 0.0))
+    wait = jnp.maximum(_until(state, state.free, state.free_error), 0.0)
+    return state.replace(wait=wait, queue_length=_queue_length(state))
 
 
 def _until(state: SystemState, time: Array, error: Array) -> Array:
@@ -43,8 +45,7 @@ def _until(state: SystemState, time: Array, error: Array) -> Array:
     return difference + (lost + (error - state.clock_error))
 
 
-def queue_length(state: SystemState) -> Array:
-    """Tasks waiting or in service at each processor, `[P, ...]` int32; at most the capacity K."""
+def _queue_length(state: SystemState) -> Array:
     now = state.clock - (state.free_error - state.clock_error)
     # Rounded, `now` may be the departure of a task that is not quite over.
     now = jnp.where(_until(state, now, state.free_error) > 0, jnp.nextafter(now, -jnp.inf), now)
@@ -66,26 +67,25 @@ def assign(state: SystemState, speed: Array, size: Array, action: Array) -> tupl
     """
     num_processors, capacity = state.departure.shape[:2]
     action = jnp.clip(action, 0, num_processors - 1)
-    length = at_processor(queue_length(state), action)
-    # `length >= 0` always holds. It makes all updates wait for the reader of `departure`, without which XLA
-    # copies all of it at every task before it writes to it.
-    action = jnp.where(length >= 0, action, 0)
     service, service_error = divide(size, at_processor(speed, action))
     free, error = at_processor(state.free, action), at_processor(state.free_error, action)
     until_free = _until(state, free, error)
-    wait, busy = jnp.maximum(until_free, 0.0), until_free > 0
+    wait, busy = stored(jnp.maximum(until_free, 0.0)), until_free > 0
     start, error = jnp.where(busy, free, state.clock), jnp.where(busy, error, state.clock_error)
     departure, error = compensated_add(start, error, service)
-    place, chosen = at_processor(state.slot, action), processor_index(state.wait) == action
-    overflow = at_processor(state.overflow, action) + (length == capacity).astype(jnp.int32)
+    departure, error = stored(departure), stored(error + service_error)
+    place, chosen = stored(at_processor(state.slot, action)), processor_index(state.wait) == action
+    full = stored((at_processor(state.queue_length, action) == capacity).astype(jnp.int32))
+    overflow = at_processor(state.overflow, action) + full
     after = state.replace(
         free=put_at(state.free, departure, action),
-        free_error=put_at(state.free_error, error + service_error, action),
+        free_error=put_at(state.free_error, error, action),
         departure=put_at(state.departure, departure, action, place),
         slot=put_at(state.slot, jnp.where(place == capacity - 1, 0, place + 1), action),
         overflow=put_at(state.overflow, overflow, action),
         age=state.age + 1,
         wait=jnp.where(chosen, wait + service, state.wait),
+        queue_length=jnp.where(chosen, jnp.minimum(state.queue_length + 1, capacity), state.queue_length),
     )
     return _with_new_origin(after), wait, service
 

@@ -45,6 +45,7 @@ class SystemState(struct.PyTreeNode):
     overflow: Array  # [P, ...] int32, tasks that found all K places taken: the length then reads too short
     age: Array  # [] int32, tasks since the origin moved; the same for all lanes
     wait: Array  # [P, ...] time from the clock until a task arriving now would start
+    queue_length: Array  # [P, ...] int32, tasks waiting or in service; at most the capacity K
 
 
 class Report(struct.PyTreeNode):

@@ -7,7 +7,7 @@ import pytest
 
 import jaxlb
 from jaxlb import bench
-from jaxlb.bench import Row, Settings
+from jaxlb.bench import Row, Settings, programs
 from jaxlb.cli.bench import Bench
 
 
@@ -56,7 +56,7 @@ def test_our_programs_and_theirs_do_the_same_number_of_steps():
     assert float(params.speed.sum()) == 5.0
     rule = bench.observing_lwr()
     assert bench.rolling(env, params, rule, (), 4, 2)() > 0
-    assert bench.stepping(env, params, 4, 2)() > 0
+    assert programs.stepping(env, params, 4, 2)() > 0
     assert bench.products((20, 8, 4), 4, 2)() > 0
     assert bench.simpy_program(4, 100)() > 0
 
@@ -71,7 +71,7 @@ def test_lwr_that_observes_chooses_as_lwr(key):
 
 
 def test_a_peer_that_is_not_here_is_skipped_with_a_reason(tmp_path, capsys):
-    settings = Settings(tmp_path, rounds=1, steps=1, lanes=(2,), threads=1)
+    settings = Settings(tmp_path, rounds=1, tasks=1, lanes=(2,), threads=1)
     (row,), _ = bench.measure(settings, ("soa",))
     assert row.value is None
     assert "dispatch_soa.c is not here" in row.detail
@@ -94,7 +94,7 @@ def test_a_sweep_has_a_rate_for_every_value(monkeypatch):
         return lambda: float(lanes * env.num_processors)
 
     monkeypatch.setattr(bench, "rolling", rolling)
-    settings = Settings(Path(), rounds=1, steps=1024, lanes=(2,), threads=1)
+    settings = Settings(Path(), rounds=1, tasks=2**20, lanes=(2,), threads=1)
     lanes = bench.sweep(settings, "lanes")
     assert (lanes.values[0], lanes.values[-1]) == (1, 65_536)
     assert lanes.rates == {

@@ -1,6 +1,7 @@
 """The environment as other people's code uses it."""
 
 import copy
+import operator
 
 import chex
 import jax
@@ -54,6 +55,24 @@ def test_an_episode_truncates_resets_and_keeps_the_last_observation(key):
     np.testing.assert_array_equal(state.system.wait, 0.0)
     np.testing.assert_array_equal(obs[4:16], 0.0)
     assert float(info["final_observation"][4:16].sum()) > 0
+
+
+def test_only_a_lane_that_ends_begins_anew(key):
+    env, params = jaxlb.make("seed", max_steps_in_episode=3)
+    keys = jax.random.split(key, 3)
+    _, state = jax.vmap(env.reset, (0, None))(keys, params)
+    state = state.replace(steps=jnp.array([0, 2, 1], jnp.int32))  # the second lane is at its last task
+    action = jnp.array([0, 1, 2], jnp.int32)
+    together = jax.jit(jax.vmap(env.step, (0, 0, 0, None)))(keys, state, action, params)
+    np.testing.assert_array_equal(together[4], [False, True, False])
+    alone = [
+        jax.jit(env.step)(keys[lane], jax.tree.map(operator.itemgetter(lane), state), action[lane], params)
+        for lane in range(3)
+    ]
+    alone = jax.tree.map(lambda *lanes: jnp.stack(lanes), *alone)
+    chex.assert_trees_all_close(together, alone, rtol=1e-5, atol=1e-6)
+    fresh, _ = env.reset(jax.random.split(keys[1], 4)[-1], params)
+    np.testing.assert_allclose(together[0][1], fresh, rtol=1e-5)
 
 
 def test_environments_are_hashable_equal_and_deep_copyable():

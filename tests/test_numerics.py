@@ -9,7 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxlb.numerics import at_processor, divide, first_smallest, put_at, two_sum, variance_grown
+from jaxlb.numerics import (
+    at_processor,
+    divide,
+    first_smallest,
+    least,
+    mean,
+    put_at,
+    stored,
+    total,
+    two_sum,
+    variance,
+    variance_grown,
+)
 
 floats = st.floats(2.0**-60, 2.0**60, width=32)
 
@@ -64,6 +76,23 @@ def test_one_entry_of_each_lane_is_read_and_written(num_processors, lanes):
         np.testing.assert_array_equal(jax.vmap(at_processor, (1, 0))(jnp.asarray(values), action), read)
 
 
+@pytest.mark.parametrize("num_processors", [1, 3, 8, 9, 40])
+@pytest.mark.parametrize("lanes", [(), (7,)])
+def test_reductions_over_processors(num_processors, lanes):
+    x = np.random.default_rng(0).normal(size=(num_processors, *lanes)).astype(np.float32)
+    for ours, theirs in ((total, np.sum), (least, np.min), (mean, np.mean), (variance, np.var)):
+        np.testing.assert_allclose(ours(jnp.asarray(x)), theirs(np.float64(x), 0), rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_stored_is_what_it_was():
+    values = jnp.array([0.0, -0.0, 1.2e-38, -2.5, 3e38, jnp.inf, -jnp.inf, jnp.nan], jnp.float32)
+    np.testing.assert_array_equal(jax.jit(stored)(values), values)
+    whole = jnp.array([0, -7, 2**24 - 1], jnp.int32)
+    kept = jax.jit(stored)(whole)
+    assert kept.dtype == jnp.int32
+    np.testing.assert_array_equal(kept, whole)
+
+
 def test_variance_after_one_entry_has_grown():
     rng = np.random.default_rng(0)
     for num_processors in (1, 2, 5, 100):
@@ -77,10 +106,11 @@ def test_variance_after_one_entry_has_grown():
         assert (np.abs(found - after.var(0)) <= 1e-6 * squares).all()
 
 
-def test_a_cost_that_the_compiler_computes_twice_still_has_a_smallest():
+@pytest.mark.parametrize("num_processors", [3, 12])
+def test_a_cost_that_the_compiler_computes_twice_still_has_a_smallest(num_processors):
     # A product fused into a sum here and not there: the minimum then equals none of the costs.
     rng = np.random.default_rng(0)
-    a, b, c = (jnp.asarray(rng.normal(size=(3, 100_000)), jnp.float32) for _ in range(3))
+    a, b, c = (jnp.asarray(rng.normal(size=(num_processors, 100_000)), jnp.float32) for _ in range(3))
 
     @jax.jit
     def choose(a, b, c):

@@ -163,7 +163,7 @@ def test_work_is_conserved_and_no_task_is_lost(seed, num_processors):
         np.testing.assert_allclose(now - before, service, rtol=1e-6)
         np.testing.assert_allclose(after.wait, exact_waits(after), rtol=2e-7)
         in_system[action].append(float(wait + service))
-        np.testing.assert_array_equal(system.queue_length(after), [len(queue) for queue in in_system])
+        np.testing.assert_array_equal(after.queue_length, [len(queue) for queue in in_system])
         assert in_system[action] == sorted(in_system[action])  # first come, first served
 
 
@@ -181,7 +181,7 @@ def test_permuting_processors_permutes_everything(seed):
         assert (permuted_wait, permuted_service) == (wait, service)
         for name in ("free", "free_error", "departure", "slot", "overflow", "wait"):
             np.testing.assert_array_equal(getattr(state, name), getattr(after, name)[order])
-        np.testing.assert_array_equal(system.queue_length(state), system.queue_length(after)[order])
+        np.testing.assert_array_equal(state.queue_length, after.queue_length[order])
 
 
 def test_a_full_memory_is_counted_and_the_task_still_served():
@@ -191,7 +191,7 @@ def test_a_full_memory_is_counted_and_the_task_still_served():
         state, wait, _ = system.assign(state, speed, size, jnp.int32(1))
         assert float(wait) == count
     np.testing.assert_array_equal(state.overflow, [0, 2])
-    np.testing.assert_array_equal(system.queue_length(state), [0, 3])
+    np.testing.assert_array_equal(state.queue_length, [0, 3])
     assert float(state.wait[1]) == 5.0
 
 

@@ -201,6 +201,8 @@ def test_keys_split_as_jax_splits_them(implementation):
     key = jax.random.key(7, impl=implementation)
     for ours, theirs in zip(workload.split(key, 4), jax.random.split(key, 4), strict=True):
         assert ours == theirs
+    for number in (0, 7, 2**31 - 1):
+        assert workload.fold_in(key, jnp.int32(number)) == jax.random.fold_in(key, number)
     many = jax.random.split(key, 5)
     together = jax.jit(jax.vmap(lambda key: jnp.stack(workload.split(key, 3))))(many)
     for row, one in zip(together, many, strict=True):

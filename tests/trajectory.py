@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from jaxlb import system
 from jaxlb.env import with_lane_axis
 
 
@@ -20,7 +19,7 @@ def trajectory(env, params, scheduler, tasks, key):
             state, memory = carry
             seen = env.observe(state, params, key)
             action, memory = scheduler.act((), memory, seen, key)
-            found = system.queue_length(state.system), state.system.wait
+            found = state.system.queue_length, state.system.wait
             state, outcome, _ = env.transition(state, action, task, params, key)
             return (state, memory), (outcome, *found)
 

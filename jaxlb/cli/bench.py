@@ -42,8 +42,9 @@ class Bench:
         if self.out is not None:
             writable(self.out)
         threads = os.cpu_count() or 1
-        lanes = (512, 2048) if self.quick else (256, 512, 1024, 2048, 4096, 8192, 16384)
-        settings = Settings(self.reference, self.rounds, 64 if self.quick else 1024, lanes, threads)
+        lanes = (128, 1024) if self.quick else (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+        tasks = 2**17 if self.quick else 2**22
+        settings = Settings(self.reference, self.rounds, tasks, lanes, threads)
         with progress() as advance:
             rows, sweeps = bench.measure(settings, self.only, advance)
         result = {
@@ -78,12 +79,14 @@ def _machine(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "jax": jax.__version__,
         "jaxlb": __version__,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "commit": commit,
     }
 
 
 def _print(rows: list[Row], sweeps: list[Sweep], machine: dict[str, Any]) -> None:
-    table = Table(title=", ".join(f"{name} {value}" for name, value in machine.items()), title_justify="left")
+    shown = [f"{name} {value}" for name, value in machine.items() if name != "xla_flags"]
+    table = Table(title=", ".join(shown), title_justify="left")
     table.add_column("figure")
     for heading in ("value", "rounds", "bound", "aim"):
         table.add_column(heading, justify="right")

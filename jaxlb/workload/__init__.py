@@ -19,6 +19,7 @@ __all__ = [
     "arrivals",
     "deadline",
     "draw",
+    "fold_in",
     "random_words",
     "read_trace",
     "sample",
@@ -48,6 +49,15 @@ def split(key: Key, count: int) -> tuple[Key, ...]:
     high, low = jax.random.key_data(key)
     halves = (_threefry(high, low, jnp.uint32(0), jnp.uint32(index)) for index in range(count))
     return tuple(jax.random.wrap_key_data(jnp.stack(pair), impl="threefry2x32") for pair in halves)
+
+
+def fold_in(key: Key, number: Array | int) -> Key:
+    """The key of `jax.random.fold_in`, spelled out like `split`."""
+    if str(jax.random.key_impl(key)) != "threefry2x32":
+        return jax.random.fold_in(key, number)
+    high, low = jax.random.key_data(key)
+    pair = _threefry(high, low, jnp.uint32(0), jnp.asarray(number).astype(jnp.uint32))
+    return jax.random.wrap_key_data(jnp.stack(pair), impl="threefry2x32")
 
 
 def random_words(key: Key, lanes: Lanes) -> tuple[Array, Array]:

@@ -1,0 +1,330 @@
+"""How fast it is on this machine: against others on the same work, in alternating runs.
+
+Machines differ and drift, so what counts are quotients of medians of one run.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from jaxlb.bench.programs import (
+    Program,
+    Skipped,
+    alternate,
+    apart,
+    c_program,
+    fastest,
+    observing_lwr,
+    products,
+    rolling,
+    simpy_program,
+    system,
+)
+from jaxlb.env import Env
+from jaxlb.learn import networks
+from jaxlb.rollout import continue_rollout, start_rollout
+from jaxlb.scenarios import make, scenarios
+from jaxlb.schedulers import learned, scheduler, schedulers
+from jaxlb.types import EnvParams, Scheduler
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure, and the bound that it is held to.
+
+    Attributes:
+      name: of the figure.
+      bound: what it has to reach; None where it was skipped.
+      aim: what it is hoped to reach.
+      better: whether more or less is better.
+      value: the median; None where it was skipped.
+      lowest: of single rounds.
+      highest: of single rounds.
+      detail: how it was had, or why it was not.
+    """
+
+    name: str
+    bound: float | None
+    aim: float | None
+    better: Literal["more", "less"]
+    value: float | None
+    lowest: float | None = None
+    highest: float | None = None
+    detail: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the bound is reached."""
+        if self.value is None or self.bound is None:
+            return False
+        return self.value >= self.bound if self.better == "more" else self.value <= self.bound
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How throughput changes with one number.
+
+    Attributes:
+      over: what changes: "lanes", "processors" or "tasks".
+      values: of it.
+      rates: tasks per second at each value, of each scheduler: medians.
+      detail: what stays.
+    """
+
+    over: str
+    values: list[int]
+    rates: dict[str, list[float]]
+    detail: str
+
+
+def quotient(
+    name: str, ours: Program, theirs: Program, rounds: int, bound: float, aim: float, detail: str
+) -> Row:
+    """Our rate divided by theirs: of medians, and of each round."""
+    rates, others = alternate([ours, theirs], rounds)
+    each = [rate / other for rate, other in zip(rates, others, strict=True)]
+    value = statistics.median(rates) / statistics.median(others)
+    return Row(name, bound, aim, "more", value, min(each), max(each), detail)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is measured.
+
+    Attributes:
+      reference: folder of the C programs.
+      rounds: alternating runs of each pair.
+      tasks: of all lanes together, in a run of four processors.
+      lanes: numbers of lanes to choose from.
+      threads: of the C programs.
+    """
+
+    reference: Path
+    rounds: int
+    tasks: int
+    lanes: tuple[int, ...]
+    threads: int
+
+    def steps(self, lanes: int, work: float = 1.0) -> int:
+        """Tasks of each lane in a run; one takes `work` times as long as at P = 4 with a classical rule."""
+        return max(1, int(self.tasks / (work * lanes)))
+
+
+def against_c(settings: Settings, num_processors: int, source: str, bound: float, aim: float) -> Row:
+    """LWR, all of the observation consumed, beside a C program."""
+    s, name = settings, f"LWR, P = {num_processors}: rate / {source}.c"
+    (env, params), rule, work = system(num_processors), observing_lwr(), num_processors / 4
+    with tempfile.TemporaryDirectory() as folder:
+        path = s.reference / f"{source}.c"
+
+        def theirs(lanes: int) -> Program:
+            return c_program(path, num_processors, lanes, s.steps(lanes, work), s.threads, folder)
+
+        def ours(lanes: int) -> Program:
+            return rolling(env, params, rule, (), lanes, s.steps(lanes, work))
+
+        their_lanes, peer = fastest(theirs, s.lanes)
+        our_lanes, own = fastest(ours, s.lanes)
+        detail = f"{our_lanes:,} lanes against {their_lanes:,}, {s.threads} threads"
+        return quotient(name, own, peer, s.rounds, bound, aim, detail)
+
+
+def against_cartpole(settings: Settings, api: bool) -> Row:
+    """`rollout`, or the environment in a user's own loop, beside gymnax's CartPole with random actions.
+
+    What is a user's own loop runs in processes of its own, with XLA's flags of here and without, and the
+    better of both counts.
+    """
+    s = settings
+    if importlib.util.find_spec("gymnax") is None:
+        raise Skipped("pip install gymnax, if need be with --no-deps and what it imports")
+    all_flags = sorted({"", os.environ.get("XLA_FLAGS", "")})
+    with contextlib.ExitStack() as stack:
+
+        def best(what: str) -> tuple[tuple[str, int], Program]:
+            programs = {flags: stack.enter_context(apart(what, s.tasks // 4, flags)) for flags in all_flags}
+            choices = [(flags, lanes) for flags in programs for lanes in s.lanes]
+            return fastest(lambda choice: programs[choice[0]](choice[1]), choices)
+
+        (their_flags, their_lanes), peer = best("CartPole")
+        if api:
+            (_, our_lanes), own = best("ours")
+            name, bounds = "vmap(env.step) in a scan: rate / gymnax CartPole", (1.0, 1.0)
+        else:
+            (env, params), rule = system(4), observing_lwr()
+            our_lanes, own = fastest(
+                lambda lanes: rolling(env, params, rule, (), lanes, s.steps(lanes)), s.lanes
+            )
+            name, bounds = "LWR, P = 4: rate / gymnax CartPole", (4.0, 8.0)
+        flagged = "with" if their_flags else "without"
+        detail = f"{our_lanes:,} lanes against {their_lanes:,} {flagged} XLA_FLAGS"
+        return quotient(name, own, peer, s.rounds, *bounds, detail)
+
+
+def against_simpy(settings: Settings) -> Row:
+    """LWR beside SimPy; neither observes more than it needs."""
+    s = settings
+    peer, (env, params), rule = simpy_program(4, 20_000), system(4), scheduler("lwr")
+    lanes, own = fastest(lambda lanes: rolling(env, params, rule, (), lanes, s.steps(lanes)), s.lanes)
+    return quotient("LWR, P = 4: rate / SimPy", own, peer, s.rounds, 500.0, 1000.0, f"{lanes:,} lanes")
+
+
+def untrained(env: Env, params: EnvParams, widths: tuple[int, ...]) -> tuple[Scheduler, Any]:
+    """A DQN with such a perceptron, and its first weights."""
+    rule, key = learned.dqn(networks.mlp(widths)), jax.random.key(0)
+    seen = jax.vmap(lambda key: env.observe(env.reset(key, params)[1], params, key), out_axes=-1)(
+        jax.random.split(key, 2)
+    )
+    return rule, rule.init(key, seen)
+
+
+def overhead(settings: Settings) -> Row:
+    """Time of a rollout with a DQN that chooses, divided by that of its network's matrix products."""
+    s, widths = settings, (128, 128)
+    env, params = system(4)
+    rule, variables = untrained(env, params, widths)
+    kernels = [leaf for leaf in jax.tree.leaves(variables.network) if leaf.ndim == 2]
+    inputs = next(leaf.shape[0] for leaf in kernels if leaf.shape[0] not in widths)
+    lanes, own = fastest(
+        lambda lanes: rolling(env, params, rule, variables, lanes, s.steps(lanes, 32)), s.lanes
+    )
+    alone = products((inputs, *widths, env.num_actions), lanes, s.steps(lanes, 32))
+    name = "rollout with a 128-128 DQN: time / its matrix products alone"
+    return dataclasses.replace(
+        quotient(name, alone, own, s.rounds, 1.3, 1.15, f"{lanes:,} lanes"), better="less"
+    )
+
+
+def sweep(settings: Settings, over: str) -> Sweep:
+    """Throughput of rollouts over numbers of lanes, processors or tasks."""
+    s = settings
+    values = {
+        "lanes": [4**power for power in range(9)],
+        "processors": [4**power for power in range(6)],
+        "tasks": [4**power for power in range(3, 9)],
+    }[over]
+    rates: dict[str, list[float]] = {}
+    for value in values:
+        lanes, processors = (value if over == name else 256 for name in ("lanes", "processors"))
+        env, params = system(processors if over == "processors" else 4)
+        steps = value if over == "tasks" else min(4096, max(8, s.steps(lanes, env.num_processors)))
+        rules = {"random": (scheduler("random"), ()), "LWR, observing": (observing_lwr(), ())}
+        if over == "lanes":
+            rules["DQN, 64-64"] = untrained(env, params, (64, 64))
+        programs = [rolling(env, params, *rule, lanes, steps) for rule in rules.values()]
+        for name, found in zip(rules, alternate(programs, min(s.rounds, 3)), strict=True):
+            rates.setdefault(name, []).append(statistics.median(found))
+        jax.clear_caches()
+    detail = {"lanes": "P = 4", "processors": "256 lanes", "tasks": "P = 4, 256 lanes"}[over]
+    return Sweep(over, values, rates, detail)
+
+
+def compiling(settings: Settings) -> Row:
+    """The longest compilation of a rollout: what takes the longest by itself, together."""
+
+    def seconds(scenario: str, name: str) -> float:
+        (env, params), rule, key = make(scenario), scheduler(name), jax.random.key(0)
+        carry = start_rollout(env, params, rule, key, 1024)
+        jax.clear_caches()
+        began = time.perf_counter()
+        continue_rollout.lower(env, params, rule, (), key, carry, 1).compile()
+        return time.perf_counter() - began
+
+    # "optimal" serves two processors only.
+    rules = sorted(set(schedulers()) - {"optimal"}, key=lambda name: seconds("stable", name))[-3:]
+    places = sorted(scenarios(), key=lambda scenario: seconds(scenario, "lwr"))[-3:]
+    times = {
+        (scenario, name): [seconds(scenario, name) for _ in range(settings.rounds)]
+        for scenario in places
+        for name in rules
+    }
+    scenario, name = max(times, key=lambda pair: statistics.median(times[pair]))
+    each = times[scenario, name]
+    title = "compilation of a rollout, seconds, the longest"
+    value = statistics.median(each)
+    return Row(title, 3.0, 1.5, "less", value, min(each), max(each), f"{name} on {scenario}")
+
+
+def importing(settings: Settings) -> Row:
+    """Seconds of `import jaxlb` beyond those of `import jax, flax`."""
+
+    def program(statement: str) -> Program:
+        def run() -> float:
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", statement], check=True)
+            return time.perf_counter() - began
+
+        run()
+        return run
+
+    times = alternate([program("import jax, flax, jaxlb"), program("import jax, flax")], settings.rounds)
+    each = [own - other for own, other in zip(*times, strict=True)]
+    value = statistics.median(each)
+    return Row("import jaxlb beyond jax and flax, seconds", 0.3, 0.1, "less", value, min(each), max(each))
+
+
+def memory(lanes: int = 1024) -> Row:
+    """Bytes of the state of a lane."""
+    env, params = system(4)
+    carry = start_rollout(env, params, scheduler("lwr"), jax.random.key(0), lanes)
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(carry.state))
+    return Row("state of a lane, P = 4, bytes", 512.0, 384.0, "less", total / lanes)
+
+
+SWEEPS = ("lanes", "processors", "tasks")
+
+
+def measure(
+    settings: Settings, only: tuple[str, ...] = (), on_progress: Callable[[str, float], None] | None = None
+) -> tuple[list[Row], list[Sweep]]:
+    """The rows and sweeps whose names hold one of the words `only`; all, if there is none.
+
+    Raises:
+      ValueError: none has such a name.
+    """
+    s = settings
+    rows: dict[str, Callable[[], Row]] = {
+        f"dispatch_scalar.c, P = {number}": functools.partial(
+            against_c, s, number, "dispatch_scalar", 1.0, 2.0
+        )
+        for number in (4, 16, 64)
+    }
+    rows |= {
+        "dispatch_soa.c, P = 4": functools.partial(against_c, s, 4, "dispatch_soa", 0.12, 0.35),
+        "CartPole": functools.partial(against_cartpole, s, api=False),
+        "CartPole, own loop": functools.partial(against_cartpole, s, api=True),
+        "SimPy": functools.partial(against_simpy, s),
+        "network": functools.partial(overhead, s),
+        "compilation": functools.partial(compiling, s),
+        "import": functools.partial(importing, s),
+        "memory": memory,
+    }
+    names = [name for name in (*rows, *SWEEPS) if not only or any(word in name for word in only)]
+    if not names:
+        raise ValueError(f"only = {only!r}: nothing has such a name")
+    found, sweeps = [], []
+    for done, name in enumerate(names):
+        if on_progress is not None:
+            on_progress(name, done / len(names))
+        if name in SWEEPS:
+            sweeps.append(sweep(s, name))
+            continue
+        try:
+            found.append(rows[name]())
+        except Skipped as reason:
+            found.append(Row(name, None, None, "more", None, detail=f"skipped: {reason}"))
+        jax.clear_caches()
+    return found, sweeps

@@ -1,0 +1,257 @@
+"""The programs that are timed: ours, and others that do the same work.
+
+A `Program` does its work once and returns a rate; compilation is over before.
+"""
+
+import contextlib
+import functools
+import importlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlb.env import Env
+from jaxlb.numerics import total
+from jaxlb.rollout import continue_rollout, side_by_side, start_rollout
+from jaxlb.scenarios import make
+from jaxlb.schedulers import scheduler
+from jaxlb.types import Array, EnvParams, Observation, Scheduler
+
+Program = Callable[[], float]
+"""Does its work once and returns steps per second."""
+
+Choice = TypeVar("Choice")
+
+
+class Skipped(Exception):
+    """A peer that is not here; says what to install."""
+
+
+def alternate(programs: list[Program], rounds: int) -> list[list[float]]:
+    """Rates of each, run in turns."""
+    rates: list[list[float]] = [[] for _ in programs]
+    for _ in range(rounds):
+        for program, own in zip(programs, rates, strict=True):
+            own.append(program())
+    return rates
+
+
+def fastest(make_program: Callable[[Choice], Program], choices: Iterable[Choice]) -> tuple[Choice, Program]:
+    """The setting, such as the number of lanes, that is the best for a program, and the program."""
+    best: tuple[float, Choice, Program] | None = None
+    for choice in choices:
+        program = make_program(choice)
+        rate = max(program(), program())
+        if best is None or rate > best[0]:
+            best = rate, choice, program
+    assert best is not None
+    return best[1], best[2]
+
+
+def observing_lwr() -> Scheduler:
+    """LWR that looks at every number of the observation, as a learned scheduler would."""
+    lwr = scheduler("lwr")
+
+    def act(variables: Any, memory: Array, observation: Observation, key: Array) -> tuple[Array, Array]:
+        o = observation
+        action, _ = lwr.act((), (), o, key)
+        told = o.size + o.priority.astype(jnp.float32) + o.load_average + o.load_variance
+        of_each = (o.queue_length.astype(jnp.float32), o.load, o.wait, o.speed)
+        return action, memory + sum((total(x) for x in of_each), told)
+
+    return Scheduler("lwr, observing", lwr.init, lambda params, lanes: jnp.zeros(lanes), act)
+
+
+def system(num_processors: int) -> tuple[Env, EnvParams]:
+    """The system of the C programs: speeds 0.5 to 2, Poisson arrivals at load 0.8, exponential sizes."""
+    speed = [1.0] if num_processors == 1 else [float(v) for v in np.linspace(0.5, 2.0, num_processors)]
+    return make("stable", speed=speed, deadline_constant=3.0)
+
+
+def rolling(
+    env: Env, params: EnvParams, scheduler: Scheduler, variables: Any, lanes: int, steps: int
+) -> Program:
+    """`rollout`, compiled: tasks per second."""
+    key = jax.random.key(0)
+    carry = start_rollout(env, params, scheduler, key, lanes)
+
+    def run() -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(continue_rollout(env, params, scheduler, variables, key, carry, steps))
+        return lanes * steps / (time.perf_counter() - began)
+
+    jax.block_until_ready(continue_rollout(env, params, scheduler, variables, key, carry, 1))
+    return run
+
+
+def stepping(env: Any, params: Any, lanes: int, steps: int) -> Program:
+    """`vmap(env.step)` in a scan with a key and a random action for each lane, as users write it.
+
+    The observation is carried to the next step, as for a policy that would act on it.
+    """
+
+    @jax.jit
+    def advance(state: Any, seen: Array, total: Array, key: Array) -> tuple[Any, Array, Array]:
+        def body(carry: tuple[Any, Array, Array], key: Array) -> tuple[tuple[Any, Array, Array], None]:
+            state, _, total = carry
+            action_key, step_key = jax.random.split(key)
+            action = jax.vmap(env.action_space(params).sample)(jax.random.split(action_key, lanes))
+            keys = jax.random.split(step_key, lanes)
+            seen, state, reward, *_ = jax.vmap(env.step, (0, 0, 0, None))(keys, state, action, params)
+            return (state, seen, total + reward), None
+
+        return jax.lax.scan(body, (state, seen, total), jax.random.split(key, steps))[0]
+
+    key = jax.random.key(0)
+    seen, state = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(key, lanes), params)
+    start = side_by_side((state, seen, jnp.zeros(lanes)), lanes)
+
+    def run() -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(advance(*start, key))
+        return lanes * steps / (time.perf_counter() - began)
+
+    run()
+    return run
+
+
+@contextlib.contextmanager
+def apart(what: str, steps: int, flags: str) -> Iterator[Callable[[int], Program]]:
+    """`stepping` in a process of its own that XLA is given `flags` in: lanes -> program.
+
+    Args:
+      what: "CartPole", gymnax's, or "ours".
+      steps: of all lanes together in a run.
+      flags: XLA_FLAGS; empty for those that XLA has by itself, as in a program of a user's.
+    """
+    command = [sys.executable, "-m", "jaxlb.bench.programs", what, str(steps)]
+    environment = os.environ | {"XLA_FLAGS": flags}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        asked, answers = process.stdin, process.stdout
+        assert asked is not None and answers is not None
+
+        def run(lanes: int) -> float:
+            print(lanes, file=asked, flush=True)
+            return float(answers.readline())
+
+        def make_program(lanes: int) -> Program:
+            run(lanes)
+            return functools.partial(run, lanes)
+
+        yield make_program
+        asked.close()
+
+
+def _serve(what: str, steps: int) -> None:
+    """The other side of `apart`: a rate for every number of lanes that is asked for."""
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    gymnax: Any = importlib.import_module("gymnax") if what == "CartPole" else None
+    env, params = gymnax.make("CartPole-v1") if gymnax else system(4)
+    made = functools.cache(lambda lanes: stepping(env, params, lanes, max(1, steps // lanes)))
+    for line in sys.stdin:
+        print(made(int(line))(), flush=True)
+
+
+def c_program(
+    source: Path, num_processors: int, lanes: int, steps: int, threads: int, folder: str
+) -> Program:
+    """A C program, built for this machine; its own clock, the median of the three figures it prints."""
+    if not source.exists():
+        raise Skipped(f"{source} is not here: give its folder with --reference")
+    program = Path(folder) / f"{source.stem}-{num_processors}"
+    if not program.exists():
+        flags = [f"-DP={num_processors}", "-O3", "-march=native", "-ffast-math"]
+        try:
+            subprocess.run(
+                ["gcc", *flags, "-o", str(program), str(source), "-lm", "-lpthread"],
+                check=True,
+                capture_output=True,
+            )
+        except FileNotFoundError:
+            raise Skipped("gcc is not installed") from None
+
+    def run() -> float:
+        command = [str(program), str(lanes), str(steps), str(threads)]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        return statistics.median(1e6 * float(line.split()[-2]) for line in printed)
+
+    return run
+
+
+def simpy_program(num_processors: int, num_tasks: int) -> Program:
+    """The same system with SimPy's resources, one environment: tasks per second."""
+    try:
+        simpy: Any = importlib.import_module("simpy")
+    except ImportError:
+        raise Skipped("pip install simpy") from None
+    _, params = system(num_processors)
+    speeds = [float(v) for v in params.speed]
+
+    def run() -> float:
+        rng = np.random.default_rng(0)
+        environment = simpy.Environment()
+        processors = [simpy.Resource(environment) for _ in speeds]
+        free = [0.0] * len(speeds)
+
+        def serve(processor: int, service: float) -> Any:
+            with processors[processor].request() as turn:
+                yield turn
+                yield environment.timeout(service)
+
+        def arrive() -> Any:
+            for _ in range(num_tasks):
+                yield environment.timeout(rng.exponential(1.0 / (0.8 * sum(speeds))))
+                now, size = environment.now, rng.exponential()
+                waits = [max(at - now, 0.0) for at in free]
+                action = waits.index(min(waits))
+                free[action] = now + waits[action] + size / speeds[action]
+                environment.process(serve(action, size / speeds[action]))
+
+        began = time.perf_counter()
+        environment.process(arrive())
+        environment.run()
+        return num_tasks / (time.perf_counter() - began)
+
+    return run
+
+
+def products(widths: tuple[int, ...], lanes: int, steps: int) -> Program:
+    """Nothing but a perceptron's matrix products, as often as a rollout asks it: decisions per second."""
+    keys = jax.random.split(jax.random.key(0), len(widths))
+    shapes = zip(keys, widths[:-1], widths[1:], strict=False)
+    weights = [0.1 * jax.random.normal(key, (rows, columns)) for key, rows, columns in shapes]
+    x = side_by_side(jax.random.normal(keys[-1], (lanes, widths[0])), lanes)
+
+    @jax.jit
+    def advance(x: Array) -> Array:
+        def body(_: Array, x: Array) -> Array:
+            out = x
+            for weight in weights[:-1]:
+                out = jax.nn.relu(out @ weight)
+            # So that no step can be left out.
+            return 0.9 * x + (out @ weights[-1]).mean(-1, keepdims=True)
+
+        return jax.lax.fori_loop(0, steps, body, x)
+
+    def run() -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(advance(x))
+        return lanes * steps / (time.perf_counter() - began)
+
+    run()
+    return run
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], int(sys.argv[2]))
