@@ -26,7 +26,7 @@ def test_a_twin_costs_what_its_rule_costs_alone(key, scenario):
     hedge = adaptive.hedge(rules, horizon=HORIZON, queue_capacity=env.queue_capacity)
     tasks = workload.sample(key, with_lane_axis(params, (5,)), 200, (5,))
     _, costs = watch(env, params, hedge, (), tasks, key, lambda memory, observation: memory)
-    costs = np.stack([twin.cost for twin in costs.twins])[:, -1]  # before the last task
+    costs = np.asarray(costs.twins.cost)[-1]  # before the last task
     unit = float(params.size.mean() / params.speed.mean())
     for name, rule, cost in zip(names, rules, costs, strict=True):
         alone = jaxlb.replay(env, params, rule, (), tasks, key).completion[:-1] / unit
@@ -74,10 +74,9 @@ def test_weights_forget(key):
     seen = env.observe(state, with_lane_axis(params, (3,)), key)
     action, after = jax.jit(hedge.act)((), memory, seen, key)
     chex.assert_trees_all_equal_shapes_and_dtypes(memory, after)
-    costly = memory.replace(twins=tuple(twin.replace(cost=twin.cost + 100.0) for twin in memory.twins))
+    costly = memory.replace(twins=memory.twins.replace(cost=memory.twins.cost + 100.0))
     _, later = jax.jit(hedge.act)((), costly, seen, key)
-    for before, twin in zip(after.twins, later.twins, strict=True):
-        np.testing.assert_allclose(twin.cost - before.cost, 100.0 * (1 - 1 / 50), rtol=1e-4)
+    np.testing.assert_allclose(later.twins.cost - after.twins.cost, 100.0 * (1 - 1 / 50), rtol=1e-4)
     assert action.shape == (3,)
 
 

@@ -133,7 +133,7 @@ def apart(what: str, steps: int, flags: str) -> Iterator[Callable[[int], Program
       steps: of all lanes together in a run.
       flags: XLA_FLAGS; empty for those that XLA has by itself, as in a program of a user's.
     """
-    command = [sys.executable, "-m", "jaxlb.bench.programs", what, str(steps)]
+    command = [sys.executable, "-c", f"from jaxlb.bench.programs import serve; serve({what!r}, {steps})"]
     environment = os.environ | {"XLA_FLAGS": flags}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -153,7 +153,7 @@ def apart(what: str, steps: int, flags: str) -> Iterator[Callable[[int], Program
         asked.close()
 
 
-def _serve(what: str, steps: int) -> None:
+def serve(what: str, steps: int) -> None:
     """The other side of `apart`: a rate for every number of lanes that is asked for."""
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     gymnax: Any = importlib.import_module("gymnax") if what == "CartPole" else None
@@ -251,7 +251,3 @@ def products(widths: tuple[int, ...], lanes: int, steps: int) -> Program:
 
     run()
     return run
-
-
-if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]))

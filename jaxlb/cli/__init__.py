@@ -26,7 +26,7 @@ XLA_FLAGS = " ".join(
         # The whole width of AVX-512 where there is one, which XLA leaves half unused.
         "--xla_cpu_prefer_vector_width=512",
         # The loop over tasks becomes one piece of machine code, as newer versions of XLA make it anyway.
-        "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1000000000",
+        "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=4000000",
     ]
 )
 """What XLA is told where the environment does not say otherwise."""

@@ -29,13 +29,13 @@ from jaxlb.types import (
 )
 
 
-class Twin(struct.PyTreeNode):
-    """What one candidate would have done."""
+class Twins(struct.PyTreeNode):
+    """What each of R candidates would have done: a system each, side by side in an axis before the lanes."""
 
     system: SystemState
     monitor: MonitorState
-    memory: Any  # of the candidate, there
-    cost: Array  # [...] sum, that forgets, of log(1 + completion in mean services)
+    memories: tuple[Any, ...]  # of the candidates, there
+    cost: Array  # [R, ...] sum, that forgets, of log(1 + completion in mean services)
 
 
 class Memory(struct.PyTreeNode):
@@ -43,7 +43,7 @@ class Memory(struct.PyTreeNode):
 
     params: EnvParams
     unit: Array  # [...] time, the mean service
-    twins: tuple[Twin, ...]
+    twins: Twins
     memories: tuple[Any, ...]  # of the candidates, in the real system
 
 
@@ -77,50 +77,51 @@ def hedge(
         keys = jax.random.split(key, len(rules))
         return tuple(rule.init(key, observation) for rule, key in zip(rules, keys, strict=True))
 
-    def start(params: EnvParams, lanes: Lanes) -> Memory:
-        num_processors = params.speed.shape[0]
-        twins = (
-            Twin(
-                system=system.start(num_processors, queue_capacity, lanes),
-                monitor=observe.start(params, num_processors, lanes),
-                memory=rule.start(params, lanes),
-                cost=jnp.zeros(lanes, jnp.float32),
-            )
-            for rule in rules
-        )
-        memories = tuple(rule.start(params, lanes) for rule in rules)
-        return Memory(params, mean_service(params, lanes), tuple(twins), memories)
+    def memories(params: EnvParams, lanes: Lanes) -> tuple[Any, ...]:
+        return tuple(rule.start(params, lanes) for rule in rules)
 
-    def counterfactual(
-        rule: Scheduler, variables: Any, twin: Twin, memory: Memory, task: Task, key: Key
-    ) -> Twin:
-        """The twin after the task."""
-        params = memory.params
-        advance_key, observe_key, act_key = jax.random.split(key, 3)
-        monitor = observe.advance(twin.monitor, twin.system, params, task.gap, wait_visible, advance_key)
-        found = system.advance(twin.system, task.gap)
+    def start(params: EnvParams, lanes: Lanes) -> Memory:
+        num_processors, beside = params.speed.shape[0], (len(rules), *lanes)
+        twins = Twins(
+            system=system.start(num_processors, queue_capacity, beside),
+            monitor=observe.start(params, num_processors, beside),
+            memories=memories(params, lanes),
+            cost=jnp.zeros(beside, jnp.float32),
+        )
+        return Memory(params, mean_service(params, lanes), twins, memories(params, lanes))
+
+    def counterfactual(variables: tuple, twins: Twins, memory: Memory, task: Task, key: Key) -> Twins:
+        """The twins after the task."""
+        p = memory.params
+        nominal = None if p.nominal_speed is None else p.nominal_speed[:, None]
+        params = p.replace(speed=p.speed[:, None], nominal_speed=nominal)
+        task = jax.tree.map(lambda x: jnp.broadcast_to(x, twins.cost.shape), task)
+        advance_key, observe_key, *act_keys = jax.random.split(key, 2 + len(rules))
+        monitor = observe.advance(twins.monitor, twins.system, params, task.gap, wait_visible, advance_key)
+        found = system.advance(twins.system, task.gap)
         seen = observe.observe(monitor, found, params, task, task, wait_visible, observe_key)
-        action, ours = rule.act(variables, twin.memory, seen, act_key)
-        found, wait, service = system.assign(found, params.speed, task.size, action)
-        return Twin(
+        actions, after = [], []
+        for place, (rule, own, memory_there) in enumerate(zip(rules, variables, twins.memories, strict=True)):
+            its = jax.tree.map(lambda x, place=place: jnp.moveaxis(x, -1 - memory.unit.ndim, 0)[place], seen)
+            action, memory_there = rule.act(own, memory_there, its, act_keys[place])
+            actions.append(action)
+            after.append(memory_there)
+        found, wait, service = system.assign(found, params.speed, task.size, jnp.stack(actions))
+        return Twins(
             system=found,
-            monitor=observe.record(monitor, action, task.size),
-            memory=ours,
-            cost=(1.0 - 1.0 / horizon) * twin.cost + jnp.log1p((wait + service) / memory.unit),
+            monitor=observe.record(monitor, jnp.stack(actions), task.size),
+            memories=tuple(after),
+            cost=(1.0 - 1.0 / horizon) * twins.cost + jnp.log1p((wait + service) / memory.unit),
         )
 
     def act(variables: tuple, memory: Memory, observation: Observation, key: Key) -> tuple[Array, Memory]:
         o, each = observation, variables or ((),) * len(rules)
-        choice_key, twin_key, *act_keys = jax.random.split(key, 2 + len(rules))
-        twin_keys = jax.random.split(twin_key, len(rules))
-        weights = jax.nn.softmax(-rate * jnp.stack([twin.cost for twin in memory.twins]), 0)
+        choice_key, twins_key, *act_keys = jax.random.split(key, 2 + len(rules))
+        weights = jax.nn.softmax(-rate * memory.twins.cost, 0)
         chosen = sampled(weights, choice_key, o.size.shape)
-        action, memories = chosen_acts(rules, each, memory.memories, o, act_keys, chosen)
+        action, after = chosen_acts(rules, each, memory.memories, o, act_keys, chosen)
         task = Task(gap=o.gap, size=o.size, priority=o.priority, deadline=o.deadline)
-        twins = tuple(
-            counterfactual(rule, own, twin, memory, task, key)
-            for rule, own, twin, key in zip(rules, each, memory.twins, twin_keys, strict=True)
-        )
-        return action, memory.replace(twins=twins, memories=memories)
+        twins = counterfactual(each, memory.twins, memory, task, twins_key)
+        return action, memory.replace(twins=twins, memories=after)
 
     return Scheduler("hedge", init, start, act)
