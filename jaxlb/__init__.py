@@ -2,6 +2,7 @@
 
 from jaxlb.comparison import Comparison, compare
 from jaxlb.env import Env, flatten
+from jaxlb.interop import register
 from jaxlb.learn import (
     DQNConfig,
     GNNConfig,
@@ -19,7 +20,7 @@ from jaxlb.scenarios import make, scenarios
 from jaxlb.schedulers import scheduler, schedulers
 from jaxlb.types import EnvParams, EnvState, Observation, Outcome, Scheduler, Task
 from jaxlb.version import __version__
-from jaxlb.workload import read_trace
+from jaxlb.workload import read_trace, workloads
 
 __all__ = [
     "Comparison",
@@ -43,6 +44,7 @@ __all__ = [
     "load",
     "make",
     "read_trace",
+    "register",
     "replay",
     "rollout",
     "scenarios",
@@ -51,4 +53,5 @@ __all__ = [
     "train_dqn",
     "train_gnn",
     "train_predictor",
+    "workloads",
 ]

@@ -1,6 +1,8 @@
 """Host-side checks: every bad value is named, with what is allowed, before anything is traced."""
 
 import difflib
+import inspect
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -22,6 +24,19 @@ def known(kind: str, name: object, allowed: Iterable[str]) -> None:
     near = difflib.get_close_matches(str(name), allowed, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"
     raise ValueError(f"unknown {kind} {str(name)!r}; {hint}")
+
+
+def free(kind: str, name: object, taken: Iterable[str]) -> None:
+    """Raise ValueError unless `name` may become the name of a new `kind`."""
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise ValueError(f"name = {name!r}: must be letters, digits, '-', '_' and '.', at least one of them")
+    if name in taken:
+        raise ValueError(f"name = {name!r}: there is a {kind} of that name; choose another")
+
+
+def first_line(documented: Any) -> str:
+    """The first line of a docstring, empty where there is none."""
+    return (inspect.getdoc(documented) or "").partition("\n")[0]
 
 
 def at_least(name: str, value: int, low: int) -> None:

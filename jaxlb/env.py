@@ -81,14 +81,18 @@ class Env:
     def action_space(self, params: EnvParams | None = None) -> spaces.Discrete:
         """The processors. A step clips an action outside to the nearest processor: no task is lost."""
         del params
-        return spaces.Discrete(self.num_processors)
+        return spaces.discrete(self.num_processors)
 
     def observation_space(self, params: EnvParams | None = None) -> spaces.Box:
-        """Flat observations, see `flatten`."""
+        """Flat observations, see `flatten`: priorities and queue lengths have bounds, times and work none."""
         params = self.default_params if params is None else params
-        stale = params.measure_interval is not None
-        size = 4 + 4 * self.num_processors + stale * (1 + self.num_processors)
-        return spaces.Box(0.0, float("inf"), (size,))
+        none, length = spaces.LARGEST, float(self.queue_capacity)
+        # A box of one point is none: the only class of priorities, 0, lies in [0, 1].
+        high = [none, float(np.shape(params.class_probability)[0]), none, none]
+        high += [length] * self.num_processors + [none] * (3 * self.num_processors)
+        if params.measure_interval is not None:
+            high += [none] * (1 + self.num_processors)
+        return spaces.box(np.zeros(len(high), np.float32), np.asarray(high, np.float32))
 
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
         """An empty system at its first arrival.

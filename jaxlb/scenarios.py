@@ -1,19 +1,21 @@
 """Named environments with their parameters."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jaxlb import checks
+from jaxlb import checks, workload
 from jaxlb.env import VECTORS, Env, canonical
 from jaxlb.types import EnvParams
 from jaxlb.workload import TraceData
 from jaxlb.workload.arrivals import Bursty, Poisson, Shift
 from jaxlb.workload.sizes import BoundedPareto, Exponential, LogNormal
 
+_STATIC = {field.name for field in dataclasses.fields(Env)} - {"name", "make_params"}
 # Recorded bursts are longer than a generated scenario's: rules that count tasks need the room.
 _TRACE_QUEUE_CAPACITY = 128
 
@@ -144,6 +146,23 @@ def scenarios() -> dict[str, str]:
     return {name: scenario.description for name, scenario in _SCENARIOS.items()}
 
 
+def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, Any]) -> None:
+    """Let `make` know a name for what `make_params(num_processors)` makes; see `jaxlb.register`."""
+    checks.free("scenario", name, _SCENARIOS)
+    for setting in settings:
+        checks.known("setting", setting, _STATIC - {"num_processors"})
+    first = next(iter(inspect.signature(make_params).parameters.values()), None)
+    if first is None or first.name != "num_processors" or not isinstance(first.default, int):
+        raise ValueError(
+            f"the factory of scenario {name!r} has the first parameter {first}: "
+            "must be num_processors, with a whole number as default"
+        )
+    env = Env(name=name, make_params=make_params, num_processors=first.default, **settings)
+    env.check(env.default_params)
+    description = checks.first_line(make_params)
+    _SCENARIOS[name] = Scenario(description, first.default, make_params, tuple(settings.items()))
+
+
 def make(
     name: str, *, trace: TraceData | None = None, allow_overload: bool = False, **overrides: Any
 ) -> tuple[Env, EnvParams]:
@@ -156,7 +175,7 @@ def make(
       allow_overload: whether a load of 1 or more is meant.
       overrides: values by field name, of `Env` (num_processors, queue_capacity, size_visible, wait_visible,
         reward), of `EnvParams` (speed, load, ...), of its arrival process or of its size law (tail_index,
-        ...). `speed` alone sets the number of processors too; a number of processors alone spreads as many
+        ...). `arrival` and `size` may be names from `workloads()`. `speed` alone sets the number of processors too; a number of processors alone spreads as many
         speeds like the scenario's.
 
     Returns:
@@ -168,11 +187,12 @@ def make(
     """
     checks.known("scenario", name, _SCENARIOS)
     scenario = _SCENARIOS[name]
-    static = {field.name for field in dataclasses.fields(Env)} - {"name", "make_params"}
-    settings = dict(scenario.settings) | {key: value for key, value in overrides.items() if key in static}
-    numbers = {key: value for key, value in overrides.items() if key not in static}
+    settings = dict(scenario.settings) | {key: value for key, value in overrides.items() if key in _STATIC}
+    numbers = {key: value for key, value in overrides.items() if key not in _STATIC}
 
     for key, value in numbers.items():
+        if key in ("arrival", "size") and isinstance(value, str):
+            numbers[key] = workload.named(key, value)
         if isinstance(value, (list, tuple)) and key not in VECTORS:
             raise ValueError(f"{key} = {value!r}: must be one number")
     if "speed" in numbers:
@@ -187,7 +207,7 @@ def make(
     if trace is not None:
         arrival, size = trace.workload(mean_size=float(params.size.mean()))
         params = params.replace(arrival=arrival, size=size)
-    params = _override(params, numbers, static)
+    params = _override(params, numbers)
     env.check(params)
     if not allow_overload:
         load = np.asarray(params.load)
@@ -198,7 +218,7 @@ def make(
     return env, canonical(params)
 
 
-def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> EnvParams:
+def _override(params: EnvParams, values: dict[str, Any]) -> EnvParams:
     """Set fields by name: those of the parameters first, then those of arrival process and size law."""
     own = {field.name for field in dataclasses.fields(params)}
     params = params.replace(**{key: value for key, value in values.items() if key in own})
@@ -214,7 +234,7 @@ def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> En
     }
     for key, value in values.items():
         if key not in own:
-            checks.known("parameter", key, own | static | set(nested))
+            checks.known("parameter", key, own | _STATIC | set(nested))
             part = getattr(params, nested[key])
             params = params.replace(**{nested[key]: part.replace(**{key: value})})
     return params

@@ -1,11 +1,32 @@
 """Spaces in the shape that gymnax gives them, without needing gymnax."""
 
+import sys
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlb.types import Array, Key
+
+LARGEST = float(np.finfo(np.float32).max)
+"""A bound that holds for every finite float32."""
+
+
+def discrete(n: int) -> "Discrete":
+    """The whole numbers 0 .. n-1; gymnax's own space in a program that has imported gymnax."""
+    return _gymnaxs_or(Discrete)(n)
+
+
+def box(low: np.ndarray, high: np.ndarray) -> "Box":
+    """Arrays with entries within [low, high]; gymnax's own space in a program that has imported gymnax."""
+    return _gymnaxs_or(Box)(low, high, low.shape)
+
+
+def _gymnaxs_or(ours: type) -> Any:
+    # Its wrappers and rejax ask for the type. Who has not imported gymnax cannot ask, and need not wait for it.
+    return getattr(sys.modules.get("gymnax.environments.spaces"), ours.__name__, ours)
 
 
 @dataclass(frozen=True)
@@ -25,20 +46,18 @@ class Discrete:
         return jnp.all((x >= 0) & (x < self.n))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Box:
     """Arrays of one shape, every entry within [low, high]."""
 
-    low: float
-    high: float
+    low: np.ndarray
+    high: np.ndarray
     shape: tuple[int, ...]
     dtype: type = jnp.float32
 
     def sample(self, key: Key) -> Array:
-        """One array: uniform where both bounds are finite, else `low` plus exponentials; key consumed."""
-        if self.high == float("inf"):
-            return (self.low + jax.random.exponential(key, self.shape)).astype(self.dtype)
-        return jax.random.uniform(key, self.shape, minval=self.low, maxval=self.high).astype(self.dtype)
+        """One array, uniformly; the key is consumed."""
+        return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
 
     def contains(self, x: Array) -> Array:
         """Whether every entry of `x` is within the bounds."""

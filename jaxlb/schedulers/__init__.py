@@ -8,7 +8,7 @@ from jaxlb import checks
 from jaxlb.schedulers import adaptive, classical, optimal, predictive, size_based
 from jaxlb.types import Scheduler
 
-__all__ = ["scheduler", "schedulers"]
+__all__ = ["add", "scheduler", "schedulers"]
 
 _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "random": classical.random,
@@ -37,9 +37,9 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
 
 
 @functools.cache
-def _made(name: str, options: tuple[tuple[str, object], ...]) -> Scheduler:
+def _made(factory: Callable[..., Scheduler], options: tuple[tuple[str, object], ...]) -> Scheduler:
     # The same object for the same request: compiled programs are looked up by it.
-    return _FACTORIES[name](**dict(options))
+    return factory(**dict(options))
 
 
 def scheduler(name: str, **options: object) -> Scheduler:
@@ -56,9 +56,15 @@ def scheduler(name: str, **options: object) -> Scheduler:
     allowed = inspect.signature(_FACTORIES[name]).parameters
     for option in options:
         checks.known(f"option of scheduler {name!r}", option, allowed)
-    return _made(name, tuple(sorted(options.items())))
+    return _made(_FACTORIES[name], tuple(sorted(options.items())))
 
 
 def schedulers() -> dict[str, str]:
     """Names of all schedulers, each with the first line of its description."""
-    return {name: (factory.__doc__ or "").splitlines()[0] for name, factory in _FACTORIES.items()}
+    return {name: checks.first_line(factory) for name, factory in _FACTORIES.items()}
+
+
+def add(name: str, factory: Callable[..., Scheduler]) -> None:
+    """Let `scheduler` know a name for what `factory(**options)` makes; see `jaxlb.register`."""
+    checks.free("scheduler", name, _FACTORIES)
+    _FACTORIES[name] = factory

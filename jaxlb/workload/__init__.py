@@ -4,29 +4,80 @@ A task takes two random words: 23 bits for the gap, 26 for the size, 15 for the 
 probabilities are resolved to 1/32768). What a process needs beyond that, it draws itself.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxlb import checks
 from jaxlb.types import Array, EnvParams, Key, Lanes, Task
 from jaxlb.workload import arrivals, sizes
 from jaxlb.workload.traces import TraceData, read_trace
 
 __all__ = [
     "TraceData",
+    "add",
     "arrival_rate",
     "arrivals",
     "deadline",
     "draw",
     "fold_in",
+    "named",
     "random_words",
     "read_trace",
     "sample",
     "sizes",
     "split",
     "start",
+    "workloads",
 ]
+
+_NAMED: dict[str, dict[str, Callable[[], Any]]] = {
+    "arrival": {
+        "poisson": arrivals.Poisson,
+        "renewal": arrivals.Renewal,
+        "bursty": arrivals.Bursty,
+        "diurnal": arrivals.Diurnal,
+        "drift": arrivals.Drift,
+        "shift": arrivals.Shift,
+        "batch": arrivals.Batch,
+    },
+    "size": {
+        "exponential": sizes.Exponential,
+        "deterministic": sizes.Deterministic,
+        "uniform": sizes.Uniform,
+        "lognormal": sizes.LogNormal,
+        "bounded-pareto": sizes.BoundedPareto,
+        "hyperexponential": sizes.Hyperexponential,
+        "bimodal": sizes.Bimodal,
+    },
+}
+"""Arrival processes and size laws that have names, with default parameters."""
+
+
+def workloads() -> dict[str, dict[str, str]]:
+    """Names that `make` takes as `arrival` and as `size`, each with the first line of its description."""
+    return {
+        part: {name: checks.first_line(factory) for name, factory in named.items()}
+        for part, named in _NAMED.items()
+    }
+
+
+def named(part: str, name: str) -> Any:
+    """The arrival process (part "arrival") or size law (part "size") of that name.
+
+    Raises:
+      ValueError: an unknown name.
+    """
+    checks.known(part, name, _NAMED[part])
+    return _NAMED[part][name]()
+
+
+def add(part: str, name: str, factory: Callable[[], Any]) -> None:
+    """Let `make` know a name for what `factory()` makes; see `jaxlb.register`."""
+    checks.free(part, name, _NAMED[part])
+    _NAMED[part][name] = factory
 
 
 def arrival_rate(params: EnvParams) -> Array:

@@ -1,0 +1,247 @@
+"""Scenarios as Gymnasium has environments: one with `reset` and `step`, and thousands in one vector."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import jax
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from jaxlb.env import Env
+from jaxlb.interop.drawing import Picture
+from jaxlb.scenarios import make
+from jaxlb.types import Array, EnvParams, EnvState, Key, Outcome
+
+
+def _reset(env: Env, params: EnvParams, key: Key) -> tuple[Key, EnvState, Array]:
+    key, reset_key = jax.random.split(key)
+    observation, state = env.reset(reset_key, params)
+    return key, state, observation
+
+
+def _step(env: Env, params: EnvParams, key: Key, state: EnvState, action: Array) -> tuple:
+    key, step_key = jax.random.split(key)
+    observation, state, *rest = env.step(step_key, state, action, params)
+    return key, state, (observation, *rest)
+
+
+def _over_lanes(function: Any, mapped: int) -> Any:
+    """The function of one environment for all, in one program; the first two arguments are common."""
+
+    def lanes(env: Env, params: EnvParams, *args: Any) -> Any:
+        return jax.vmap(functools.partial(function, env), (None, *(0,) * mapped))(params, *args)
+
+    return jax.jit(lanes, static_argnums=0)
+
+
+# Compiled once for all environments that are equal.
+_reset_one, _step_one = jax.jit(_reset, static_argnums=0), jax.jit(_step, static_argnums=0)
+_reset_lanes, _step_lanes = _over_lanes(_reset, 1), _over_lanes(_step, 3)
+_keys = jax.jit(jax.vmap(jax.random.key))
+
+
+def _words(seeds: Sequence[int]) -> np.ndarray:
+    """What seeds a key: any seed's lowest 32 bits."""
+    return np.asarray([int(seed) % 2**32 for seed in seeds], np.uint32)
+
+
+def _spaces(env: Env, params: EnvParams) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
+    seen = env.observation_space(params)
+    return gymnasium.spaces.Box(seen.low, seen.high, dtype=np.float32), gymnasium.spaces.Discrete(
+        env.num_actions
+    )
+
+
+def _by_name(outcome: Outcome) -> dict[str, np.ndarray]:
+    return {field.name: np.array(getattr(outcome, field.name)) for field in dataclasses.fields(outcome)}
+
+
+class LoadBalancingEnv(gymnasium.Env[np.ndarray, np.int64]):
+    """One environment, as `gymnasium.make("jaxlb/heavy-tail-v0")` makes it.
+
+    What became of the task that was assigned, its `wait`, `completion`, `violation` and so on, is in `info`.
+    An episode is truncated after `max_steps_in_episode` tasks, never terminated.
+    """
+
+    metadata = {"render_modes": ["human", "rgb_array"], "render_fps": 10}  # noqa: RUF012
+
+    def __init__(self, scenario: str, *, render_mode: str | None = None, **overrides: Any) -> None:
+        """Make a scenario.
+
+        Args:
+          scenario: one of `jaxlb.scenarios()`.
+          render_mode: "human" opens a window, "rgb_array" lets `render` return pixels.
+          overrides: what `jaxlb.make` takes, such as `load=0.9`.
+
+        Raises:
+          ValueError: whatever `jaxlb.make` refuses, or an unknown render mode.
+        """
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode = {render_mode!r}: must be None, 'human' or 'rgb_array'")
+        self.func_env, self.params = make(scenario, **overrides)
+        self.observation_space, self.action_space = _spaces(self.func_env, self.params)
+        self.render_mode = render_mode
+        self._key: Key | None = None
+        self._state: EnvState | None = None
+        self._next_episode: np.ndarray | None = None
+        self._picture: Picture | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode; with a seed, it and all that follow are reproducible."""
+        del options
+        super().reset(seed=seed)
+        if seed is not None or self._key is None:
+            word = self.np_random.integers(2**32) if seed is None else seed
+            self._key, self._next_episode = jax.random.key(_words([word])[0]), None
+        observation = self._next_episode
+        if observation is None:
+            self._key, self._state, first = _reset_one(self.func_env, self.params, self._key)
+            observation = np.array(first)
+        # The step that ended the last episode has begun this one, as it does in a vector.
+        self._next_episode = None
+        self._render_if_human()
+        return observation, {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Assign the waiting task to a processor, and let the next one arrive.
+
+        Raises:
+          ValueError: an action that is no processor.
+        """
+        if not 0 <= action < self.func_env.num_actions:
+            raise ValueError(f"action = {action!r}: must be in 0 .. {self.func_env.num_actions - 1}")
+        self._key, self._state, (first, reward, terminated, truncated, info) = _step_one(
+            self.func_env, self.params, self._key, self._state, np.int32(action)
+        )
+        ended = bool(truncated)
+        self._next_episode = np.array(first) if ended else None
+        self._render_if_human()
+        outcome = {name: value.item() for name, value in _by_name(info["outcome"]).items()}
+        return np.array(info["final_observation"]), float(reward), bool(terminated), ended, outcome
+
+    def render(self) -> np.ndarray | None:  # type: ignore[override]
+        """The queues now: pixels `[height, width, 3]`, or a window, or nothing, by render mode."""
+        if self.render_mode is None or self._state is None:
+            return None
+        if self._picture is None:
+            self._picture = Picture(window=self.render_mode == "human")
+        self._picture.draw(self._state.system, self._state.task, np.asarray(self.params.speed))
+        if self.render_mode == "rgb_array":
+            return self._picture.pixels()
+        self._picture.show(1 / self.metadata["render_fps"])
+        return None
+
+    def close(self) -> None:
+        """Close the window."""
+        if self._picture is not None:
+            self._picture.close()
+        self._picture = None
+
+    def _render_if_human(self) -> None:
+        if self.render_mode == "human":
+            self.render()
+
+
+class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Lanes side by side in one jitted call, as `gymnasium.make_vec("jaxlb/heavy-tail-v0")` makes them.
+
+    A lane that ends begins anew in the same step: then the last observation and outcome are in `info`, as
+    `final_obs` and `final_info`. With seed s, lane n is what `LoadBalancingEnv` with seed s + n is.
+    """
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, num_envs: int, scenario: str, **overrides: Any) -> None:
+        """Make lanes of a scenario.
+
+        Args:
+          num_envs: lanes, N.
+          scenario: one of `jaxlb.scenarios()`.
+          overrides: what `jaxlb.make` takes, such as `load=0.9`; the same for all lanes.
+
+        Raises:
+          ValueError: whatever `jaxlb.make` refuses.
+        """
+        if overrides.pop("render_mode", None) is not None:
+            raise ValueError("render_mode: a vector draws nothing; gymnasium.make makes one that does")
+        self.num_envs = num_envs
+        self.func_env, self.params = make(scenario, **overrides)
+        self.single_observation_space, self.single_action_space = _spaces(self.func_env, self.params)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._key: Key | None = None
+        self._state: EnvState | None = None
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode in every lane.
+
+        Args:
+          seed: of the first lane, whose neighbours take the numbers after it; or one for each lane.
+          options: ignored.
+
+        Raises:
+          ValueError: another number of seeds than of lanes.
+        """
+        del options
+        if isinstance(seed, Sequence):
+            seeds = seed
+            if len(seeds) != self.num_envs:
+                raise ValueError(f"seed has {len(seeds)} entries: must have {self.num_envs}, one for each lane")
+            super().reset(seed=seeds[0])
+        else:
+            super().reset(seed=seed)
+            first = int(self.np_random.integers(2**32)) if seed is None else seed
+            seeds = range(first, first + self.num_envs)
+        if seed is not None or self._key is None:
+            self._key = _keys(_words(seeds))
+        self._key, self._state, observation = _reset_lanes(self.func_env, self.params, self._key)
+        return np.array(observation), {}
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Assign the waiting task of every lane, `actions` `[N]`, and let the next ones arrive.
+
+        Raises:
+          ValueError: another shape, or an action that is no processor.
+        """
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,):
+            raise ValueError(f"actions have shape {actions.shape}: must be ({self.num_envs},), one for each lane")
+        if actions.min() < 0 or actions.max() >= self.func_env.num_actions:
+            raise ValueError(
+                f"actions are in {actions.min()} .. {actions.max()}: must be in 0 .. {self.func_env.num_actions - 1}"
+            )
+        self._key, self._state, seen = _step_lanes(
+            self.func_env, self.params, self._key, self._state, actions.astype(np.int32)
+        )
+        *figures, info = seen
+        observation, reward, terminated, truncated = map(np.array, figures)
+        ended, outcome = terminated | truncated, _by_name(info["outcome"])
+        infos = _masked(outcome, ~ended)
+        if ended.any():
+            last = np.array(info["final_observation"])
+            final = np.full(self.num_envs, None, object)
+            for lane in np.flatnonzero(ended):
+                final[lane] = last[lane]
+            infos |= {"final_obs": final, "_final_obs": ended}
+            infos |= {"final_info": _masked(outcome, ended), "_final_info": ended}
+        return observation, reward, terminated, truncated, infos
+
+
+def _masked(values: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Information of some lanes, as Gymnasium has it: 0 elsewhere, and whose it is; no lanes, no entries."""
+    if not mask.any():
+        return {}
+    infos = {}
+    for name, value in values.items():
+        infos |= {name: value if mask.all() else np.where(mask, value, value.dtype.type(0)), f"_{name}": mask}
+    return infos

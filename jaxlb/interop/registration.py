@@ -1,0 +1,79 @@
+"""Names for what users make. The tables of names are the only state that jaxlb has; nothing leaves them."""
+
+import dataclasses
+import importlib.util
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from jaxlb import scenarios, schedulers, workload
+from jaxlb.types import EnvParams, Scheduler
+
+
+def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
+    """Give a scenario, scheduler, arrival process or size law of your own a name.
+
+    What `factory()` makes tells which of them it is; the first line of its docstring describes it in lists.
+
+    - `EnvParams`: a scenario, for `jaxlb.make` and Gymnasium. Its first parameter is `num_processors`, whose
+      default is the scenario's.
+    - `Scheduler`: for `jaxlb.scheduler`. Its parameters are the scheduler's options.
+    - An arrival process, or a size law: for `jaxlb.make(..., arrival=name)`, or `size=name`.
+
+    Args:
+      name: letters, digits, "-", "_" and ".".
+      factory: a function or class that can be called without arguments.
+      settings: static ones of a scenario: queue_capacity, size_visible, wait_visible, reward.
+
+    Raises:
+      ValueError: a name that is taken or cannot be one, a factory that needs arguments or makes something
+        else, settings of what is no scenario, a scenario whose parameters are out of bounds.
+    """
+    try:
+        inspect.signature(factory).bind()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"factory = {factory!r}: must be callable without arguments ({error})") from None
+    made = factory()
+    if isinstance(made, EnvParams):
+        scenarios.add(name, factory, settings)
+        _to_gymnasium(name)
+        return
+    if settings:
+        raise ValueError(f"settings {', '.join(settings)}: only a scenario has any, and {name!r} is none")
+    if isinstance(made, Scheduler):
+        schedulers.add(name, factory)
+    elif _has(made, "start", "gap", "size", "priority", "deadline", "check"):
+        made.check()
+        workload.add("arrival", name, factory)
+    elif _has(made, "mean", "second_moment", "inverse_survival", "check"):
+        made.check()
+        workload.add("size", name, factory)
+    else:
+        raise ValueError(
+            f"the factory of {name!r} makes a {type(made).__name__}: must make EnvParams (a scenario), "
+            "a Scheduler, an arrival process or a size law"
+        )
+
+
+def _has(made: Any, *functions: str) -> bool:
+    return dataclasses.is_dataclass(made) and all(callable(getattr(made, function, None)) for function in functions)
+
+
+def _to_gymnasium(name: str) -> None:
+    """Let `gymnasium.make` and `make_vec` know a scenario, as jaxlb/NAME-v0, where Gymnasium is installed."""
+    if importlib.util.find_spec("gymnasium") is None:
+        return
+    import gymnasium
+
+    module = "jaxlb.interop.gymnasium_envs"
+    gymnasium.register(
+        id=f"jaxlb/{name}-v0",
+        entry_point=f"{module}:LoadBalancingEnv",
+        vector_entry_point=f"{module}:LoadBalancingVectorEnv",
+        kwargs={"scenario": name},
+    )
+
+
+# Gymnasium 1.0 did away with plug-ins: a package registers its environments when it is imported.
+for _name in scenarios.scenarios():
+    _to_gymnasium(_name)
