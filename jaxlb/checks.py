@@ -31,7 +31,7 @@ def free(kind: str, name: object, taken: Iterable[str]) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise ValueError(f"name = {name!r}: must be letters, digits, '-', '_' and '.', at least one of them")
     if name in taken:
-        raise ValueError(f"name = {name!r}: there is a {kind} of that name; choose another")
+        raise ValueError(f"name = {name!r}: taken by another {kind}")
 
 
 def first_line(documented: Any) -> str:

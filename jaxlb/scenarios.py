@@ -175,8 +175,8 @@ def make(
       allow_overload: whether a load of 1 or more is meant.
       overrides: values by field name, of `Env` (num_processors, queue_capacity, size_visible, wait_visible,
         reward), of `EnvParams` (speed, load, ...), of its arrival process or of its size law (tail_index,
-        ...). `arrival` and `size` may be names from `workloads()`. `speed` alone sets the number of processors too; a number of processors alone spreads as many
-        speeds like the scenario's.
+        ...). `arrival` and `size` may be names from `workloads()`. `speed` alone sets the number of
+        processors too; a number of processors alone spreads as many speeds like the scenario's.
 
     Returns:
       The environment, static, and its parameters, arrays. `env.default_params` are the scenario's own,

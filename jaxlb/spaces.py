@@ -25,7 +25,7 @@ def box(low: np.ndarray, high: np.ndarray) -> "Box":
 
 
 def _gymnaxs_or(ours: type) -> Any:
-    # Its wrappers and rejax ask for the type. Who has not imported gymnax cannot ask, and need not wait for it.
+    # Its wrappers and rejax ask for the type. Who has not imported gymnax cannot ask, nor has to wait for it.
     return getattr(sys.modules.get("gymnax.environments.spaces"), ours.__name__, ours)
 
 

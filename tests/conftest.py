@@ -1,5 +1,9 @@
+import sys
+
 import jax
 import pytest
+
+import jaxlb  # noqa: F401
 
 # Two devices, as on a user's machine: results must not depend on how lanes are spread. And nothing may be
 # promoted by accident.
@@ -10,3 +14,19 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def registries():
+    """What a test registers is forgotten after it."""
+    tables = [
+        sys.modules["jaxlb.scenarios"]._SCENARIOS,
+        sys.modules["jaxlb.schedulers"]._FACTORIES,
+        *sys.modules["jaxlb.workload"]._NAMED.values(),
+        sys.modules["gymnasium"].registry if "gymnasium" in sys.modules else {},
+    ]
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)

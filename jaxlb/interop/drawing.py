@@ -10,7 +10,7 @@ _IN_SERVICE, _WAITING = "#1f6f8b", "#99c1d4"
 
 
 class Picture:
-    """A figure that is drawn anew at every step: each queue a bar, each task in it a block as long as it takes."""
+    """Drawn anew at every step: each queue a bar, each task in it a block as high as it takes time."""
 
     def __init__(self, window: bool) -> None:
         """An empty figure, of pyplot's if it is to be a `window`."""

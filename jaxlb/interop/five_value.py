@@ -1,4 +1,4 @@
-"""The environment as gymnax had it before version 1: five values a step, for rejax, purejaxrl and their like."""
+"""Five values a step, as gymnax had before version 1: for rejax, purejaxrl and their like."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -194,7 +194,9 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if isinstance(seed, Sequence):
             seeds = seed
             if len(seeds) != self.num_envs:
-                raise ValueError(f"seed has {len(seeds)} entries: must have {self.num_envs}, one for each lane")
+                raise ValueError(
+                    f"seed has {len(seeds)} entries: must have {self.num_envs}, one for each lane"
+                )
             super().reset(seed=seeds[0])
         else:
             super().reset(seed=seed)
@@ -215,11 +217,12 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,):
-            raise ValueError(f"actions have shape {actions.shape}: must be ({self.num_envs},), one for each lane")
-        if actions.min() < 0 or actions.max() >= self.func_env.num_actions:
             raise ValueError(
-                f"actions are in {actions.min()} .. {actions.max()}: must be in 0 .. {self.func_env.num_actions - 1}"
+                f"actions have shape {actions.shape}: must be ({self.num_envs},), one for each lane"
             )
+        if actions.min() < 0 or actions.max() >= self.func_env.num_actions:
+            found, last = f"{actions.min()} .. {actions.max()}", self.func_env.num_actions - 1
+            raise ValueError(f"actions are in {found}: must be in 0 .. {last}")
         self._key, self._state, seen = _step_lanes(
             self.func_env, self.params, self._key, self._state, actions.astype(np.int32)
         )

@@ -6,7 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from jaxlb import scenarios, schedulers, workload
+from jaxlb import workload
+from jaxlb.scenarios import add as add_scenario
+from jaxlb.scenarios import scenarios
+from jaxlb.schedulers import add as add_scheduler
 from jaxlb.types import EnvParams, Scheduler
 
 
@@ -35,13 +38,13 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
         raise ValueError(f"factory = {factory!r}: must be callable without arguments ({error})") from None
     made = factory()
     if isinstance(made, EnvParams):
-        scenarios.add(name, factory, settings)
+        add_scenario(name, factory, settings)
         _to_gymnasium(name)
         return
     if settings:
         raise ValueError(f"settings {', '.join(settings)}: only a scenario has any, and {name!r} is none")
     if isinstance(made, Scheduler):
-        schedulers.add(name, factory)
+        add_scheduler(name, factory)
     elif _has(made, "start", "gap", "size", "priority", "deadline", "check"):
         made.check()
         workload.add("arrival", name, factory)
@@ -56,7 +59,9 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
 
 
 def _has(made: Any, *functions: str) -> bool:
-    return dataclasses.is_dataclass(made) and all(callable(getattr(made, function, None)) for function in functions)
+    return dataclasses.is_dataclass(made) and all(
+        callable(getattr(made, function, None)) for function in functions
+    )
 
 
 def _to_gymnasium(name: str) -> None:
@@ -75,5 +80,5 @@ def _to_gymnasium(name: str) -> None:
 
 
 # Gymnasium 1.0 did away with plug-ins: a package registers its environments when it is imported.
-for _name in scenarios.scenarios():
+for _name in scenarios():
     _to_gymnasium(_name)

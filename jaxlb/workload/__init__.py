@@ -55,6 +55,8 @@ _NAMED: dict[str, dict[str, Callable[[], Any]]] = {
 }
 """Arrival processes and size laws that have names, with default parameters."""
 
+_KIND = {"arrival": "arrival process", "size": "size law"}
+
 
 def workloads() -> dict[str, dict[str, str]]:
     """Names that `make` takes as `arrival` and as `size`, each with the first line of its description."""
@@ -70,13 +72,13 @@ def named(part: str, name: str) -> Any:
     Raises:
       ValueError: an unknown name.
     """
-    checks.known(part, name, _NAMED[part])
+    checks.known(_KIND[part], name, _NAMED[part])
     return _NAMED[part][name]()
 
 
 def add(part: str, name: str, factory: Callable[[], Any]) -> None:
     """Let `make` know a name for what `factory()` makes; see `jaxlb.register`."""
-    checks.free(part, name, _NAMED[part])
+    checks.free(_KIND[part], name, _NAMED[part])
     _NAMED[part][name] = factory
 
 

@@ -1,0 +1,173 @@
+"""Names that users give to their own scenarios, schedulers and workloads."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+import jaxlb
+from jaxlb.workload import arrivals, sizes
+
+
+def rush_hour(num_processors=6):
+    """Equal processors at the busiest hour.
+
+    More of it.
+    """
+    return jaxlb.EnvParams(
+        speed=(1.0,) * num_processors, arrival=arrivals.Bursty(), size=sizes.Exponential(), load=0.9
+    )
+
+
+def favourite(place: int = 0):
+    """Always the same processor."""
+
+    def act(variables, memory, observation, key):
+        return jnp.full(observation.size.shape, place, jnp.int32), memory
+
+    return jaxlb.Scheduler("favourite", lambda key, observation: (), lambda params, lanes: (), act)
+
+
+class Triangular(struct.PyTreeNode):
+    """Density falling linearly to 0 at `high`."""
+
+    high: float = 3.0
+
+    def check(self):
+        jaxlb.checks.leaf("high", self.high, above=0)
+
+    def mean(self):
+        return jnp.asarray(self.high) / 3.0
+
+    def second_moment(self):
+        return jnp.asarray(self.high) ** 2 / 6.0
+
+    def inverse_survival(self, uniform):
+        return self.high * (1.0 - jnp.sqrt(uniform))
+
+
+def test_a_scenario(key):
+    jaxlb.register("rush-hour", rush_hour, queue_capacity=64, size_visible=False)
+    assert jaxlb.scenarios()["rush-hour"] == "Equal processors at the busiest hour."
+    env, params = jaxlb.make("rush-hour", load=0.5)
+    assert (env.name, env.num_processors, env.queue_capacity, env.size_visible) == ("rush-hour", 6, 64, False)
+    assert float(params.load) == 0.5 and float(env.default_params.load) == np.float32(0.9)
+    assert jaxlb.make("rush-hour", num_processors=3, size_visible=True)[1].speed.shape == (3,)
+    assert env.step(key, env.reset(key, params)[1], 0, params)[0].shape == (28,)
+
+
+def test_a_scenario_in_gymnasium():
+    jaxlb.register("rush-hour", rush_hour)
+    assert gymnasium.make("jaxlb/rush-hour-v0", num_processors=3).action_space.n == 3
+    assert gymnasium.make_vec("jaxlb/rush-hour-v0", num_envs=2).reset(seed=0)[0].shape == (2, 28)
+
+
+def test_a_scheduler(key):
+    jaxlb.register("favourite", favourite)
+    assert jaxlb.schedulers()["favourite"] == "Always the same processor."
+    assert jaxlb.scheduler("favourite", place=2) is jaxlb.scheduler("favourite", place=2)
+    env, params = jaxlb.make("stable", load=0.2)
+    summary = jaxlb.rollout(env, params, jaxlb.scheduler("favourite", place=2), (), key, 4, 50)
+    assert (np.asarray(summary.utilisation)[[0, 1, 3]] == 0).all()
+    with pytest.raises(
+        ValueError, match="unknown option of scheduler 'favourite' 'plaec'; did you mean place"
+    ):
+        jaxlb.scheduler("favourite", plaec=2)
+
+
+def test_a_workload(key):
+    class Tides(arrivals.Diurnal):
+        """High twice a day."""
+
+    jaxlb.register("tides", Tides)
+    jaxlb.register("triangular", Triangular)
+    assert jaxlb.workloads()["arrival"]["tides"] == "High twice a day."
+    assert jaxlb.workloads()["size"]["triangular"] == "Density falling linearly to 0 at `high`."
+    _, params = jaxlb.make("stable", arrival="tides", size="triangular", amplitude=0.2, high=6.0)
+    assert isinstance(params.arrival, Tides) and isinstance(params.size, Triangular)
+    np.testing.assert_allclose([params.arrival.amplitude, params.size.mean()], [0.2, 2.0], rtol=1e-6)
+    tasks = jaxlb.workload.sample(key, params, 2000)
+    np.testing.assert_allclose(tasks.size.mean(), 2.0, rtol=0.1)
+    assert float(tasks.size.max()) <= 6.0
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [(part, name) for part in ("arrival", "size") for name in jaxlb.workloads()[part]]
+)
+def test_every_named_workload_makes_tasks(part, name, key):
+    _, params = jaxlb.make("stable", **{part: name})
+    tasks = jaxlb.workload.sample(key, params, 10)
+    assert bool((tasks.size > 0).all()) and bool((tasks.gap >= 0).all())
+
+
+def overloaded(num_processors=2):
+    return rush_hour(num_processors).replace(speed=(-1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "factory", "settings", "message"),
+    [
+        ("stable", rush_hour, {}, "name = 'stable': taken by another scenario"),
+        ("lwr", favourite, {}, "name = 'lwr': taken by another scheduler"),
+        ("poisson", arrivals.Bursty, {}, "name = 'poisson': taken by another arrival process"),
+        ("lognormal", Triangular, {}, "name = 'lognormal': taken by another size law"),
+        ("rush hour", rush_hour, {}, "name = 'rush hour': must be letters, digits"),
+        ("", favourite, {}, "name = '': must be letters, digits"),
+        ("a,b", favourite, {}, "name = 'a,b': must be letters, digits"),
+        (3, favourite, {}, "name = 3: must be letters, digits"),
+        ("mine", favourite(), {}, "must be callable without arguments"),
+        ("mine", "heavy-tail", {}, "must be callable without arguments"),
+        ("mine", lambda place: favourite(place), {}, "must be callable without arguments"),
+        ("mine", lambda: 5, {}, "the factory of 'mine' makes a int: must make EnvParams"),
+        ("mine", lambda: rush_hour(), {}, "first parameter None: must be num_processors"),
+        ("mine", lambda load=0.5: rush_hour(), {}, "first parameter load=0.5: must be num_processors"),
+        ("mine", overloaded, {}, "speed = -1: must be above 0"),
+        (
+            "mine",
+            rush_hour,
+            {"queue_capacity": 0},
+            "queue_capacity = 0: must be a whole number of at least 1",
+        ),
+        (
+            "mine",
+            rush_hour,
+            {"queue_capacty": 9},
+            "unknown setting 'queue_capacty'; did you mean queue_capacity",
+        ),
+        ("mine", favourite, {"queue_capacity": 9}, "settings queue_capacity: only a scenario has any"),
+        ("mine", lambda: Triangular(-1.0), {}, "high = -1: must be above 0"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused_and_leaves_nothing(name, factory, settings, message):
+    before = jaxlb.scenarios(), jaxlb.schedulers(), jaxlb.workloads()
+    with pytest.raises(ValueError, match=message):
+        jaxlb.register(name, factory, **settings)
+    assert (jaxlb.scenarios(), jaxlb.schedulers(), jaxlb.workloads()) == before
+
+
+def test_the_command_line_of_a_program_that_registers(tmp_path):
+    program = tmp_path / "mine.py"
+    program.write_text(
+        "import jaxlb, jaxlb.cli\n"
+        "from test_interop_registration import favourite, rush_hour\n"
+        "jaxlb.register('rush-hour', rush_hour)\n"
+        "jaxlb.register('favourite', favourite)\n"
+        "jaxlb.cli.main()\n"
+    )
+    asked = "compare --scenario rush-hour --schedulers lwr,favourite --lanes 4 --tasks 20"
+    done = subprocess.run(
+        [sys.executable, program, *asked.split()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "favourite" in done.stdout and "rush-hour" in done.stdout
