@@ -158,7 +158,7 @@ def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, 
             "must be num_processors, with a whole number as default"
         )
     env = Env(name=name, make_params=make_params, num_processors=first.default, **settings)
-    env.check(env.default_params)
+    env.check(make_params(first.default))
     description = checks.first_line(make_params)
     _SCENARIOS[name] = Scenario(description, first.default, make_params, tuple(settings.items()))
 

@@ -106,7 +106,8 @@ def test_rejax_trains_unmodified(gymnax, name, key):
         env_params=params,
         total_timesteps=4096,
         eval_freq=4096,
-        learning_rate=1e-3,
+        normalize_observations=True,
+        normalize_rewards=True,
         **REJAX[name],
     )
     assert trainer.discrete
