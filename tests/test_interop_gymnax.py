@@ -96,7 +96,9 @@ REJAX = {
 }
 
 
-@pytest.mark.parametrize("name", REJAX)
+@pytest.mark.parametrize(
+    "name", ["ppo", "dqn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sac", "pqn"))]
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_rejax_trains_unmodified(gymnax, name, key):
     rejax = pytest.importorskip("rejax")
@@ -106,6 +108,7 @@ def test_rejax_trains_unmodified(gymnax, name, key):
         env_params=params,
         total_timesteps=4096,
         eval_freq=4096,
+        skip_initial_evaluation=True,
         normalize_observations=True,
         normalize_rewards=True,
         **REJAX[name],
@@ -119,7 +122,7 @@ def test_rejax_trains_unmodified(gymnax, name, key):
     assert any(
         (one != other).any() for one, other in zip(*map(jax.tree.leaves, (weights, first)), strict=True)
     )
-    assert lengths.shape == (2, 128) and (np.asarray(lengths) == 50).all()
+    assert lengths.shape == (1, 128) and (np.asarray(lengths) == 50).all()
     assert np.isfinite(returns).all() and (np.asarray(returns) < 0).all()
 
 
@@ -212,5 +215,4 @@ def test_a_loop_like_purejaxrls_learns(gymnax, key):
     assert (np.asarray(info["returned_episode"])[:, -1]).all()
     assert (np.asarray(info["returned_episode_lengths"])[:, -1] == 32).all()
     returns = np.asarray(info["returned_episode_returns"])[:, -1].mean(1)
-    print(returns)
     assert returns[-1] > 0.6 * returns[0]

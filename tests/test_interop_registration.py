@@ -1,6 +1,5 @@
 """Names that users give to their own scenarios, schedulers and workloads."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +153,7 @@ def test_what_cannot_be_registered_is_refused_and_leaves_nothing(name, factory, 
 def test_the_command_line_of_a_program_that_registers(tmp_path):
     program = tmp_path / "mine.py"
     program.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import jaxlb, jaxlb.cli\n"
         "from test_interop_registration import favourite, rush_hour\n"
         "jaxlb.register('rush-hour', rush_hour)\n"
@@ -167,7 +167,6 @@ def test_the_command_line_of_a_program_that_registers(tmp_path):
         text=True,
         timeout=120,
         check=False,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
     )
     assert done.returncode == 0, done.stderr
     assert "favourite" in done.stdout and "rush-hour" in done.stdout

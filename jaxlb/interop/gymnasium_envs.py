@@ -97,7 +97,7 @@ class LoadBalancingEnv(gymnasium.Env[np.ndarray, np.int64]):
         del options
         super().reset(seed=seed)
         if seed is not None or self._key is None:
-            word = self.np_random.integers(2**32) if seed is None else seed
+            word = int(self.np_random.integers(2**32)) if seed is None else seed
             self._key, self._next_episode = jax.random.key(_words([word])[0]), None
         observation = self._next_episode
         if observation is None:
