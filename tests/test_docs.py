@@ -1,23 +1,72 @@
-"""The code in README and docs runs."""
+"""The code in README and docs runs, and its command lines are understood."""
 
 import re
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
+from jaxlb import cli
+
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = [
-    (path.name, number, block)
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-    if path.name != "interop.md"  # needs clients: tests/test_interop_docs.py
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL), start=1)
-    # Devices and processes are settled before the first computation.
-    if "jax_num_cpu_devices" not in block and "jax.distributed" not in block
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "number", "block"), BLOCKS, ids=[f"{name}-{number}" for name, number, _ in BLOCKS]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCED = re.compile(
+    r"^(?:<!-- not run: (?P<reason>.+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
 )
-def test_code_block_runs(name, number, block):
-    exec(compile(block, f"{name}, block {number}", "exec"), {"__name__": "block"})
+INDENTED = re.compile(r"(?<=\n\n)(?: {4}.+\n)+")
+
+
+def _python(page: Path) -> list[tuple[int, str]]:
+    """The page's blocks that run, each with its line."""
+    text = page.read_text()
+    return [
+        (text.count("\n", 0, block.start("code")), block["code"])
+        for block in FENCED.finditer(text)
+        if block["language"] == "python" and not block["reason"]
+    ]
+
+
+def _commands(page: Path) -> list[list[str]]:
+    """The arguments of every `jaxlb` in the page's shell blocks, indented ones included."""
+    text = page.read_text()
+    blocks = [block["code"] for block in FENCED.finditer(text) if block["language"] == "sh"]
+    blocks += INDENTED.findall(FENCED.sub("", text))
+    found = []
+    for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+        for command in re.split(r"&&|;|\|", line):
+            # What starts the program, such as srun, may come before its name.
+            start = re.search(r"(?:^|\s)jaxlb(?=\s|$)", command)
+            if start and not command.strip().startswith("pip"):
+                found.append(shlex.split(command[start.end() :], comments=True))
+    return found
+
+
+def _name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+# interop.md needs its clients: tests/test_interop_docs.py.
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if _python(page) and page.name != "interop.md"], ids=_name
+)
+def test_python_runs(page):
+    """In order and in one namespace, as a reader would type it."""
+    namespace = {"__name__": "page"}
+    for line, code in _python(page):
+        # Empty lines above, so that a traceback names the line of the page.
+        exec(compile("\n" * line + code, _name(page), "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _commands(page)], ids=_name)
+def test_commands_are_understood(page, monkeypatch):
+    for arguments in _commands(page):
+        monkeypatch.setattr(sys, "argv", ["jaxlb", *arguments])
+        cli._parse()
+
+
+def test_blocks_are_found():
+    """Were the patterns to fail, nothing above would run."""
+    assert sum(len(_python(page)) for page in PAGES) > 20
+    assert ["verify", "--quick"] in _commands(ROOT / "README.md")
+    assert ["verify", "--out", "docs"] in _commands(ROOT / "docs" / "verification.md")
