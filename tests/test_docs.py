@@ -12,7 +12,8 @@ from jaxlb import cli
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(
-    r"^(?:<!-- not run: (?P<reason>.+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- not run: (?P<reason>.+) -->\n)?```(?P<language>\w+)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 INDENTED = re.compile(r"(?<=\n\n)(?: {4}.+\n)+")
 
@@ -46,16 +47,28 @@ def _name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-# interop.md needs its clients: tests/test_interop_docs.py.
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if _python(page) and page.name != "interop.md"], ids=_name
-)
-def test_python_runs(page):
+def _run(page: Path, blocks: list[tuple[int, str]]) -> None:
     """In order and in one namespace, as a reader would type it."""
     namespace = {"__name__": "page"}
-    for line, code in _python(page):
+    for line, code in blocks:
         # Empty lines above, so that a traceback names the line of the page.
         exec(compile("\n" * line + code, _name(page), "exec"), namespace)
+
+
+def _light(page: Path) -> list[tuple[int, str]]:
+    """The blocks that train nothing: trainings take long to compile."""
+    return [(line, code) for line, code in _python(page) if "train_" not in code]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if _light(page)], ids=_name)
+def test_python_runs(page):
+    _run(page, _light(page))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if _light(page) != _python(page)], ids=_name)
+def test_python_that_trains_runs(page):
+    _run(page, _python(page))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _commands(page)], ids=_name)
@@ -70,3 +83,11 @@ def test_blocks_are_found():
     assert sum(len(_python(page)) for page in PAGES) > 20
     assert ["verify", "--quick"] in _commands(ROOT / "README.md")
     assert ["verify", "--out", "docs"] in _commands(ROOT / "docs" / "verification.md")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_links_lead_somewhere(page):
+    """As a code host shows the page; what the site makes of it, tests/test_site.py knows."""
+    text = FENCED.sub("", page.read_text())
+    for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
+        assert (page.parent / target).exists(), target
