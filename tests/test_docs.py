@@ -19,8 +19,8 @@ INDENTED = re.compile(r"(?<=\n\n)(?: {4}.+\n)+")
 
 
 def _python(page: Path) -> list[tuple[int, str]]:
-    """The page's blocks that run, each with its line."""
-    text = page.read_text()
+    """The page's blocks that run, each with its line; those of interop.md in tests/test_interop_docs.py."""
+    text = "" if page.name == "interop.md" else page.read_text()
     return [
         (text.count("\n", 0, block.start("code")), block["code"])
         for block in FENCED.finditer(text)
