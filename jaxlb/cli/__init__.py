@@ -16,6 +16,8 @@ from rich.table import Table
 from jaxlb.cli.bench import Bench
 from jaxlb.cli.common import console
 from jaxlb.cli.compare import Compare, Evaluate
+from jaxlb.cli.demo import Demo
+from jaxlb.cli.render import Render
 from jaxlb.cli.train import Train
 from jaxlb.cli.verify import Verify
 from jaxlb.scenarios import scenarios
@@ -58,9 +60,11 @@ def _list(title: str, entries: dict[str, str]) -> None:
 
 
 Command = (
-    Annotated[Compare, tyro.conf.subcommand("compare")]
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Render, tyro.conf.subcommand("render")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
     | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
@@ -68,7 +72,7 @@ Command = (
 )
 
 
-def _parse() -> Compare | Train | Evaluate | Verify | Bench | Scenarios | Schedulers:
+def _parse() -> Demo | Compare | Train | Evaluate | Render | Verify | Bench | Scenarios | Schedulers:
     """The command that the arguments ask for; ValueError if they cannot be understood."""
     said = io.StringIO()
     try:

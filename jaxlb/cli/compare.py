@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import tyro
@@ -22,6 +22,16 @@ from jaxlb.schedulers import scheduler
 from jaxlb.types import EnvParams
 
 DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"
+
+
+class Judged(NamedTuple):
+    """Schedulers that were compared, and how the output names where."""
+
+    env: Env
+    params: EnvParams
+    schedulers: dict[str, Entry]
+    comparison: Comparison
+    described: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +59,14 @@ class _Judge:
     json: bool = False
     """Print one JSON object instead of a table."""
 
-    def judge(self, where: Where, checkpoints: Sequence[Path]) -> None:
-        """Compare, print, write."""
+    def judge(self, where: Where, checkpoints: Sequence[Path]) -> Judged:
+        """Compare."""
         checks.at_least("lanes", self.lanes, 1)
         checks.at_least("tasks", self.tasks, 1)
         checks.at_least("seed", self.seed, 0)
-        names = [name.strip() for name in self.schedulers.split(",") if name.strip()]
-        chosen: dict[str, Entry] = {name: scheduler(name) for name in names}
         behaviour = scheduler(self.behaviour) if self.snapshot else None
         env, params, described = where.environment()
-        for directory in checkpoints:
-            chosen |= _trained(directory, env, params)
+        chosen = entries(self.schedulers, checkpoints, env, params)
         if self.out is not None:
             writable(self.out)
         with progress() as advance:
@@ -75,17 +82,22 @@ class _Judge:
                 behaviour=behaviour,
                 on_progress=advance,
             )
-        result = described | {"seed": self.seed} | comparison.as_dict()
+        return Judged(env, params, chosen, comparison, described | {"seed": self.seed})
+
+    def tell(self, judged: Judged) -> None:
+        """Print, write."""
+        result = judged.described | judged.comparison.as_dict()
         if self.json:
             sys.stdout.write(dumps(result))
         else:
-            _print(comparison, described)
+            print_table(judged.comparison, judged.described)
         if self.out is not None:
             from jaxlb.report import plots
 
             (self.out / "compare.json").write_text(dumps(result), encoding="utf-8")
-            (self.out / "compare.csv").write_text(_as_csv(comparison), encoding="utf-8")
-            pictures = plots.save_all(self.out, comparison, env, params, chosen, jax.random.key(self.seed))
+            (self.out / "compare.csv").write_text(_as_csv(judged.comparison), encoding="utf-8")
+            shown = judged.comparison, judged.env, judged.params, judged.schedulers
+            pictures = plots.save_all(self.out, *shown, jax.random.key(self.seed))
             written = ", ".join(["compare.json", "compare.csv", *(path.name for path in pictures)])
             print(f"wrote {written} to {self.out}", file=sys.stderr)
 
@@ -99,7 +111,7 @@ class Compare(_Judge, Where):
 
     def run(self) -> None:
         """Compare, print, write."""
-        self.judge(self, self.checkpoint)
+        self.tell(self.judge(self, self.checkpoint))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +135,16 @@ class Evaluate(_Judge, Where):
             options["allow_overload"] |= record.allow_overload
             if record.trace is not None and self.trace is None:
                 options |= {"trace": Path(record.trace[0]), "trace_format": record.trace[1]}
-        self.judge(Where(**options), (self.directory,))
+        self.tell(self.judge(Where(**options), (self.directory,)))
+
+
+def entries(names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams) -> dict[str, Entry]:
+    """The schedulers that options name, those that were trained last."""
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    chosen: dict[str, Entry] = {name: scheduler(name) for name in listed}
+    for directory in checkpoints:
+        chosen |= _trained(directory, env, params)
+    return chosen
 
 
 def _trained(directory: Path, env: Env, params: EnvParams) -> dict[str, Entry]:
@@ -168,7 +189,7 @@ def _pm(value: float, interval: Interval, scale: float = 1.0) -> str:
     return shown if interval is None else f"{shown} ±{half:,.{digits}f}"
 
 
-def _print(comparison: Comparison, described: dict[str, Any]) -> None:
+def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
     """The table for people."""
     source = (
         comparison.scenario

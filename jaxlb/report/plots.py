@@ -15,11 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter
 
-from jaxlb import workload
 from jaxlb.bench import Sweep
-from jaxlb.comparison import Comparison, Entry, Row, bin_edges, pair
+from jaxlb.comparison import Comparison, Entry, Row
 from jaxlb.env import Env
-from jaxlb.rollout import replay
+from jaxlb.report import data
 from jaxlb.schedulers import optimal
 from jaxlb.types import EnvParams, Key, Outcome, Task
 from jaxlb.verification import Case
@@ -56,20 +55,14 @@ def completion_tails(comparison: Comparison) -> Figure:
     """Share of tasks that take longer than t, for each scheduler; both axes logarithmic."""
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        edges = bin_edges()
-        left, right = [], []
-        for index, (name, histogram) in enumerate(comparison.histograms.items()):
-            counts = histogram.sum(0)
-            longer = 1.0 - np.cumsum(counts) / counts.sum()
-            seen = np.flatnonzero(counts)
-            left.append(edges[seen[0]])
-            right.append(edges[seen[-1] + 1])
-            axes.plot(edges[1:], np.where(longer > 0, longer, np.nan), label=name, lw=1.4, **_looks(index))
+        time, longer = data.tails(comparison)
+        for index, (name, share) in enumerate(longer.items()):
+            axes.plot(time, np.where(share > 0, share, np.nan), label=name, lw=1.4, **_looks(index))
         lowest = 1.0 / (comparison.num_lanes * comparison.num_tasks)
         axes.set(
             xscale="log",
             yscale="log",
-            xlim=(max(min(left), max(right) * 1e-7), max(right)),
+            xlim=(max(time[0], time[-1] * 1e-7), time[-1]),
             ylim=(lowest, 1.3),
             xlabel="completion time t",
             ylabel="share of tasks that take longer than t",
@@ -171,27 +164,21 @@ def choices(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Out
       outcomes: of the same tasks, by scheduler.
     """
     speed = np.asarray(params.speed)
-    size = np.asarray(tasks.size).ravel()
-    edges = np.geomspace(size.min(), size.max() * 1.001, 17)
-    place = np.searchsorted(edges, size, side="right") - 1
-    count = np.bincount(place, minlength=16)
+    edges, count, share, slowdown = data.by_size(tasks, outcomes, len(speed))
     with plt.rc_context(_STYLE):
         figure, panels = _panels(len(outcomes))
         rights: list[Any] = []
-        for axes, (name, outcome) in zip(panels, outcomes.items(), strict=True):
-            action = np.asarray(outcome.action).ravel()
-            below = np.zeros(16)
+        for axes, name in zip(panels, outcomes, strict=True):
+            below = np.zeros(len(count))
             for processor, color in enumerate(_of_processors(speed)):
-                share = np.bincount(place[action == processor], minlength=16) / np.maximum(count, 1)
                 label = f"{processor} (speed {speed[processor]:.3g})"
+                height = share[name][processor]
                 axes.bar(
-                    edges[:-1], share, np.diff(edges), below, align="edge", color=color, lw=0, label=label
+                    edges[:-1], height, np.diff(edges), below, align="edge", color=color, lw=0, label=label
                 )
-                below += share
-            slowdown = np.asarray(outcome.completion).ravel() / size
-            mean = np.bincount(place, slowdown, minlength=16) / np.where(count > 0, count, np.nan)
+                below += height
             right = axes.twinx()
-            right.plot(np.sqrt(edges[:-1] * edges[1:]), mean, color="C3", lw=1.4, marker=".", ms=4)
+            right.plot(np.sqrt(edges[:-1] * edges[1:]), slowdown[name], color="C3", lw=1.4, marker=".", ms=4)
             right.set_yscale("log")
             right.grid(visible=False)
             right.tick_params(axis="y", which="both", colors="C3", labelsize=7)
@@ -570,21 +557,14 @@ def save_all(
     key: Key,
 ) -> list[Path]:
     """Write every picture of a comparison as PNG; the key is consumed."""
-    task_key, act_key = jax.random.split(key)
-    tasks = workload.sample(task_key, params, 1000, (32,))
-    outcomes = {name: replay(env, params, *pair(entry), tasks, act_key) for name, entry in schedulers.items()}
-
-    def part(where: Any) -> tuple[Task, dict[str, Outcome]]:
-        def of(tree: Any) -> Any:
-            return jax.tree.map(lambda leaf: leaf[where], tree)
-
-        return of(tasks), {name: of(outcome) for name, outcome in outcomes.items()}
-
+    tasks, outcomes = data.replayed(env, params, schedulers, key)
+    first = jax.tree.map(lambda leaf: leaf[:400, 0], (tasks, outcomes))
+    later = jax.tree.map(lambda leaf: leaf[data.WARMUP :], (tasks, outcomes))
     figures = {
         "completion_tails.png": completion_tails(comparison),
         "violations.png": violations(comparison),
-        "backlogs.png": backlogs(env, params, *part((slice(400), 0))),
-        "choices.png": choices(env, params, *part(slice(200, None))),
+        "backlogs.png": backlogs(env, params, *first),
+        "choices.png": choices(env, params, *later),
     }
     for name, figure in figures.items():
         figure.savefig(directory / name)

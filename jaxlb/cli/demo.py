@@ -1,0 +1,96 @@
+"""jaxlb demo: the whole story in one command."""
+
+import platform
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from jaxlb import checks, runs
+from jaxlb.cli.common import dumps, writable
+from jaxlb.cli.compare import Compare, print_table
+from jaxlb.cli.train import Train
+from jaxlb.report import html
+from jaxlb.version import __version__
+
+RULES = "rr,jsq,sed,lwr,greedy,guarded-sita,fpi,oracle"
+
+# Method, scenario, settings; the network of the DQN serves any number of processors, so it joins every table.
+TRAININGS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    (
+        "dqn",
+        "heavy-tail",
+        {"network": "per-processor", "num_iterations": 6000, "completion_exponent": 0.67, "sla_weight": 1},
+    ),
+    ("predictor", "stale", {}),
+    ("gnn", "seed", {}),
+)
+QUICK = {"dqn": {"num_iterations": 2000}, "predictor": {}, "gnn": {"num_iterations": 2000}}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train three schedulers, compare them with classical ones on three scenarios, write a page about it."""
+
+    quick: bool = False
+    """Shorter trainings, fewer tasks: in under a minute on two cores."""
+    seed: int = 0
+    """Of the trainings and of the random tasks."""
+    out: Path = Path("runs/demo")
+    """Folder for report.html, its numbers (demo.json), and a run folder of each training."""
+
+    def run(self) -> None:
+        """Train, compare, print, write."""
+        checks.at_least("seed", self.seed, 0)
+        writable(self.out)
+        began = time.perf_counter()
+        line = f"jaxlb demo{' --quick' * self.quick} --seed {self.seed} --out {shlex.quote(str(self.out))}"
+        trainings = [self._train(*training) for training in TRAININGS]
+        trained = {training["name"]: training["scenario"] for training in trainings}
+        report = {
+            "command": line,
+            "versions": {
+                "jaxlb": __version__,
+                "JAX": jax.__version__,
+                "Python": platform.python_version(),
+            },
+            "trainings": trainings,
+            "scenarios": [self._compare(scenario, trained) for _, scenario, _ in TRAININGS],
+            "seconds": round(time.perf_counter() - began, 1),
+        }
+        (self.out / "demo.json").write_text(dumps(report), encoding="utf-8")
+        (self.out / "report.html").write_text(html.page(report), encoding="utf-8")
+        print(f"wrote {self.out / 'report.html'}: open it in a browser", file=sys.stderr)
+
+    def _train(self, method: str, scenario: str, settings: dict[str, Any]) -> dict[str, Any]:
+        out = self.out / method
+        line = f"jaxlb train {method} --scenario {scenario} --seed {self.seed}"
+        line += f" --out {shlex.quote(str(out))} --overwrite"
+        settings = settings | (QUICK[method] if self.quick else {})
+        if settings:
+            line += " --train " + " ".join(f"{name}={value}" for name, value in settings.items())
+        began = time.perf_counter()
+        _command(Train, line).run()
+        return html.training(runs.find(out), line, time.perf_counter() - began)
+
+    def _compare(self, scenario: str, trained: dict[str, str]) -> dict[str, Any]:
+        line = f"jaxlb compare --scenario {scenario} --schedulers {RULES} --seed {self.seed}"
+        line += f" --lanes {256 if self.quick else 1024} --tasks {1000 if self.quick else 2000}"
+        line += "".join(f" --checkpoint {shlex.quote(str(self.out / name))}" for name in trained)
+        command = _command(Compare, line)
+        judged = command.judge(command, command.checkpoint)
+        print_table(judged.comparison, judged.described)
+        key = jax.random.key(self.seed)
+        shown = judged.comparison, judged.env, judged.params, judged.schedulers, key
+        return html.section(*shown, f"{line} --out {shlex.quote(str(self.out / scenario))}", trained)
+
+
+def _command(kind: Any, line: str) -> Any:
+    """What a command line asks for: so the page shows what was run."""
+    print(f"$ {line}", file=sys.stderr)
+    return tyro.cli(kind, args=shlex.split(line)[2:], config=(tyro.conf.FlagCreatePairsOff,))

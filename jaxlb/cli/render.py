@@ -1,0 +1,47 @@
+"""jaxlb render: schedulers at work, as a film."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+
+from jaxlb import checks
+from jaxlb.cli.common import Where, writable
+from jaxlb.cli.compare import entries
+
+NUM_FRAMES = 150
+
+
+@dataclass(frozen=True, kw_only=True)
+class Render(Where):
+    """Draw schedulers side by side on the same tasks: queues fill and drain, late tasks flash."""
+
+    schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "rr,lwr"
+    """Names from `jaxlb schedulers`, separated by commas."""
+    checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Run folder of a trained scheduler, which joins them; may be given several times."""
+    tasks: int = 120
+    """Tasks that arrive while it is filmed."""
+    seed: int = 0
+    """Of the random tasks."""
+    out: Path
+    """File to write: .gif, or .mp4 where ffmpeg is installed."""
+
+    def run(self) -> None:
+        """Replay, draw, write."""
+        checks.at_least("tasks", self.tasks, 2)
+        checks.at_least("seed", self.seed, 0)
+        env, params, _ = self.environment()
+        shown = entries(self.schedulers, self.checkpoint, env, params)
+        if not shown:
+            raise ValueError("--schedulers: must name at least one")
+        writable(self.out.parent)
+        from jaxlb.report import animation
+
+        animation.check(self.out)
+        film = animation.film(env, params, shown, jax.random.key(self.seed), self.tasks)
+        film.save(self.out, NUM_FRAMES)
+        print(f"wrote {self.out}, {self.out.stat().st_size / 1e6:.1f} MB", file=sys.stderr)

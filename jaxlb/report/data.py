@@ -1,0 +1,87 @@
+"""The numbers behind pictures, so that every picture of a thing shows the same ones."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxlb import workload
+from jaxlb.comparison import Comparison, Entry, bin_edges, pair
+from jaxlb.env import Env
+from jaxlb.rollout import replay
+from jaxlb.types import EnvParams, Key, Outcome, Task
+
+_SIZE_BINS = 16
+WARMUP = 200
+"""Tasks of each replayed lane that pass before what is shown is typical."""
+
+
+class Tails(NamedTuple):
+    """Shares of tasks that take longer than given times.
+
+    Attributes:
+      time: `[S]`.
+      longer: by scheduler, `[S]`.
+    """
+
+    time: np.ndarray
+    longer: dict[str, np.ndarray]
+
+
+class BySize(NamedTuple):
+    """What happens to tasks of each size, in B bins of equal width on a logarithmic scale.
+
+    Attributes:
+      edges: `[B + 1]` work.
+      count: `[B]` tasks.
+      share: by scheduler, `[P, B]`, of the tasks of a size that each processor gets.
+      slowdown: by scheduler, `[B]`, mean; not a number where there is no task.
+    """
+
+    edges: np.ndarray
+    count: np.ndarray
+    share: dict[str, np.ndarray]
+    slowdown: dict[str, np.ndarray]
+
+
+def tails(comparison: Comparison) -> Tails:
+    """At the edges of the histograms' bins, from the least completion time seen to the largest."""
+    counts = {name: histogram.sum(0) for name, histogram in comparison.histograms.items()}
+    seen = np.flatnonzero(sum(counts.values()))
+    within = slice(seen[0], seen[-1] + 1)
+    longer = {name: 1.0 - np.cumsum(count)[within] / count.sum() for name, count in counts.items()}
+    return Tails(bin_edges()[1:][within], longer)
+
+
+def replayed(
+    env: Env, params: EnvParams, schedulers: Mapping[str, Entry], key: Key
+) -> tuple[Task, dict[str, Outcome]]:
+    """Tasks `[1000, 32]` and what becomes of them under each scheduler; the key is consumed."""
+    task_key, act_key = jax.random.split(key)
+    tasks = workload.sample(task_key, params, 1000, (32,))
+    return tasks, {
+        name: replay(env, params, *pair(entry), tasks, act_key) for name, entry in schedulers.items()
+    }
+
+
+def by_size(tasks: Task, outcomes: Mapping[str, Outcome], num_processors: int) -> BySize:
+    """Choices and slowdowns by size of task.
+
+    Args:
+      tasks: leaves `[T, N]`.
+      outcomes: of the same tasks, by scheduler.
+      num_processors: P.
+    """
+    size = np.asarray(tasks.size).ravel()
+    edges = np.geomspace(size.min(), size.max() * 1.001, _SIZE_BINS + 1)
+    place = np.searchsorted(edges, size, side="right") - 1
+    count = np.bincount(place, minlength=_SIZE_BINS)
+    share, slowdown = {}, {}
+    for name, outcome in outcomes.items():
+        action, completion = np.asarray(outcome.action).ravel(), np.asarray(outcome.completion).ravel()
+        cells = np.bincount(action * _SIZE_BINS + place, minlength=num_processors * _SIZE_BINS)
+        share[name] = cells.reshape(num_processors, _SIZE_BINS) / np.maximum(count, 1)
+        slower = np.bincount(place, completion / size, minlength=_SIZE_BINS)
+        slowdown[name] = slower / np.where(count > 0, count, np.nan)
+    return BySize(edges, count, share, slowdown)

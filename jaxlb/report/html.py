@@ -1,0 +1,181 @@
+"""One page that tells what was trained and how it compares: a single file that needs nothing else."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlb.comparison import Comparison, Entry, Row
+from jaxlb.env import Env
+from jaxlb.report import data
+from jaxlb.runs import Run
+from jaxlb.scenarios import scenarios
+from jaxlb.types import EnvParams, Key
+
+ORACLE = "oracle"
+_MOST_TIMES = 160  # of a tail: more cannot be told apart on a screen
+_DIGITS = 5  # of what is only drawn
+
+FIGURES = {"sla_violation_rate": "SLA violations", "mean_completion": "mean completion time"}
+"""What the page's first lines are about; less is better."""
+
+
+def training(run: Run, command: str, seconds: float) -> dict[str, Any]:
+    """What a training went through.
+
+    Args:
+      run: with one seed.
+      command: that trained it.
+      seconds: that took.
+    """
+    trainer, rows = run.record.trainer(), run.logged()
+    curves = [
+        {"label": label, "values": [_scaled(row[name], scale) for row in rows]}
+        for label, name, scale in trainer.reached
+    ]
+    best = max(rows, key=lambda row: -math.inf if row[trainer.objective] is None else row[trainer.objective])
+    return {
+        "name": run.directory.name,
+        "method": run.record.method,
+        "scenario": run.record.scenario,
+        "command": command,
+        "seconds": round(seconds, 1),
+        "iterations": [row["iteration"] for row in rows],
+        "best": best["iteration"],
+        "curves": curves,
+    }
+
+
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else scale * value
+
+
+def section(
+    comparison: Comparison,
+    env: Env,
+    params: EnvParams,
+    schedulers: Mapping[str, Entry],
+    key: Key,
+    command: str,
+    trained: Mapping[str, str],
+) -> dict[str, Any]:
+    """All that the page says of a scenario.
+
+    Args:
+      comparison: of the schedulers.
+      env: that they were compared in.
+      params: of the environment.
+      schedulers: by name.
+      key: consumed; decides the tasks whose fates by size are shown.
+      command: that makes the comparison again.
+      trained: where each learned scheduler was trained, by its name.
+    """
+    rows = comparison.schedulers
+    names = [row.name for row in rows]
+    kinds = {name: "learned" if name in trained else ORACLE if name == ORACLE else "rule" for name in names}
+    tails = data.tails(comparison)
+    step = -(-len(tails.time) // _MOST_TIMES)
+    tasks, outcomes = data.replayed(env, params, schedulers, key)
+    sizes = data.by_size(
+        *jax.tree.map(lambda leaf: leaf[data.WARMUP :], (tasks, outcomes)), env.num_processors
+    )
+    return {
+        "name": env.name,
+        "description": scenarios()[env.name],
+        "load": _short(params.load),
+        "speed": _short(params.speed),
+        "command": command,
+        "lanes": comparison.num_lanes,
+        "tasks": comparison.num_tasks,
+        "warmup": comparison.warmup,
+        "baseline": comparison.baseline,
+        "schedulers": [
+            dataclasses.asdict(row) | {"kind": kinds[row.name], "trained": trained.get(row.name)}
+            for row in rows
+        ],
+        "verdicts": [verdict(figure, rows, trained, env.name) for figure in FIGURES],
+        "tails": {
+            "time": _short(tails.time[::step]),
+            "longer": {name: _short(longer[::step]) for name, longer in tails.longer.items()},
+        },
+        "sizes": {
+            "edges": _short(sizes.edges),
+            "count": sizes.count.tolist(),
+            "share": {name: _short(share) for name, share in sizes.share.items()},
+            "slowdown": {name: _short(slowdown) for name, slowdown in sizes.slowdown.items()},
+        },
+    }
+
+
+def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> dict[str, Any]:
+    """Who wins by a figure: the learned scheduler that was trained here, or the best rule.
+
+    Two whose 95 % intervals overlap are level; so are two without intervals.
+
+    Args:
+      figure: a name of `FIGURES`.
+      rows: of the comparison.
+      trained: where each learned scheduler was trained, by its name.
+      scenario: where they were compared.
+
+    Returns:
+      The names of the learned scheduler and of the best rule, whether the first is "better", "worse" or
+      "level", the best of all but the oracle, and a sentence that says all that.
+    """
+
+    def value(row: Row) -> float:
+        return getattr(row, figure)
+
+    def told(row: Row) -> str:
+        return f"{100 * value(row):.2f} %" if figure == "sla_violation_rate" else f"{value(row):.3g}"
+
+    rule = min((row for row in rows if row.name not in trained and row.name != ORACLE), key=value)
+    mine = min((row for row in rows if trained.get(row.name) == scenario), key=value)
+    best = min((row for row in rows if row.name != ORACLE), key=value)
+    ours, theirs = (getattr(row, f"{figure}_ci") for row in (mine, rule))
+    if ours is None or theirs is None or (ours[0] <= theirs[1] and theirs[0] <= ours[1]):
+        outcome, words = "level", "is level with"
+    elif value(mine) < value(rule):
+        outcome, words = "better", "beats"
+    else:
+        outcome, words = "worse", "loses to"
+    text = f"{FIGURES[figure]}: {mine.name} ({told(mine)}) {words} the best rule, {rule.name} ({told(rule)})."
+    if best is not mine and best is not rule:
+        text += f" The best of all is {best.name}, trained on {trained[best.name]} ({told(best)})."
+    return {
+        "figure": figure,
+        "learned": mine.name,
+        "rule": rule.name,
+        "outcome": outcome,
+        "best": best.name,
+        "text": text[0].upper() + text[1:],
+    }
+
+
+def _short(values: Any) -> Any:
+    """Plain numbers to a few digits; what is not finite is None."""
+
+    def short(value: float) -> float | None:
+        return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+
+    array = np.asarray(values, np.float64)
+    return short(float(array)) if array.ndim == 0 else [_short(part) for part in array]
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The whole page, with the report as the JSON that its figures and tables are made from.
+
+    Args:
+      report: `command`, `seconds`, `versions` by name, `trainings` and `scenarios`, as the functions above
+        make them.
+    """
+    template = resources.files("jaxlb.report").joinpath("report.html").read_text(encoding="utf-8")
+    # Within a script element, only this ends it or changes how it is read.
+    told = json.dumps(report, allow_nan=False).replace("<", "\\u003c")
+    before, after = template.split("{{report}}")
+    return before + told + after
