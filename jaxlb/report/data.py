@@ -1,6 +1,8 @@
 """The numbers behind pictures, so that every picture of a thing shows the same ones."""
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -60,9 +62,13 @@ def replayed(
     """Tasks `[1000, 32]` and what becomes of them under each scheduler; the key is consumed."""
     task_key, act_key = jax.random.split(key)
     tasks = workload.sample(task_key, params, 1000, (32,))
-    return tasks, {
-        name: replay(env, params, *pair(entry), tasks, act_key) for name, entry in schedulers.items()
-    }
+
+    def outcome(entry: Entry) -> Outcome:
+        return replay(env, params, *pair(entry), tasks, act_key)
+
+    # Compiling is most of the work.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return tasks, dict(zip(schedulers, pool.map(outcome, schedulers.values()), strict=True))
 
 
 def by_size(tasks: Task, outcomes: Mapping[str, Outcome], num_processors: int) -> BySize:

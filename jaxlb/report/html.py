@@ -63,6 +63,7 @@ def section(
     key: Key,
     command: str,
     trained: Mapping[str, str],
+    misfits: Mapping[str, str],
 ) -> dict[str, Any]:
     """All that the page says of a scenario.
 
@@ -74,6 +75,7 @@ def section(
       key: consumed; decides the tasks whose fates by size are shown.
       command: that makes the comparison again.
       trained: where each learned scheduler was trained, by its name.
+      misfits: why others cannot serve here, by name.
     """
     rows = comparison.schedulers
     names = [row.name for row in rows]
@@ -94,6 +96,7 @@ def section(
         "tasks": comparison.num_tasks,
         "warmup": comparison.warmup,
         "baseline": comparison.baseline,
+        "misfits": dict(misfits),
         "schedulers": [
             dataclasses.asdict(row) | {"kind": kinds[row.name], "trained": trained.get(row.name)}
             for row in rows
