@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -75,6 +76,12 @@ def overrides(option: str, settings: tuple[str, ...]) -> dict[str, Any]:
             raise ValueError(f"{option} {setting!r}: must look like NAME=VALUE")
         values[name] = _value(text)
     return values
+
+
+def alone(command: str) -> None:
+    """Raise ValueError where a command would be run by several processes, and can only be by one."""
+    if jax.process_count() > 1:
+        raise ValueError(f"jaxlb {command} runs in one process, not in {jax.process_count()}")
 
 
 def writable(directory: Path) -> None:

@@ -9,7 +9,7 @@ import jax
 import tyro
 
 from jaxlb import checks
-from jaxlb.cli.common import Where, writable
+from jaxlb.cli.common import Where, alone, writable
 from jaxlb.cli.compare import entries
 
 NUM_FRAMES = 150
@@ -17,7 +17,7 @@ NUM_FRAMES = 150
 
 @dataclass(frozen=True, kw_only=True)
 class Render(Where):
-    """Draw schedulers side by side on the same tasks: queues fill and drain, late tasks flash."""
+    """Film schedulers side by side, on the same tasks."""
 
     schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "rr,lwr"
     """Names from `jaxlb schedulers`, separated by commas."""
@@ -32,6 +32,7 @@ class Render(Where):
 
     def run(self) -> None:
         """Replay, draw, write."""
+        alone("render")
         checks.at_least("tasks", self.tasks, 2)
         checks.at_least("seed", self.seed, 0)
         env, params, _ = self.environment()

@@ -21,6 +21,14 @@ ORACLE = "oracle"
 _MOST_TIMES = 160  # of a tail: more cannot be told apart on a screen
 _DIGITS = 5  # of what is only drawn
 
+AIMS = {
+    "dqn": "Learns by trial what its choices bring later: completion times and missed deadlines, weighed.",
+    "predictor": "Learns backlogs from old figures; LWR then chooses by what it predicts.",
+    "gnn": "Learns what completion time each choice would bring, and takes the smallest: at best it chooses as "
+    "the oracle does.",
+}
+"""What each method learns."""
+
 FIGURES = {"sla_violation_rate": "SLA violations", "mean_completion": "mean completion time"}
 """What the page's first lines are about; less is better."""
 
@@ -42,6 +50,7 @@ def training(run: Run, command: str, seconds: float) -> dict[str, Any]:
     return {
         "name": run.directory.name,
         "method": run.record.method,
+        "aim": AIMS[run.record.method],
         "scenario": run.record.scenario,
         "command": command,
         "seconds": round(seconds, 1),
