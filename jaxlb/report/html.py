@@ -24,8 +24,7 @@ _DIGITS = 5  # of what is only drawn
 AIMS = {
     "dqn": "Learns by trial what its choices bring later: completion times and missed deadlines, weighed.",
     "predictor": "Learns backlogs from old figures; LWR then chooses by what it predicts.",
-    "gnn": "Learns what completion time each choice would bring, and takes the smallest: at best it chooses as "
-    "the oracle does.",
+    "gnn": "Learns each choice's completion time, and takes the smallest: at best, the oracle's choice.",
 }
 """What each method learns."""
 
