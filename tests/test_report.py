@@ -88,10 +88,11 @@ def test_choices_and_slowdowns_by_size_are_counted(key):
     env, params = jaxlb.make("heavy-tail")
     tasks, outcomes = data.replayed(env, params, {"rr": jaxlb.scheduler("rr"), "one": only_the_first()}, key)
     edges, count, share, slowdown = data.by_size(tasks, outcomes, 4)
-    assert count.sum() == tasks.size.size
+    assert count.sum() == tasks.size.size  # those below the first edge are in the first bin
     np.testing.assert_allclose(share["one"][0], count > 0)
     np.testing.assert_allclose((share["rr"] * count).sum(1) / count.sum(), 0.25)
     size, outcome = np.asarray(tasks.size), outcomes["rr"]
+    assert edges[0] == pytest.approx(np.quantile(size, 0.001)) and edges[-1] > size.max()
     inside = (size >= edges[3]) & (size < edges[4])
     np.testing.assert_allclose(
         slowdown["rr"][3], (np.asarray(outcome.completion) / size)[inside].mean(), 1e-5
@@ -240,8 +241,11 @@ def test_the_numbers_on_the_page_are_those_of_the_json(look, report):
         shown = scales.get(field, 1) * row[field]
         decimals = 3 if abs(shown) < 10 else 2 if abs(shown) < 100 else 1
         assert number(text) == pytest.approx(shown, abs=0.501 * 10**-decimals)
-        interval = row.get(f"{field}_ci")
-        if interval is not None:
+        interval = row[f"{field}_ci"]
+        assert ("±" in text) == (
+            field not in ("oracle_agreement", *(f"p{p}_completion" for p in (50, 95, 99)))
+        )
+        if "±" in text:
             half = scales.get(field, 1) * (interval[1] - interval[0]) / 2
             assert number(text.split("±")[1]) == pytest.approx(half, abs=0.501 * 10**-decimals)
     bars = driver.execute_script(

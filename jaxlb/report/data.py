@@ -35,7 +35,7 @@ class BySize(NamedTuple):
     """What happens to tasks of each size, in B bins of equal width on a logarithmic scale.
 
     Attributes:
-      edges: `[B + 1]` work.
+      edges: `[B + 1]` work; the thousandth of the tasks that are below the first are in the first bin.
       count: `[B]` tasks.
       share: by scheduler, `[P, B]`, of the tasks of a size that each processor gets.
       slowdown: by scheduler, `[B]`, mean; not a number where there is no task.
@@ -80,8 +80,8 @@ def by_size(tasks: Task, outcomes: Mapping[str, Outcome], num_processors: int) -
       num_processors: P.
     """
     size = np.asarray(tasks.size).ravel()
-    edges = np.geomspace(size.min(), size.max() * 1.001, _SIZE_BINS + 1)
-    place = np.searchsorted(edges, size, side="right") - 1
+    edges = np.geomspace(np.quantile(size, 0.001), size.max() * 1.001, _SIZE_BINS + 1)
+    place = np.maximum(np.searchsorted(edges, size, side="right") - 1, 0)
     count = np.bincount(place, minlength=_SIZE_BINS)
     share, slowdown = {}, {}
     for name, outcome in outcomes.items():

@@ -89,7 +89,9 @@ def section(
     names = [row.name for row in rows]
     kinds = {name: "learned" if name in trained else ORACLE if name == ORACLE else "rule" for name in names}
     tails = data.tails(comparison)
-    step = -(-len(tails.time) // _MOST_TIMES)
+    # From where the first scheduler has finished a task in a thousand.
+    first = min(int(np.argmax(longer < 0.999)) for longer in tails.longer.values())
+    shown = slice(first, None, -(-(len(tails.time) - first) // _MOST_TIMES))
     tasks, outcomes = data.replayed(env, params, schedulers, key)
     sizes = data.by_size(
         *jax.tree.map(lambda leaf: leaf[data.WARMUP :], (tasks, outcomes)), env.num_processors
@@ -111,8 +113,8 @@ def section(
         ],
         "verdicts": [verdict(figure, rows, trained, env.name) for figure in FIGURES],
         "tails": {
-            "time": _short(tails.time[::step]),
-            "longer": {name: _short(longer[::step]) for name, longer in tails.longer.items()},
+            "time": _short(tails.time[shown]),
+            "longer": {name: _short(longer[shown]) for name, longer in tails.longer.items()},
         },
         "sizes": {
             "edges": _short(sizes.edges),
