@@ -56,13 +56,14 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(sections, trained):
-    return {
+    report = {
         "command": "jaxlb demo </script><b>",  # whatever a folder is called
         "versions": {"jaxlb": "1"},
         "trainings": [trained],
         "scenarios": [told for _, told in sections],
         "seconds": 1.5,
     }
+    return json.loads(json.dumps(report))
 
 
 def test_a_training_is_told_with_its_best_iteration(trained):

@@ -83,7 +83,7 @@ def section(
       key: consumed; decides the tasks whose fates by size are shown.
       command: that makes the comparison again.
       trained: where each learned scheduler was trained, by its name.
-      misfits: why others cannot serve here, by name.
+      misfits: why others that were trained are not compared here, by name.
     """
     rows = comparison.schedulers
     names = [row.name for row in rows]
