@@ -1,6 +1,6 @@
 """Run folders: what was trained, on what, with which settings, and its checkpoints.
 
-    run.json        what was asked for, and what the weights fit
+    run.json        what was trained, and what the weights fit
     metrics.jsonl   a line for each evaluation and seed
     checkpoints/    Orbax: the best and the last weights and, until training is over, its whole state
 
@@ -30,7 +30,7 @@ from jaxlb.workload import read_trace
 if TYPE_CHECKING:
     from orbax.checkpoint import CheckpointManager
 
-RECORD, METRICS, CHECKPOINTS = "run.json", "metrics.jsonl", "checkpoints"
+RECORD, METRICS, CHECKPOINTS, LOGS = "run.json", "metrics.jsonl", "checkpoints", "logs"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Run:
         """Drop figures that were logged after the last checkpoint, and a line that was cut off."""
         lines = (self.directory / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
         whole = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
-        _write(self.directory / METRICS, "".join(whole))
+        write(self.directory / METRICS, "".join(whole))
 
     def iteration(self) -> int:
         """That of the last checkpoint; 0 if there is none yet."""
@@ -115,7 +115,7 @@ class Run:
         """Parts of the last checkpoint, given what they look like (`jax.eval_shape`).
 
         Raises:
-          ValueError: there is no such checkpoint.
+          ValueError: there is no such checkpoint, or one that cannot be read.
         """
         import orbax.checkpoint as ocp
 
@@ -126,7 +126,10 @@ class Run:
                 raise ValueError(
                     f"{self.directory}: nothing was saved yet; --resume starts the training again"
                 )
-            found = checkpoints.restore(iteration, args=ocp.args.Composite(**asked))
+            try:
+                found = checkpoints.restore(iteration, args=ocp.args.Composite(**asked))
+            except (ValueError, TypeError, LookupError, OSError) as error:
+                raise ValueError(f"{self.directory}: its checkpoint cannot be read: {error}") from error
         return {name: found[name] for name in parts}
 
     def _checkpoints(self) -> "CheckpointManager":
@@ -137,29 +140,35 @@ class Run:
         return ocp.CheckpointManager((self.directory / CHECKPOINTS).absolute(), options=options)
 
 
-def create(directory: Path, record: Record, overwrite: bool) -> Run:
-    """A new run folder.
+def make_room(directory: Path, overwrite: bool) -> None:
+    """Look that a folder has no run in it, or remove the one that it has.
 
     Raises:
       ValueError: the folder holds a run and is not to be overwritten.
     """
-    if (directory / RECORD).exists():
-        if not overwrite:
-            raise ValueError(
-                f"{directory} holds a run: --resume continues it, --overwrite replaces it, "
-                "--out DIR goes elsewhere"
-            )
-        for name in (RECORD, METRICS):
-            (directory / name).unlink(missing_ok=True)
-        shutil.rmtree(directory / CHECKPOINTS, ignore_errors=True)
+    if not (directory / RECORD).exists():
+        return
+    if not overwrite:
+        raise ValueError(
+            f"{directory} holds a run: --resume continues it, --overwrite replaces it, "
+            "--out DIR goes elsewhere"
+        )
+    for name in (RECORD, METRICS):
+        (directory / name).unlink(missing_ok=True)
+    for name in (CHECKPOINTS, LOGS):
+        shutil.rmtree(directory / name, ignore_errors=True)
+
+
+def create(directory: Path, record: Record) -> Run:
+    """A new run, in a folder that has none."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / METRICS).touch()
     # Last: a folder with a record is a run.
-    _write(directory / RECORD, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
+    write(directory / RECORD, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
     return Run(directory, record)
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """A file's new content; killed on the way, the old content stays."""
     new = path.with_name(f".{path.name}")
     new.write_text(text, encoding="utf-8")

@@ -1,27 +1,46 @@
 """The command line: the only place that parses arguments, prints, or writes files."""
 
+import argparse
 import contextlib
 import dataclasses
 import io
+import logging
 import os
 import sys
+import traceback
 import warnings
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union
 
 import jax
 import tyro
-from rich.table import Table
+from rich.text import Text
 
+from jaxlb import checks
+from jaxlb.cli import folders
 from jaxlb.cli.bench import Bench
-from jaxlb.cli.common import console
+from jaxlb.cli.common import LOG
 from jaxlb.cli.compare import Compare, Evaluate
 from jaxlb.cli.demo import Demo
+from jaxlb.cli.lists import Runs, Scenarios, Schedulers
 from jaxlb.cli.render import Render
 from jaxlb.cli.train import Train
 from jaxlb.cli.verify import Verify
-from jaxlb.scenarios import scenarios
-from jaxlb.schedulers import schedulers
+from jaxlb.version import __version__
+
+COMMANDS: dict[str, type] = {
+    "demo": Demo,
+    "compare": Compare,
+    "train": Train,
+    "evaluate": Evaluate,
+    "render": Render,
+    "runs": Runs,
+    "verify": Verify,
+    "bench": Bench,
+    "scenarios": Scenarios,
+    "schedulers": Schedulers,
+}
 
 XLA_FLAGS = " ".join(
     [
@@ -34,60 +53,96 @@ XLA_FLAGS = " ".join(
 """What XLA is told where the environment does not say otherwise."""
 
 
-@dataclass(frozen=True)
-class Scenarios:
-    """List the scenarios."""
+def _parse(arguments: Sequence[str]) -> Any:
+    """What the arguments ask for: the command, and whether to be verbose or quiet.
 
-    def run(self) -> None:
-        """Print the list."""
-        _list("scenarios", scenarios())
+    Raises:
+      ValueError: they cannot be understood.
+    """
+    configured = _configured(arguments)
+    commands = Union[  # noqa: UP007
+        tuple(
+            Annotated[command, tyro.conf.subcommand(name, **configured.get(name, {}))]
+            for name, command in COMMANDS.items()
+        )
+    ]
+
+    def option(letter: str, text: str) -> tuple[Any, bool]:
+        return Annotated[bool, tyro.conf.arg(aliases=[letter], help=text, help_behavior_hint="")], False
+
+    program = dataclasses.make_dataclass(
+        "Program",
+        [
+            ("command", commands),
+            ("verbose", *option("-v", "Tracebacks, and what JAX compiles.")),
+            ("quiet", *option("-q", "Results and errors only.")),
+            # Done before anything is parsed, since it needs no command; here for the help.
+            ("version", *option("-V", "Print the version.")),
+        ],
+    )
+    return _tyro(
+        program,
+        arguments,
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.OmitArgPrefixes,
+        tyro.conf.OmitSubcommandPrefixes,
+        tyro.conf.CascadeSubcommandArgs,
+    )
 
 
-@dataclass(frozen=True)
-class Schedulers:
-    """List the schedulers."""
-
-    def run(self) -> None:
-        """Print the list."""
-        _list("schedulers", schedulers())
-
-
-def _list(title: str, entries: dict[str, str]) -> None:
-    table = Table("name", "description", title=title, title_justify="left")
-    for name, description in entries.items():
-        table.add_row(name, description)
-    console().print(table)
-
-
-Command = (
-    Annotated[Demo, tyro.conf.subcommand("demo")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")]
-    | Annotated[Train, tyro.conf.subcommand("train")]
-    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-    | Annotated[Render, tyro.conf.subcommand("render")]
-    | Annotated[Verify, tyro.conf.subcommand("verify")]
-    | Annotated[Bench, tyro.conf.subcommand("bench")]
-    | Annotated[Scenarios, tyro.conf.subcommand("scenarios")]
-    | Annotated[Schedulers, tyro.conf.subcommand("schedulers")]
-)
-
-
-def _parse() -> Demo | Compare | Train | Evaluate | Render | Verify | Bench | Scenarios | Schedulers:
-    """The command that the arguments ask for; ValueError if they cannot be understood."""
-    said = io.StringIO()
+def _configured(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The defaults that `--config FILE` gives to its command, if it is among the arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=Path)
     try:
-        with contextlib.redirect_stderr(said):
+        options, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        return {}  # no FILE: tyro says so
+    path = options.config
+    if path is None:
+        return {}
+    name, settings = folders.read_config(path)
+    asked = next((word for word in rest if not word.startswith("-")), None)
+    if name != asked:
+        raise ValueError(f"--config {path}: of jaxlb {name}, not of jaxlb {asked}")
+    try:
+        return {name: {"default": _command(COMMANDS[name], settings)}}
+    except ValueError as error:
+        raise ValueError(f"--config {path}: {error}") from None
+
+
+def _command(command: type, settings: dict[str, Any]) -> Any:
+    """A command with settings from a file, which are checked as if they had been typed."""
+    fields = {field.name: field for field in dataclasses.fields(command)}
+    arguments = []
+    for name, value in settings.items():
+        checks.known("option", name, fields)
+        needed = fields[name].default is dataclasses.MISSING
+        for entry in value if isinstance(value, list) else [] if value is None else [value]:
+            arguments.append(f"{entry}" if needed else f"--{name}={entry}")
+    return _tyro(command, arguments, tyro.conf.FlagConversionOff, tyro.conf.UseAppendAction)
+
+
+def _tyro(target: Any, arguments: Sequence[str], *config: Any) -> Any:
+    """What arguments say, as a dataclass; ValueError with one line if they cannot be understood."""
+    said, helped = io.StringIO(), io.StringIO()
+    # tyro's help is coloured on any terminal.
+    plain = contextlib.redirect_stdout(helped) if os.environ.get("NO_COLOR") else contextlib.nullcontext()
+    try:
+        with contextlib.redirect_stderr(said), plain:
             return tyro.cli(
-                Command,  # type: ignore[arg-type]
+                target,
+                args=arguments,
                 prog="jaxlb",
                 description="Multiprocessor systems by the thousand, and the schedulers that balance them.",
-                config=(tyro.conf.FlagCreatePairsOff,),
+                config=config,
             )
     except SystemExit as stop:
         if not stop.code:
+            print(helped.getvalue(), end="")
             raise
         # tyro draws a box; scripts and logs want a line.
-        words = [line.strip("╭╮╰╯│─ ") for line in said.getvalue().splitlines()]
+        words = [line.strip("╭╮╰╯│─ ") for line in Text.from_ansi(said.getvalue()).plain.splitlines()]
         raise ValueError(" ".join(word for word in words[1:] if word)) from None
 
 
@@ -113,28 +168,58 @@ def _join() -> bool:
 
 def _run_unheard(command: Any) -> None:
     """Do a process's share of the work; the first one prints and writes."""
+    LOG.setLevel(logging.CRITICAL)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         (dataclasses.replace(command, out=None) if hasattr(command, "out") else command).run()
 
 
-def main() -> None:
-    """Entry point; exits with 0, or with 2 and one line on standard error if the input is bad."""
-    # One XLA device for each core: lanes run side by side instead of waiting for each other at every step.
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
-    warnings.showwarning = lambda message, *_, **__: print(f"jaxlb: warning: {message}", file=sys.stderr)
+def _speak(verbose: bool, quiet: bool) -> None:
+    """Set what goes to standard error besides errors."""
+    LOG.handlers, LOG.propagate = [logging.StreamHandler(sys.stderr)], False
+    LOG.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
+    jax.config.update("jax_log_compiles", verbose)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the arguments ask for.
+
+    Returns:
+      0; 1 if a verification failed or a training diverged; 2 if the input is bad; 130 after Ctrl-C. What is
+      not 0 is told in one line on standard error.
+    """
+    if {"-V", "--version"} & set(arguments):
+        print(f"jaxlb {__version__}")
+        return 0
+    verbose = False
     try:
-        command = _parse()
+        asked = _parse(arguments)
+        verbose = asked.verbose
+        _speak(verbose, asked.quiet)
         if _join():
-            command.run()
+            asked.command.run()
         else:
-            _run_unheard(command)
+            _run_unheard(asked.command)
+        return 0
+    except KeyboardInterrupt as stop:
+        code, words = 130, str(stop) or "stopped"
     except ValueError as error:
-        print(f"jaxlb: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        code, words = 2, f"error: {error}"
     except FloatingPointError as error:
-        print(f"jaxlb: error: {error}", file=sys.stderr)
-        sys.exit(1)
+        code, words = 1, f"error: {error}"
     except BrokenPipeError:
         # The reader has had enough, as in `jaxlb scenarios | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if verbose:
+        traceback.print_exc()
+    print(f"jaxlb: {' '.join(words.split())}", file=sys.stderr)
+    return code
+
+
+def main() -> None:
+    """Entry point."""
+    # One XLA device for each core: lanes run side by side instead of waiting for each other at every step.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
+    warnings.showwarning = lambda message, *_, **__: LOG.warning("jaxlb: warning: %s", message)
+    sys.exit(run(sys.argv[1:]))

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +13,18 @@ from rich.table import Table
 
 from jaxlb import bench, checks
 from jaxlb.bench import Row, Settings, Sweep
-from jaxlb.cli.common import console, dumps, progress, writable
-from jaxlb.version import __version__
+from jaxlb.cli import folders
+from jaxlb.cli.common import Writes, console, dumps, progress
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Measure speed beside C, gymnax and SimPy, in alternating runs; what is not installed is skipped."""
+class Bench(Writes):
+    """Measure speed beside C, gymnax and SimPy."""
 
     reference: Path = Path("../shared/reference")
     """Folder of dispatch_scalar.c and dispatch_soa.c."""
     rounds: int = 7
-    """Alternating runs of each pair."""
+    """Alternating runs of each pair; what is not installed is skipped."""
     only: tuple[str, ...] = ()
     """What to measure, by part of a name: dispatch, CartPole, SimPy, network, compilation, import, memory;
     lanes, processors, tasks (throughput over numbers of them)."""
@@ -39,48 +38,41 @@ class Bench:
     def run(self) -> None:
         """Measure, print, write."""
         checks.at_least("rounds", self.rounds, 1)
-        if self.out is not None:
-            writable(self.out)
         threads = os.cpu_count() or 1
         lanes = (128, 1024) if self.quick else (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
         tasks = 2**17 if self.quick else 2**22
         settings = Settings(self.reference, self.rounds, tasks, lanes, threads)
-        with progress() as advance:
-            rows, sweeps = bench.measure(settings, self.only, advance)
-        result = {
-            "machine": _machine(threads),
-            "rows": [dataclasses.asdict(row) for row in rows],
-            "sweeps": [dataclasses.asdict(sweep) for sweep in sweeps],
-        }
-        if self.json:
-            sys.stdout.write(dumps(result))
-        else:
-            _print(rows, sweeps, result["machine"])
-        if self.out is not None:
-            (self.out / "bench.json").write_text(dumps(result), encoding="utf-8")
-            if sweeps:
-                from jaxlb.report import plots
+        with folders.begin(self, self.out) as folder:
+            with progress() as advance:
+                rows, sweeps = bench.measure(settings, self.only, advance)
+            result = {
+                "machine": _machine(threads),
+                "rows": [dataclasses.asdict(row) for row in rows],
+                "sweeps": [dataclasses.asdict(sweep) for sweep in sweeps],
+            }
+            if self.json:
+                sys.stdout.write(dumps(result))
+            else:
+                _print(rows, sweeps, result["machine"])
+            if self.out is not None:
+                (self.out / "bench.json").write_text(dumps(result), encoding="utf-8")
+                if sweeps:
+                    from jaxlb.report import plots
 
-                plots.throughput(sweeps).savefig(self.out / "bench.png")
-            print(f"wrote {self.out}", file=sys.stderr)
+                    plots.throughput(sweeps).savefig(self.out / "bench.png")
+            measured = [row for row in rows if row.value is not None]
+            folder.finish(f"{sum(row.holds for row in measured)} of {len(measured)} bounds hold")
 
 
 def _machine(threads: int) -> dict[str, Any]:
-    try:
-        asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "threads": threads,
         "machine": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "jaxlb": __version__,
+        **folders.versions(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "commit": commit,
+        "commit": folders.commit(),
     }
 
 

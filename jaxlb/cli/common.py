@@ -1,8 +1,8 @@
-"""What the commands share: tables, progress, output folders, the options that name an environment."""
+"""What the commands share: tables, notes, progress, the options that name an environment."""
 
 import contextlib
-import importlib.util
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,18 +12,34 @@ from typing import Annotated, Any
 import jax
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from jaxlb.env import Env
 from jaxlb.scenarios import make
 from jaxlb.types import EnvParams
 from jaxlb.workload import read_trace
 
+LOG = logging.getLogger("jaxlb")
+"""What is no result goes here: warnings, notes, and progress where notes are wanted."""
+
 
 def console() -> Console:
     """Standard output for people."""
     # A pipe has no width; a wide table is what its reader wants.
     return Console(width=None if sys.stdout.isatty() else 132)
+
+
+def note(text: str) -> None:
+    """Standard error for people, unless they want it quiet."""
+    LOG.info(text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writes:
+    """The option of commands that write."""
+
+    config: Path | None = None
+    """The config.yaml of a run folder; options given besides count more, lists are added to."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +100,6 @@ def alone(command: str) -> None:
         raise ValueError(f"jaxlb {command} runs in one process, not in {jax.process_count()}")
 
 
-def writable(directory: Path) -> None:
-    """Create the output folder, try it, and look for the plotting library, before any work is done."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ValueError("--out draws pictures with matplotlib: pip install 'jaxlb[plot]'")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        probe = directory / ".jaxlb-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(f"--out {directory}: cannot be written: {error.strerror}") from None
-
-
 def dumps(result: dict[str, Any]) -> str:
     """A JSON object for files and standard output."""
     return json.dumps(result, indent=2, allow_nan=False) + "\n"
@@ -104,11 +107,11 @@ def dumps(result: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str, float], None] | None]:
-    """A progress bar on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
+    """A progress bar on standard error, if that is a terminal; until something moves, it says "compiling"."""
+    if not sys.stderr.isatty() or not LOG.isEnabledFor(logging.INFO):
         yield None
         return
-    columns = (TextColumn("{task.description:<18}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description:<18}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("compiling", total=1.0)
-        yield lambda name, share: progress.update(bar, description=name, completed=share)
+        bar = progress.add_task("compiling", total=None)
+        yield lambda name, share: progress.update(bar, description=name, completed=share, total=1.0)

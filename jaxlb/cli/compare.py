@@ -15,27 +15,28 @@ import tyro
 from rich.table import Table
 
 from jaxlb import checks, runs
-from jaxlb.cli.common import Where, console, dumps, progress, writable
+from jaxlb.cli import folders
+from jaxlb.cli.common import Where, Writes, console, dumps, progress
 from jaxlb.comparison import Comparison, Entry, Interval, compare
 from jaxlb.env import Env
 from jaxlb.schedulers import scheduler
-from jaxlb.types import EnvParams
+from jaxlb.types import EnvParams, Scheduler
 
 DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"
 
 
-class Judged(NamedTuple):
-    """Schedulers that were compared, and how the output names where."""
+class Asked(NamedTuple):
+    """What is to be compared, checked, and how the output names where."""
 
     env: Env
     params: EnvParams
     schedulers: dict[str, Entry]
-    comparison: Comparison
+    behaviour: Scheduler | None
     described: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Judge:
+class _Judge(Writes):
     """How schedulers are compared."""
 
     schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = DEFAULT_SCHEDULERS
@@ -59,67 +60,70 @@ class _Judge:
     json: bool = False
     """Print one JSON object instead of a table."""
 
-    def judge(self, where: Where, checkpoints: Sequence[Path]) -> Judged:
-        """Compare."""
+    def asked(self, where: Where, checkpoints: Sequence[Path]) -> Asked:
+        """What the options ask for."""
         checks.at_least("lanes", self.lanes, 1)
         checks.at_least("tasks", self.tasks, 1)
         checks.at_least("seed", self.seed, 0)
         behaviour = scheduler(self.behaviour) if self.snapshot else None
         env, params, described = where.environment()
         chosen = entries(self.schedulers, checkpoints, env, params)
-        if self.out is not None:
-            writable(self.out)
+        return Asked(env, params, chosen, behaviour, described | {"seed": self.seed})
+
+    def judge(self, asked: Asked) -> Comparison:
+        """Compare."""
         with progress() as advance:
-            comparison = compare(
-                env,
-                params,
-                chosen,
+            return compare(
+                asked.env,
+                asked.params,
+                asked.schedulers,
                 jax.random.key(self.seed),
                 num_lanes=self.lanes,
                 num_tasks=self.tasks,
                 warmup=self.tasks // 4 if self.warmup is None else self.warmup,
                 baseline=self.baseline,
-                behaviour=behaviour,
+                behaviour=asked.behaviour,
                 on_progress=advance,
             )
-        return Judged(env, params, chosen, comparison, described | {"seed": self.seed})
 
-    def tell(self, judged: Judged) -> None:
-        """Print, write."""
-        result = judged.described | judged.comparison.as_dict()
-        if self.json:
-            sys.stdout.write(dumps(result))
-        else:
-            print_table(judged.comparison, judged.described)
-        if self.out is not None:
-            from jaxlb.report import plots
+    def judge_and_tell(self, asked: Asked) -> None:
+        """Compare, print, write."""
+        with folders.begin(self, self.out, asked.env.name) as folder:
+            comparison = self.judge(asked)
+            result = asked.described | comparison.as_dict()
+            if self.json:
+                sys.stdout.write(dumps(result))
+            else:
+                print_table(comparison, asked.described)
+            if self.out is not None:
+                from jaxlb.report import plots
 
-            (self.out / "compare.json").write_text(dumps(result), encoding="utf-8")
-            (self.out / "compare.csv").write_text(_as_csv(judged.comparison), encoding="utf-8")
-            shown = judged.comparison, judged.env, judged.params, judged.schedulers
-            pictures = plots.save_all(self.out, *shown, jax.random.key(self.seed))
-            written = ", ".join(["compare.json", "compare.csv", *(path.name for path in pictures)])
-            print(f"wrote {written} to {self.out}", file=sys.stderr)
+                (self.out / "compare.json").write_text(dumps(result), encoding="utf-8")
+                (self.out / "compare.csv").write_text(_as_csv(comparison), encoding="utf-8")
+                shown = comparison, asked.env, asked.params, asked.schedulers
+                plots.save_all(self.out, *shown, jax.random.key(self.seed))
+            best = min(comparison.schedulers, key=lambda row: row.mean_completion)
+            folder.finish(f"{best.name}: completion {best.mean_completion:.4g}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(_Judge, Where):
-    """Compare schedulers on one scenario, all on the same tasks."""
+    """Compare schedulers, all on the same tasks."""
 
     checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Run folder of a trained scheduler, which joins the table; may be given several times."""
 
     def run(self) -> None:
         """Compare, print, write."""
-        self.tell(self.judge(self, self.checkpoint))
+        self.judge_and_tell(self.asked(self, self.checkpoint))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(_Judge, Where):
-    """Compare a trained scheduler with classical ones, where it was trained or elsewhere."""
+    """Compare a trained scheduler with classical ones."""
 
     directory: tyro.conf.Positional[Path]
-    """Run folder."""
+    """Run folder of jaxlb train."""
     scenario: str = ""
     """A name from `jaxlb scenarios`; if not given, the run's, with all it was trained on."""
     schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "rr,lwr,greedy,oracle"
@@ -135,7 +139,7 @@ class Evaluate(_Judge, Where):
             options["allow_overload"] |= record.allow_overload
             if record.trace is not None and self.trace is None:
                 options |= {"trace": Path(record.trace[0]), "trace_format": record.trace[1]}
-        self.tell(self.judge(Where(**options), (self.directory,)))
+        self.judge_and_tell(self.asked(Where(**options), (self.directory,)))
 
 
 def entries(names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams) -> dict[str, Entry]:

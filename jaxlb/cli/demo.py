@@ -12,7 +12,8 @@ import jax
 import tyro
 
 from jaxlb import checks, runs
-from jaxlb.cli.common import alone, dumps, writable
+from jaxlb.cli import folders
+from jaxlb.cli.common import alone, dumps
 from jaxlb.cli.compare import Compare, print_table
 from jaxlb.cli.train import Train
 from jaxlb.report import html
@@ -51,12 +52,19 @@ class Demo:
         """Train, compare, print, write."""
         alone("demo")
         checks.at_least("seed", self.seed, 0)
-        writable(self.out)
+        with folders.begin(self, self.out) as folder:
+            report = self._report()
+            (self.out / "demo.json").write_text(dumps(report), encoding="utf-8")
+            (self.out / "report.html").write_text(html.page(report), encoding="utf-8")
+            folder.finish("report.html: open it in a browser")
+
+    def _report(self) -> dict[str, Any]:
+        """Train, compare, print; the numbers of the page."""
         began = time.perf_counter()
         line = f"jaxlb demo{' --quick' * self.quick} --seed {self.seed} --out {shlex.quote(str(self.out))}"
         trainings = [self._train(*training) for training in TRAININGS]
         trained = {training["name"]: training["scenario"] for training in trainings}
-        report = {
+        return {
             "command": line,
             "versions": {
                 "jaxlb": __version__,
@@ -67,9 +75,6 @@ class Demo:
             "scenarios": [self._compare(scenario, trained) for scenario in trained.values()],
             "seconds": round(time.perf_counter() - began, 1),
         }
-        (self.out / "demo.json").write_text(dumps(report), encoding="utf-8")
-        (self.out / "report.html").write_text(html.page(report), encoding="utf-8")
-        print(f"wrote {self.out / 'report.html'}: open it in a browser", file=sys.stderr)
 
     def _train(self, method: str, scenario: str, settings: dict[str, Any]) -> dict[str, Any]:
         out = self.out / method
@@ -89,10 +94,11 @@ class Demo:
         line += f" --lanes {lanes} --tasks {tasks}"
         line += "".join(f" --checkpoint {shlex.quote(str(self.out / name))}" for name in fit)
         command = _command(Compare, line)
-        judged = command.judge(command, command.checkpoint)
-        print_table(judged.comparison, judged.described)
+        asked = command.asked(command, command.checkpoint)
+        comparison = command.judge(asked)
+        print_table(comparison, asked.described)
         key = jax.random.key(self.seed)
-        shown = judged.comparison, judged.env, judged.params, judged.schedulers, key
+        shown = comparison, asked.env, asked.params, asked.schedulers, key
         line += f" --out {shlex.quote(str(self.out / scenario))}"
         return html.section(*shown, line, fit, misfits)
 

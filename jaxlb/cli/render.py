@@ -9,7 +9,8 @@ import jax
 import tyro
 
 from jaxlb import checks
-from jaxlb.cli.common import Where, alone, writable
+from jaxlb.cli import folders
+from jaxlb.cli.common import Where, alone
 from jaxlb.cli.compare import entries
 
 NUM_FRAMES = 150
@@ -39,7 +40,7 @@ class Render(Where):
         shown = entries(self.schedulers, self.checkpoint, env, params)
         if not shown:
             raise ValueError("--schedulers: must name at least one")
-        writable(self.out.parent)
+        folders.writable(self.out.parent)
         from jaxlb.report import animation
 
         animation.check(self.out)

@@ -3,10 +3,9 @@
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 import math
-import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,15 +16,16 @@ import tyro
 from rich.table import Table
 
 from jaxlb import checks, runs
-from jaxlb.cli.common import Where, console, overrides, progress, writable
+from jaxlb.cli import folders, loggers
+from jaxlb.cli.common import Where, Writes, console, note, overrides, progress
 from jaxlb.learn import TRAINERS
 from jaxlb.rollout import device_mesh, side_by_side
 from jaxlb.runs import Record, Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Where):
-    """Train a scheduler; killed at any moment, it goes on with --resume as if nothing had happened."""
+class Train(Writes, Where):
+    """Train a scheduler into a run folder."""
 
     method: Annotated[Literal["dqn", "predictor", "gnn"], tyro.conf.Positional]
     """dqn: deep Q-learning. predictor: of backlogs, for drift-aware. gnn: regression of completion
@@ -41,11 +41,11 @@ class Train(Where):
     spread_lanes: bool = False
     """Spread the lanes of each training over all devices, not the trainings; worth it with many lanes."""
     resume: bool = False
-    """Go on with the run in the folder, as it was started."""
+    """Go on with the run in the folder, as it was started; it ends as if it had never been stopped."""
     overwrite: bool = False
     """Replace the run in the folder."""
-    tensorboard: bool = False
-    """Log for TensorBoard too, into the run folder."""
+    log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
+    """Loggers that are told the figures too."""
 
     def run(self) -> None:
         """Train, log, save, draw."""
@@ -58,29 +58,31 @@ class Train(Where):
                 f"jaxlb train runs in one process, not in {jax.process_count()}: "
                 "under jax.set_mesh, train_dqn and its like run in several (docs/scaling.md)"
             )
-        if self.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-            raise ValueError("--tensorboard needs tensorboardX: pip install 'jaxlb[tensorboard]'")
+        loggers.check(self.log)
         out = Path("runs", f"{self.method}-{self.scenario}") if self.out is None else self.out
         record = self._record()
-        writable(out)
         if self.resume:
-            run = runs.find(out)
-            _must_agree(record, dataclasses.replace(self, **_DEFAULTS)._record(), run.record)
+            scenario = runs.find(out).record.scenario
+            _must_agree(record, dataclasses.replace(self, **_DEFAULTS)._record(), runs.find(out).record)
         else:
-            run = runs.create(out, record, self.overwrite)
-        try:
-            _train(run, self.tensorboard, self.spread_lanes)
-        except KeyboardInterrupt:
-            again = f"jaxlb train {self.method} --out {out} --resume"
-            print(f"\nstopped at iteration {run.iteration():,}; {again} goes on from there", file=sys.stderr)
-            sys.exit(130)
-        from jaxlb.report import plots
-
-        logged = run.logged()
-        plots.learning_curves(logged).savefig(out / "learning_curves.png")
-        if run.record.trainer().inspect is not None:
-            _draw_predictions(run)
-        _print(run, logged)
+            scenario = self.scenario
+            runs.make_room(out, self.overwrite)
+        with folders.begin(self, out, scenario, self.resume) as folder:
+            run = runs.find(out) if self.resume else runs.create(out, record)
+            done = run.iteration()
+            try:
+                with loggers.opened(self.log, run, folder.about["id"], done) as log:
+                    _train(run, done, log, self.spread_lanes)
+            except KeyboardInterrupt:
+                again = f"jaxlb train {self.method} --out {out} --resume"
+                again += f" --log {' '.join(self.log)}" if self.log else ""
+                raise KeyboardInterrupt(
+                    f"stopped at iteration {run.iteration():,}; {again} goes on from there"
+                ) from None
+            logged = run.logged()
+            _draw(run, logged)
+            folder.finish(_print(run, logged))
+        note(f"next: jaxlb evaluate {out}")
 
     def _record(self) -> Record:
         """What is asked for, checked."""
@@ -126,14 +128,13 @@ def _must_agree(asked: Record, default: Record, started: Record) -> None:
             )
 
 
-def _train(run: Run, tensorboard: bool, spread_lanes: bool) -> None:
+def _train(run: Run, done: int, log: Callable[[list[dict[str, Any]]], None], spread_lanes: bool) -> None:
     """From the last checkpoint, or from nothing, to the end."""
     record, trainer = run.record, run.record.trainer()
     env, params = record.environment()
     config = trainer.configure(**record.settings)
     keys, total = runs.keys(record.seeds), config.num_iterations
     start = functools.partial(runs.start, trainer, env, params, config, record.seeds)
-    done = run.iteration()
     run.forget_after(done)
     if done == total:
         return
@@ -154,8 +155,7 @@ def _train(run: Run, tensorboard: bool, spread_lanes: bool) -> None:
             rows = _rows(record.seeds, figures, iterations / seconds)
             # Logged first: what was logged after the last checkpoint is made again.
             run.log(rows)
-            if tensorboard:
-                _to_tensorboard(run.directory, rows)
+            log(rows)
             run.save(done, best=state.best, last=state.variables, **{"state": state} if done < total else {})
             if show is not None:
                 show(f"iteration {done:,}", done / total)
@@ -180,18 +180,13 @@ def _rows(seeds: list[int], figures: Any, iterations_per_second: float) -> list[
     return lines
 
 
-def _to_tensorboard(directory: Path, rows: list[dict[str, Any]]) -> None:
-    from tensorboardX import SummaryWriter
+def _draw(run: Run, logged: list[dict[str, Any]]) -> None:
+    """How it learned, and what its predictions are worth."""
+    from jaxlb.report import plots
 
-    for row in rows:
-        # Files are named by the second they were begun in: without a suffix the next row replaces this one.
-        suffix = f".{row['iteration']}"
-        with SummaryWriter(
-            str(directory / "tensorboard" / f"seed-{row['seed']}"), filename_suffix=suffix
-        ) as writer:
-            for name, value in row.items():
-                if value is not None and name not in ("seed", "iteration"):
-                    writer.add_scalar(name, value, row["iteration"])
+    plots.learning_curves(logged).savefig(run.directory / "learning_curves.png")
+    if run.record.trainer().inspect is not None:
+        _draw_predictions(run)
 
 
 def _draw_predictions(run: Run) -> None:
@@ -213,16 +208,21 @@ def _draw_predictions(run: Run) -> None:
     plots.influence(np.asarray(found.influence), names).savefig(run.directory / "influence.png")
 
 
-def _print(run: Run, logged: list[dict[str, Any]]) -> None:
-    """What each seed reached, and what to do next."""
+def _print(run: Run, logged: list[dict[str, Any]]) -> str:
+    """What each seed reached; the first figure of the best seed as a line."""
     trainer = run.record.trainer()
     table = Table(title=f"{run.record.method} on {run.record.scenario}", title_justify="left")
     for heading in ("seed", "best at iteration", *(heading for heading, _, _ in trainer.reached)):
         table.add_column(heading, justify="right")
-    for seed in run.record.seeds:
-        rows = [row for row in logged if row["seed"] == seed]
-        best = max(rows, key=lambda row: row[trainer.objective])
-        figures = (f"{scale * best[name]:.4g}" for _, name, scale in trainer.reached)
-        table.add_row(str(seed), f"{best['iteration']:,}", *figures)
+
+    def figures(row: dict[str, Any]) -> list[str]:
+        return [f"{scale * row[name]:.4g}" for _, name, scale in trainer.reached]
+
+    tops = [
+        max((row for row in logged if row["seed"] == seed), key=lambda row: row[trainer.objective])
+        for seed in run.record.seeds
+    ]
+    for top in tops:
+        table.add_row(str(top["seed"]), f"{top['iteration']:,}", *figures(top))
     console().print(table)
-    print(f"wrote {run.directory}; next: jaxlb evaluate {run.directory}", file=sys.stderr)
+    return f"{trainer.reached[0][0]} {figures(max(tops, key=lambda row: row[trainer.objective]))[0]}"

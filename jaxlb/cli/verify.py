@@ -10,13 +10,14 @@ import jax
 from rich.table import Table
 
 from jaxlb import checks
-from jaxlb.cli.common import console, dumps, progress, writable
+from jaxlb.cli import folders
+from jaxlb.cli.common import Writes, console, dumps, progress
 from jaxlb.verification import Case, verify
 
 
 @dataclass(frozen=True)
-class Verify:
-    """Check the simulator against queueing theory; exit code 1 if a case fails."""
+class Verify(Writes):
+    """Check the simulator against queueing theory."""
 
     quick: bool = False
     """A tenth of the tasks and fewer cases, in under a minute on two cores."""
@@ -30,31 +31,28 @@ class Verify:
     def run(self) -> None:
         """Verify, print, write; leave with 1 if a case fails."""
         checks.at_least("seed", self.seed, 0)
-        if self.out is not None:
-            writable(self.out)
-        began = time.perf_counter()
-        with progress() as advance:
-            cases = verify(jax.random.key(self.seed), quick=self.quick, on_progress=advance)
-        minutes = (time.perf_counter() - began) / 60.0
-        result = {"cases": [case._asdict() for case in cases]}
-        failed = [case for case in cases if not case.passed]
-        if self.json:
-            sys.stdout.write(dumps(result))
-        else:
-            _print_cases(cases)
-            verdict = (
-                f"[red]{len(failed)} of {len(cases)} cases failed" if failed else f"{len(cases)} cases passed"
-            )
-            console().print(f"{verdict} in {minutes:.1f} minutes")
-        if self.out is not None:
-            from jaxlb.report import pages, plots
+        with folders.begin(self, self.out) as folder:
+            began = time.perf_counter()
+            with progress() as advance:
+                cases = verify(jax.random.key(self.seed), quick=self.quick, on_progress=advance)
+            minutes = (time.perf_counter() - began) / 60.0
+            result = {"cases": [case._asdict() for case in cases]}
+            failed = sum(not case.passed for case in cases)
+            verdict = f"{failed} of {len(cases)} cases failed" if failed else f"{len(cases)} cases passed"
+            if self.json:
+                sys.stdout.write(dumps(result))
+            else:
+                _print_cases(cases)
+                console().print(f"{'[red]' * bool(failed)}{verdict} in {minutes:.1f} minutes")
+            if self.out is not None:
+                from jaxlb.report import pages, plots
 
-            command = "jaxlb verify" + " --quick" * self.quick + f" --seed {self.seed}" * (self.seed != 0)
-            page = pages.verification(cases, f"{command} --out {self.out}", minutes)
-            (self.out / "verification.md").write_text(page, encoding="utf-8")
-            (self.out / "verification.json").write_text(dumps(result), encoding="utf-8")
-            plots.deviations(cases).savefig(self.out / "verification.png")
-            print(f"wrote verification.md, .json and .png to {self.out}", file=sys.stderr)
+                command = "jaxlb verify" + " --quick" * self.quick + f" --seed {self.seed}" * (self.seed != 0)
+                page = pages.verification(cases, f"{command} --out {self.out}", minutes)
+                (self.out / "verification.md").write_text(page, encoding="utf-8")
+                (self.out / "verification.json").write_text(dumps(result), encoding="utf-8")
+                plots.deviations(cases).savefig(self.out / "verification.png")
+            folder.finish(verdict)
         if failed:
             sys.exit(1)
 

@@ -1,0 +1,175 @@
+"""Habits of a command: help, version, verbosity, colours, exit codes, Ctrl-C, completion."""
+
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import jaxlb
+from jaxlb import cli
+
+JAXLB = [sys.executable, "-m", "jaxlb"]
+SMALL = ("--schedulers", "rr,lwr", "--lanes", "4", "--tasks", "20")
+COLOUR = re.compile(r"\x1b\[[0-9;]*(3[1-7]|9[0-7])[0-9;]*m")
+
+
+def on_a_terminal(*arguments, **environment):
+    """Exit code and all that a command writes to a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"} | environment
+    process = subprocess.Popen(
+        [*JAXLB, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    )
+    os.close(theirs)
+    written = b""
+    try:
+        while data := os.read(ours, 65536):
+            written += data
+    except OSError:
+        pass  # the other end is closed
+    os.close(ours)
+    return process.wait(), written.decode()
+
+
+def test_help_fits_a_screen_with_a_line_for_each_command(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        cli.run(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    # On a terminal of 80 columns the line of usage takes two.
+    assert sum(-(-max(len(line), 1) // 80) for line in lines) <= 24
+    for name in cli.COMMANDS:
+        (line,) = (line for line in lines if f"• {name} " in line)
+        assert line.rstrip("│ ").endswith(".")  # its whole sentence
+
+
+def test_every_command_has_help(capsys):
+    for name in cli.COMMANDS:
+        with pytest.raises(SystemExit, match="0"):
+            cli.run([name, "--help"])
+        assert f"usage: jaxlb {name}" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    for arguments in (["--version"], ["compare", "--version"], ["-V"]):
+        assert cli.run(arguments) == 0
+        assert capsys.readouterr().out == f"jaxlb {jaxlb.__version__}\n"
+
+
+def test_a_bare_command_says_what_to_do(capsys):
+    assert cli.run([]) == 2
+    assert "compare, train" in capsys.readouterr().err
+
+
+def test_quiet_leaves_results_and_errors(tmp_path, capsys):
+    assert cli.run(["compare", *SMALL, "--out", str(tmp_path / "one")]) == 0
+    loud = capsys.readouterr()
+    assert f"to {tmp_path / 'one'}" in loud.err
+    assert cli.run(["-q", "compare", *SMALL, "--out", str(tmp_path / "two")]) == 0
+    quiet = capsys.readouterr()
+    assert (quiet.out, quiet.err) == (loud.out, "")
+    assert cli.run(["compare", "--load", "2", "-q"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_verbose_adds_tracebacks_and_what_is_compiled(capsys):
+    assert cli.run(["compare", "--load", "2", "-v"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said and said.endswith("allow_overload permits it\n")
+    done = subprocess.run([*JAXLB, "compare", *SMALL, "-v"], capture_output=True, text=True, check=True)
+    assert "Compiling" in done.stderr and "Compiling" not in done.stdout
+
+
+def test_a_terminal_is_coloured_unless_it_is_not_wanted():
+    for arguments, code in ((["--help"], 0), (["verify", "--lanse"], 2)):
+        got, shown = on_a_terminal(*arguments, NO_COLOR="")
+        assert got == code
+        assert bool(COLOUR.search(shown)) == (code == 0)  # an error is a plain line
+        _, shown = on_a_terminal(*arguments, NO_COLOR="1")
+        assert not COLOUR.search(shown)
+        done = subprocess.run([*JAXLB, *arguments], capture_output=True, text=True, check=False)
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_terminal_is_told_what_takes_so_long():
+    code, shown = on_a_terminal("compare", *SMALL)
+    assert code == 0 and "compiling" in shown
+    # The spinner turns meanwhile.
+    assert len(set(re.findall("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", shown))) > 1
+    _, shown = on_a_terminal("compare", *SMALL, "-q")
+    assert "compiling" not in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "--lanes", "4096", "--tasks", "100000"),
+        pytest.param(("verify",), marks=pytest.mark.slow),
+        pytest.param(("bench", "--only", "network"), marks=pytest.mark.slow),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_ctrl_c_leaves_a_run_that_can_be_begun_again(arguments, tmp_path):
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [*JAXLB, *arguments, "--out", out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (out / "about.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    config = out / "config.yaml"
+    again = f"jaxlb {arguments[0]} --config {config} --out {out}"
+    assert said == f"jaxlb: stopped before there were results; {again} begins again\n"
+    listed = subprocess.run([*JAXLB, "runs", tmp_path], capture_output=True, text=True, check=True)
+    assert "not finished" in listed.stdout
+
+
+def test_ctrl_c_where_nothing_is_written(monkeypatch, capsys):
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Scenarios, "run", stop)
+    assert cli.run(["scenarios"]) == 130
+    assert capsys.readouterr().err == "jaxlb: stopped\n"
+
+
+def test_a_training_that_diverges_exits_with_1(tmp_path, capsys):
+    settings = (
+        "num_iterations=30", "num_evaluations=3", "num_lanes=8", "memory_rows=16", "batch_size=16",
+        "evaluation_tasks=20", "widths=[8]", "learning_rate=1e30", "learning_rate_schedule=constant",
+    )  # fmt: skip
+    assert cli.run(["train", "dqn", "--train", *settings, "--out", str(tmp_path / "wild")]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("jaxlb: error: training diverged")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_complete(shell, tmp_path):
+    script = tmp_path / "script"
+    with pytest.raises(SystemExit, match="0"):
+        cli.run(["--tyro-write-completion", shell, str(script)])
+    assert all(name in script.read_text() for name in cli.COMMANDS)
+    if shell != "bash":
+        return
+    # What bash does on the Tab key.
+    ask = f"""
+        source {script}
+        function=$(complete -p jaxlb | sed 's/.*-F \\([^ ]*\\) .*/\\1/')
+        COMP_WORDS=($1); COMP_CWORD=$2; $function; echo "${{COMPREPLY[@]}}"
+    """
+
+    def completed(words, place):
+        bash = [str(shutil.which("bash")), "-c", ask, "bash", words, str(place)]
+        return subprocess.run(bash, capture_output=True, text=True, check=True).stdout.split()
+
+    assert set(completed("jaxlb sche", 1)) == {"schedulers"}
+    assert "--trace-format" in completed("jaxlb compare --tra", 2)
