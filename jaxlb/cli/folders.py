@@ -69,31 +69,30 @@ def begin(
     Raises:
       ValueError: it cannot be written, holds another command's run, or there is nothing to draw with.
     """
+    if directory is None:
+        yield Folder(None, {})
+        return
     name = type(command).__name__.lower()
-    about = {
-        "id": uuid.uuid4().hex,
-        "command": name,
-        "scenario": scenario,
-        "seed": getattr(command, "seed", None),
-        "started": _now(),
-    }
-    if directory is not None:
-        writable(directory)
-        found = read(directory)
-        if found is not None and found["command"] != name:
-            raise ValueError(f"{directory} holds a run of jaxlb {found['command']}: choose another folder")
-        if resumed and found is not None:
-            about = found
-        else:
-            runs.write(directory / CONFIG, _config(name, command))
-    folder = Folder(
-        directory, about | {"finished": None, "result": None, "versions": versions(), "commit": commit()}
-    )
+    writable(directory)
+    about = read(directory)
+    if about is not None and about["command"] != name:
+        raise ValueError(f"{directory} holds a run of jaxlb {about['command']}: choose another folder")
+    if about is None or not resumed:
+        runs.write(directory / CONFIG, _config(name, command))
+        about = {
+            "id": uuid.uuid4().hex,
+            "command": name,
+            "scenario": scenario,
+            "seed": getattr(command, "seed", None),
+            "started": _now(),
+        }
+    about |= {"finished": None, "result": None, "versions": versions(), "commit": commit()}
+    folder = Folder(directory, about)
     folder.save()
     try:
         yield folder
     except KeyboardInterrupt as stop:
-        if directory is None or stop.args:
+        if stop.args:
             raise
         again = f"jaxlb {name} --config {directory / CONFIG} --out {directory}"
         raise KeyboardInterrupt(f"stopped before there were results; {again} begins again") from None
