@@ -140,7 +140,7 @@ def _tyro(target: Any, arguments: Sequence[str], *config: Any) -> Any:
     except SystemExit as stop:
         if not stop.code:
             print(helped.getvalue(), end="")
-            raise
+            raise SystemExit(0) from None
         # tyro draws a box; scripts and logs want a line.
         words = [line.strip("╭╮╰╯│─ ") for line in Text.from_ansi(said.getvalue()).plain.splitlines()]
         raise ValueError(" ".join(word for word in words[1:] if word)) from None
@@ -200,20 +200,17 @@ def run(arguments: Sequence[str]) -> int:
         else:
             _run_unheard(asked.command)
         return 0
-    except KeyboardInterrupt as stop:
-        code, words = 130, str(stop) or "stopped"
-    except ValueError as error:
-        code, words = 2, f"error: {error}"
-    except FloatingPointError as error:
-        code, words = 1, f"error: {error}"
     except BrokenPipeError:
         # The reader has had enough, as in `jaxlb scenarios | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    if verbose:
-        traceback.print_exc()
-    print(f"jaxlb: {' '.join(words.split())}", file=sys.stderr)
-    return code
+    except (KeyboardInterrupt, ValueError, FloatingPointError) as raised:
+        if verbose:
+            traceback.print_exc()
+        stopped = isinstance(raised, KeyboardInterrupt)
+        words = (str(raised) or "stopped") if stopped else f"error: {raised}"
+        print(f"jaxlb: {' '.join(words.split())}", file=sys.stderr)
+        return 130 if stopped else 1 if isinstance(raised, FloatingPointError) else 2
 
 
 def main() -> None:

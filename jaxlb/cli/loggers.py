@@ -82,10 +82,14 @@ def _wandb(training: Training) -> Iterator[Log]:
         )
     except wandb.Error as error:
         raise ValueError(f"--log wandb: {error}") from None
-    with run:
-        # Of its own steps, none may be logged twice, as the first after a stop may be.
-        run.define_metric("*", step_metric="iteration")
+    # Of its own steps, none may be logged twice, as the first after a stop may be.
+    run.define_metric("*", step_metric="iteration")
+    code = 1
+    try:
         yield lambda iteration, figures: run.log({"iteration": iteration, **figures})
+        code = 0
+    finally:
+        run.finish(exit_code=code)
 
 
 @contextlib.contextmanager
