@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -72,10 +71,9 @@ def test_python_that_trains_runs(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _commands(page)], ids=_name)
-def test_commands_are_understood(page, monkeypatch):
+def test_commands_are_understood(page):
     for arguments in _commands(page):
-        monkeypatch.setattr(sys, "argv", ["jaxlb", *arguments])
-        cli._parse()
+        cli._parse(arguments)
 
 
 def test_blocks_are_found():

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import matplotlib
@@ -26,7 +26,12 @@ matplotlib.use("Agg")
 FRAMES_PER_SECOND = 15
 _WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}
 _LATE = "#d62728"
-_STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 80}
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.dpi": 80,
+}
 
 
 class Queued(NamedTuple):

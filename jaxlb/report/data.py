@@ -36,13 +36,13 @@ class BySize(NamedTuple):
 
     Attributes:
       edges: `[B + 1]` work; the thousandth of the tasks that are below the first are in the first bin.
-      count: `[B]` tasks.
+      number: `[B]` tasks.
       share: by scheduler, `[P, B]`, of the tasks of a size that each processor gets.
       slowdown: by scheduler, `[B]`, mean; not a number where there is no task.
     """
 
     edges: np.ndarray
-    count: np.ndarray
+    number: np.ndarray
     share: dict[str, np.ndarray]
     slowdown: dict[str, np.ndarray]
 

@@ -93,9 +93,8 @@ def section(
     first = min(int(np.argmax(longer < 0.999)) for longer in tails.longer.values())
     shown = slice(first, None, -(-(len(tails.time) - first) // _MOST_TIMES))
     tasks, outcomes = data.replayed(env, params, schedulers, key)
-    sizes = data.by_size(
-        *jax.tree.map(lambda leaf: leaf[data.WARMUP :], (tasks, outcomes)), env.num_processors
-    )
+    tasks, outcomes = jax.tree.map(lambda leaf: leaf[data.WARMUP :], (tasks, outcomes))
+    sizes = data.by_size(tasks, outcomes, env.num_processors)
     return {
         "name": env.name,
         "description": scenarios()[env.name],
@@ -118,7 +117,7 @@ def section(
         },
         "sizes": {
             "edges": _short(sizes.edges),
-            "count": sizes.count.tolist(),
+            "count": sizes.number.tolist(),
             "share": {name: _short(share) for name, share in sizes.share.items()},
             "slowdown": {name: _short(slowdown) for name, slowdown in sizes.slowdown.items()},
         },
