@@ -43,7 +43,7 @@ def trained(tmp_path_factory):
         method="predictor", scenario="stale", overrides={}, trace=None, allow_overload=False,
         num_processors=8, settings=trainer.defaults(), seeds=[0], features=runs.features(trainer),
     )  # fmt: skip
-    run = runs.create(tmp_path_factory.mktemp("runs") / "predictor", record, overwrite=False)
+    run = runs.create(tmp_path_factory.mktemp("runs") / "predictor", record)
     errors = [0.9, 0.4, None, 0.5]
     run.log(
         [
