@@ -1,4 +1,4 @@
-"""Lets the API reference show the comment behind a field, which tells its shape and unit."""
+"""Lets the API reference list the fields of a class by the comments behind them: shapes and units."""
 
 from typing import Any
 
@@ -6,16 +6,20 @@ import griffe
 
 
 class FieldComments(griffe.Extension):
-    """A field without a docstring takes the comment on its last line as one."""
+    """Comments behind fields become the "Attributes" of a docstring that has none."""
 
-    def on_attribute_instance(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
-        """Called for every attribute that is read."""
+    def on_class_members(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+        """Called for every class, once all that is in it has been read."""
         del kwargs
-        if attr.docstring is not None or attr.parent is None or not attr.parent.is_class:
+        if cls.docstring is None or "Attributes:" in cls.docstring.value:
             return
-        if attr.endlineno is None:
-            return
-        line = attr.lines_collection[attr.filepath][attr.endlineno - 1]
-        _, marked, comment = line.partition("  # ")
-        if marked:
-            attr.docstring = griffe.Docstring(comment.strip(), lineno=attr.endlineno, parent=attr)
+        lines = []
+        for name, attribute in cls.attributes.items():
+            if attribute.is_alias or attribute.endlineno is None:
+                continue
+            source = cls.lines_collection[attribute.filepath][attribute.endlineno - 1]
+            _, marked, comment = source.partition("  # ")
+            if marked:
+                lines.append(f"  {name}: {comment.strip()}")
+        if lines:
+            cls.docstring.value = "\n".join([cls.docstring.value, "", "Attributes:", *lines])
