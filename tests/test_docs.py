@@ -73,8 +73,8 @@ def test_python_that_trains_runs(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if _commands(page)], ids=_name)
 def test_commands_are_understood(page):
     for arguments in _commands(page):
-        # What an earlier command wrote is not there.
-        if "--config" not in arguments:
+        # What an earlier command wrote is not there, and completions would be written to where a shell looks.
+        if "--config" not in arguments and not arguments[0].startswith("--tyro"):
             cli._parse(arguments)
 
 

@@ -134,7 +134,7 @@ def _tyro(target: Any, arguments: Sequence[str], *config: Any) -> Any:
                 target,
                 args=arguments,
                 prog="jaxlb",
-                description="Multiprocessor systems by the thousand, and the schedulers that balance them.",
+                description="",
                 config=config,
             )
     except SystemExit as stop:

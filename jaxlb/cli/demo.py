@@ -39,7 +39,7 @@ QUICK: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Demo:
-    """Train three schedulers, and write a page of how they compare."""
+    """Train three schedulers, and write a page about them."""
 
     quick: bool = False
     """Shorter trainings, fewer tasks: in under a minute on two cores."""
