@@ -219,9 +219,8 @@ def test_weights_that_are_pickles_are_refused_and_run_nothing(pattern, root, tmp
     command = [sys.executable, "-m", "jaxlb", "evaluate", "bad", "--lanes", "4", "--tasks", "20"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 2
-    # Orbax's threads may complain of the end of the program, after that.
-    before, refused, _ = done.stderr.partition("jaxlb: error: bad: its checkpoint cannot be read")
-    assert refused and "Traceback" not in before
+    # A thread of Orbax's may print a traceback of its own; one of ours would end with another code.
+    assert "jaxlb: error: bad: its checkpoint cannot be read" in done.stderr
     assert not Path("ran").exists()
 
 
