@@ -83,6 +83,7 @@ def test_a_configuration_gives_the_same_again_and_options_count_more(root, tmp_p
     )
     asked = yaml.safe_load((tmp_path / "other" / "config.yaml").read_text())
     assert (asked["lanes"], asked["tasks"], asked["load"]) == (3, 20, 0.5)
+    assert asked["set"] == ["num_processors=3", "speed=[1,2,3]"]
     table = json.loads((tmp_path / "other" / "compare.json").read_text())
     assert (table["num_lanes"], table["seed"]) == (3, 7)
 

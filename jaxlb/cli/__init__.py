@@ -60,12 +60,16 @@ def _parse(arguments: Sequence[str]) -> Any:
       ValueError: they cannot be understood.
     """
     configured = _configured(arguments)
-    commands = Union[  # noqa: UP007
-        tuple(
-            Annotated[command, tyro.conf.subcommand(name, **configured.get(name, {}))]
-            for name, command in COMMANDS.items()
-        )
-    ]
+    settings = {} if configured is None else vars(configured)
+    lists = {name: value for name, value in settings.items() if isinstance(value, tuple)}
+
+    def subcommand(name: str, command: type) -> Any:
+        mine = type(configured) is command
+        # What is typed is added to lists: they are empty until then.
+        default = {"default": dataclasses.replace(configured, **dict.fromkeys(lists, ()))} if mine else {}
+        return Annotated[command, tyro.conf.subcommand(name, **default)]
+
+    commands = Union[tuple(subcommand(*entry) for entry in COMMANDS.items())]  # noqa: UP007
 
     def option(letter: str, text: str) -> tuple[Any, bool]:
         return Annotated[bool, tyro.conf.arg(aliases=[letter], help=text, help_behavior_hint="")], False
@@ -80,7 +84,7 @@ def _parse(arguments: Sequence[str]) -> Any:
             ("version", *option("-V", "Print the version.")),
         ],
     )
-    return _tyro(
+    asked = _tyro(
         program,
         arguments,
         tyro.conf.FlagCreatePairsOff,
@@ -88,25 +92,31 @@ def _parse(arguments: Sequence[str]) -> Any:
         tyro.conf.OmitSubcommandPrefixes,
         tyro.conf.CascadeSubcommandArgs,
     )
+    for name, value in lists.items():
+        # Of what is there twice, the later: of settings, the later counts.
+        both = reversed(dict.fromkeys(reversed(value + getattr(asked.command, name))))
+        asked.command = dataclasses.replace(asked.command, **{name: tuple(both)})
+    return asked
 
 
-def _configured(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The defaults that `--config FILE` gives to its command, if it is among the arguments."""
+def _configured(arguments: Sequence[str]) -> Any:
+    """The command that `--config FILE` makes; None if there is none among the arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
     try:
         options, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError:
-        return {}  # no FILE: tyro says so
+        return None  # no FILE: tyro says so
     path = options.config
     if path is None:
-        return {}
+        return None
     name, settings = folders.read_config(path)
     asked = next((word for word in rest if not word.startswith("-")), None)
     if name != asked:
         raise ValueError(f"--config {path}: of jaxlb {name}, not of jaxlb {asked}")
+    checks.known("command", name, COMMANDS)
     try:
-        return {name: {"default": _command(COMMANDS[name], settings)}}
+        return _command(COMMANDS[name], settings)
     except ValueError as error:
         raise ValueError(f"--config {path}: {error}") from None
 
