@@ -228,5 +228,6 @@ def main() -> None:
     # One XLA device for each core: lanes run side by side instead of waiting for each other at every step.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
+    os.environ.setdefault("MPLBACKEND", "agg")  # pictures are files
     warnings.showwarning = lambda message, *_, **__: LOG.warning("jaxlb: warning: %s", message)
     sys.exit(run(sys.argv[1:]))

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import matplotlib
 import numpy as np
 from matplotlib import animation
 from matplotlib import pyplot as plt
@@ -20,8 +19,6 @@ from jaxlb.env import Env
 from jaxlb.rollout import replay
 from jaxlb.types import EnvParams, Key, Outcome, Task
 from jaxlb.workload import sample
-
-matplotlib.use("Agg")
 
 FRAMES_PER_SECOND = 15
 _WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.colors import ListedColormap
@@ -22,8 +21,6 @@ from jaxlb.report import data
 from jaxlb.schedulers import optimal
 from jaxlb.types import EnvParams, Key, Outcome, Task
 from jaxlb.verification import Case
-
-matplotlib.use("Agg")
 
 _STYLE: dict[Any, Any] = {
     "figure.dpi": 120,
