@@ -53,16 +53,6 @@ def divide(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     return quotient, tail - (quotient - head)
 
 
-def computed(x: jax.Array) -> jax.Array:
-    """`x` as it is, but computed before a reduction over it, not within.
-
-    XLA's CPU backend hands sums and minima to a library, whose kernels are fast on an array and several times
-    slower on a formula. No formula that ends in this selection goes there; `optimization_barrier` does not
-    survive until then.
-    """
-    return jnp.where(x == x, x, jnp.nan)
-
-
 def stored(x: jax.Array) -> jax.Array:
     """`x` as it is, but computed once, and not anew by everything that uses it.
 
@@ -73,25 +63,27 @@ def stored(x: jax.Array) -> jax.Array:
     return (value / jnp.where(value == value, 1.0, 2.0)).astype(x.dtype)
 
 
-def _over_processors(
-    combine: Callable[[jax.Array, jax.Array], jax.Array],
-    reduction: Callable[[jax.Array, int], jax.Array],
-    x: jax.Array,
-) -> jax.Array:
-    """Few processors are written out one by one, which XLA fuses with what comes before and after."""
+def _over_processors(combine: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Few processors are written out one by one, which XLA fuses with what comes before and after.
+
+    Of many, so many slices are combined first, and then what they have become.
+    """
     if len(x) <= _FEW:
         return functools.reduce(combine, [x[processor] for processor in range(len(x))])
-    return reduction(computed(x), 0)
+    size, rest = divmod(len(x), _FEW)
+    slices = [x[part * size : (part + 1) * size] for part in range(_FEW)]
+    result = _over_processors(combine, stored(functools.reduce(combine, slices)))
+    return combine(result, _over_processors(combine, x[-rest:])) if rest else result
 
 
 def total(x: jax.Array) -> jax.Array:
     """Sum over the processor axis, of `[P, ...]`."""
-    return _over_processors(jnp.add, jnp.sum, x)
+    return _over_processors(jnp.add, x)
 
 
 def least(x: jax.Array) -> jax.Array:
     """Minimum over the processor axis, of `[P, ...]`."""
-    return _over_processors(jnp.minimum, jnp.min, x)
+    return _over_processors(jnp.minimum, x)
 
 
 def mean(x: jax.Array) -> jax.Array:
@@ -119,7 +111,7 @@ def processor_index(like: jax.Array) -> jax.Array:
 def first_smallest(cost: jax.Array, tiebreak: jax.Array | None = None) -> jax.Array:
     """Index of the smallest cost along the processor axis.
 
-    Ties go to the smallest `tiebreak` where one is given, then to the lowest index. Two plain reductions
+    Ties go to the smallest `tiebreak` where one is given, then to the lowest index. Plain reductions
     vectorise over lanes where `argmin`, a reduction over pairs, does not.
 
     Args:
@@ -131,17 +123,17 @@ def first_smallest(cost: jax.Array, tiebreak: jax.Array | None = None) -> jax.Ar
     """
     if len(cost) <= _FEW:
         return _first_smallest_of_few(cost, jnp.zeros_like(cost) if tiebreak is None else tiebreak)
-    smallest = cost.min(0)
+    smallest = stored(least(cost))
     best = cost == smallest
     # A compiler may compute `cost` twice, for the minimum and for the comparison, and fuse a product into a
     # sum only once: then nothing is equal, but something is within rounding.
     best = best | (~best.any(0) & (cost <= smallest + 1e-5 * jnp.abs(smallest)))
     if tiebreak is not None:
         among_best = jnp.where(best, tiebreak, jnp.inf)
-        best = best & (among_best == among_best.min(0))
+        best = best & (among_best == least(among_best))
     # Of floats, whose smallest XLA finds faster than that of integers; they hold any number of processors.
     index = processor_index(cost).astype(jnp.float32)
-    return jnp.where(best, index, index[-1]).min(0).astype(jnp.int32)
+    return least(jnp.where(best, index, index[-1])).astype(jnp.int32)
 
 
 def _first_smallest_of_few(cost: jax.Array, tiebreak: jax.Array) -> jax.Array:
