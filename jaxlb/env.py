@@ -1,5 +1,6 @@
 """The environment: reset and step in the shape of gymnax 1.x, and the transition that rollouts share."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -138,11 +139,14 @@ class Env:
             reset_key = workload.split(key, 4)[-1]
             fresh = self.reset(reset_key, params)[1]
             # Under `vmap` all lanes count time from a new origin at the same task, whenever they began.
-            return fresh.replace(system=fresh.system.replace(age=old.system.age)), reset_key
+            fresh = fresh.replace(system=fresh.system.replace(age=old.system.age))
+            return jax.tree.map(functools.partial(jnp.where, truncated), fresh, old), reset_key
 
         # A loop of one turn or none: a step in which no lane ends does not pay for a reset. The key changes
         # in it, so that XLA does not draw the fresh state beforehand.
-        state, _ = jax.lax.fori_loop(0, truncated.astype(jnp.int32), restart, (stepped, key))
+        # Under `shard_map` all of the state is different on each device, after a reset as before.
+        before = jax.tree.map(lambda leaf: jnp.where(truncated, leaf, leaf), stepped)
+        state, _ = jax.lax.fori_loop(0, truncated.astype(jnp.int32), restart, (before, key))
         observation = self._flat(state, params, observe_key)
         final = self._flat(stepped, params, observe_key)
         terminated = jnp.zeros((), bool)

@@ -95,13 +95,14 @@ def _with_new_origin(state: SystemState) -> SystemState:
 
     def move(_: Array, state: SystemState) -> SystemState:
         free, lost = two_sum(state.free, -state.clock)
+        # Differences instead of zeros: under `shard_map` what is different on each device has to stay so.
         return state.replace(
-            clock=jnp.zeros_like(state.clock),
-            clock_error=jnp.zeros_like(state.clock_error),
+            clock=state.clock - state.clock,
+            clock_error=state.clock_error - state.clock_error,
             free=free,
             free_error=lost + (state.free_error - state.clock_error),
             departure=state.departure - state.clock,
-            age=jnp.zeros_like(state.age),
+            age=state.age - state.age,
         )
 
     due = state.age >= max(8, state.free.shape[0])

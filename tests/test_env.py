@@ -57,6 +57,50 @@ def test_an_episode_truncates_resets_and_keeps_the_last_observation(key):
     assert float(info["final_observation"][4:16].sum()) > 0
 
 
+def test_actions_are_drawn_uniformly(key):
+    actions = jax.vmap(jaxlb.spaces.Discrete(5).sample)(jax.random.split(key, 50_000))
+    assert actions.dtype == jnp.int32
+    counts = np.bincount(actions, minlength=5)
+    assert len(counts) == 5
+    # Chi-square of 4 degrees of freedom: exceeded by chance once in 10,000 keys.
+    assert ((counts - 10_000) ** 2 / 10_000).sum() < 23.5
+
+
+def test_an_action_is_the_upper_part_of_a_product(key):
+    n = 40_000
+    words = jax.vmap(jax.random.bits)(keys := jax.random.split(key, 1000))
+    actions = jax.vmap(jaxlb.spaces.Discrete(n).sample)(keys)
+    assert [int(word) * n >> 32 for word in words] == actions.tolist()
+
+
+@pytest.mark.parametrize("n", [0, 2**16 + 1])
+def test_an_action_space_of_too_few_or_too_many_is_refused(n):
+    with pytest.raises(ValueError, match=f"n = {n}"):
+        jaxlb.spaces.Discrete(n)
+
+
+def test_devices_step_their_lanes_by_themselves(key):
+    env, params = jaxlb.make("stable", max_steps_in_episode=5)
+    mesh, of_each = jaxlb.device_mesh(8), jax.sharding.PartitionSpec("devices")
+    assert mesh.size == 2
+
+    def advance(keys, state):
+        def step(state, _):
+            fresh = jax.vmap(jax.random.fold_in)(keys, state.steps)
+            obs, state, reward, *_ = jax.vmap(env.step, (0, 0, None, None))(
+                fresh, state, jnp.int32(1), params
+            )
+            return state, (obs, reward)
+
+        return jax.lax.scan(step, state, length=20)
+
+    keys = jax.random.split(key, 8)
+    _, state = jax.vmap(env.reset, (0, None))(keys, params)
+    specs = (of_each, jax.sharding.PartitionSpec(None, "devices"))
+    split = jax.jit(jax.shard_map(advance, mesh=mesh, in_specs=(of_each, of_each), out_specs=specs))
+    chex.assert_trees_all_close(split(keys, state), jax.jit(advance)(keys, state), rtol=1e-6)
+
+
 def test_only_a_lane_that_ends_begins_anew(key):
     env, params = jaxlb.make("seed", max_steps_in_episode=3)
     keys = jax.random.split(key, 3)

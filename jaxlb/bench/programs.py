@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from jaxlb.env import Env
 from jaxlb.numerics import total
-from jaxlb.rollout import continue_rollout, side_by_side, start_rollout
+from jaxlb.rollout import DEVICES, continue_rollout, device_mesh, side_by_side, start_rollout
 from jaxlb.scenarios import make
 from jaxlb.schedulers import scheduler
-from jaxlb.types import Array, EnvParams, Observation, Scheduler
+from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler
 
 Program = Callable[[], float]
 """Does its work once and returns steps per second."""
@@ -96,20 +97,25 @@ def rolling(
 def stepping(env: Any, params: Any, lanes: int, steps: int) -> Program:
     """`vmap(env.step)` in a scan with a key and a random action for each lane, as users write it.
 
-    The observation is carried to the next step, as for a policy that would act on it.
+    The observation is carried to the next step, as for a policy that would act on it. Every device runs the
+    scan on its share of the lanes, so that none waits for another.
     """
+    mesh = device_mesh(lanes)
+    share, of_each, whole = lanes // mesh.size, PartitionSpec(DEVICES), PartitionSpec()
 
     @jax.jit
-    def advance(state: Any, seen: Array, total: Array, key: Array) -> tuple[Any, Array, Array]:
-        def body(carry: tuple[Any, Array, Array], key: Array) -> tuple[tuple[Any, Array, Array], None]:
+    @functools.partial(jax.shard_map, mesh=mesh, in_specs=(of_each, whole), out_specs=of_each)
+    def advance(start: tuple[Any, Array, Array], key: Key) -> tuple[Any, Array, Array]:
+        def body(carry: tuple[Any, Array, Array], key: Key) -> tuple[tuple[Any, Array, Array], None]:
             state, _, total = carry
             action_key, step_key = jax.random.split(key)
-            action = jax.vmap(env.action_space(params).sample)(jax.random.split(action_key, lanes))
-            keys = jax.random.split(step_key, lanes)
+            action = jax.vmap(env.action_space(params).sample)(jax.random.split(action_key, share))
+            keys = jax.random.split(step_key, share)
             seen, state, reward, *_ = jax.vmap(env.step, (0, 0, 0, None))(keys, state, action, params)
             return (state, seen, total + reward), None
 
-        return jax.lax.scan(body, (state, seen, total), jax.random.split(key, steps))[0]
+        keys = jax.random.split(jax.random.fold_in(key, jax.lax.axis_index(DEVICES)), steps)
+        return jax.lax.scan(body, start, keys)[0]
 
     key = jax.random.key(0)
     seen, state = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(key, lanes), params)
@@ -117,7 +123,7 @@ def stepping(env: Any, params: Any, lanes: int, steps: int) -> Program:
 
     def run() -> float:
         began = time.perf_counter()
-        jax.block_until_ready(advance(*start, key))
+        jax.block_until_ready(advance(start, key))
         return lanes * steps / (time.perf_counter() - began)
 
     run()
