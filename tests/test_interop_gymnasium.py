@@ -175,8 +175,23 @@ def test_pictures_have_bars_where_there_is_work():
     env.close()
     with pytest.raises(ValueError, match="render_mode = 'ansi': must be None, 'human' or 'rgb_array'"):
         jaxlb.interop.gymnasium_envs.LoadBalancingEnv("stable", render_mode="ansi")
-    with pytest.raises(ValueError, match="a vector draws nothing"):
-        gymnasium.make_vec("jaxlb/stable-v0", num_envs=2, render_mode="rgb_array")
+    with pytest.raises(ValueError, match="render_mode = 'human': must be None or 'rgb_array'"):
+        jaxlb.interop.gymnasium_envs.LoadBalancingVectorEnv(2, "stable", render_mode="human")
+
+
+def test_a_vector_draws_every_lane():
+    vector = gymnasium.make_vec("jaxlb/heavy-tail-v0", num_envs=2, render_mode="rgb_array")
+    one = gymnasium.make("jaxlb/heavy-tail-v0", render_mode="rgb_array")
+    vector.reset(seed=7)
+    one.reset(seed=7)
+    for _ in range(5):
+        vector.step(np.array([0, 3]))
+        one.step(0)
+    pictures = vector.render()
+    assert len(pictures) == 2 and not (pictures[0] == pictures[1]).all()
+    np.testing.assert_array_equal(pictures[0], one.render())
+    vector.close()
+    one.close()
 
 
 def test_a_window_opens_and_closes(monkeypatch):

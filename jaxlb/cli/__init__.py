@@ -60,7 +60,7 @@ def _parse(arguments: Sequence[str]) -> Any:
       ValueError: they cannot be understood.
     """
     configured = _configured(arguments)
-    settings = {} if configured is None else vars(configured)
+    settings = vars(configured) if configured else {}
     lists = {name: value for name, value in settings.items() if isinstance(value, tuple)}
 
     def subcommand(name: str, command: type) -> Any:

@@ -155,22 +155,31 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     `final_obs` and `final_info`. With seed s, lane n is what `LoadBalancingEnv` with seed s + n is.
     """
 
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    metadata = {  # noqa: RUF012
+        "render_modes": ["rgb_array"],
+        "render_fps": 10,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
 
-    def __init__(self, num_envs: int, scenario: str, **overrides: Any) -> None:
+    def __init__(
+        self, num_envs: int, scenario: str, *, render_mode: str | None = None, **overrides: Any
+    ) -> None:
         """Make lanes of a scenario.
 
         Args:
           num_envs: lanes, N.
           scenario: one of `jaxlb.scenarios()`.
+          render_mode: "rgb_array" lets `render` return pixels.
           overrides: what `jaxlb.make` takes, such as `load=0.9`; the same for all lanes.
 
         Raises:
-          ValueError: whatever `jaxlb.make` refuses.
+          ValueError: whatever `jaxlb.make` refuses, or an unknown render mode.
         """
-        if overrides.pop("render_mode", None) is not None:
-            raise ValueError("render_mode: a vector draws nothing; gymnasium.make makes one that does")
+        if render_mode not in (None, *self.metadata["render_modes"]):
+            raise ValueError(f"render_mode = {render_mode!r}: must be None or 'rgb_array'")
         self.num_envs = num_envs
+        self.render_mode = render_mode
+        self._picture = Picture(window=False) if render_mode else None
         self.func_env, self.params = make(scenario, **overrides)
         self.single_observation_space, self.single_action_space = _spaces(self.func_env, self.params)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -238,6 +247,18 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             infos |= {"final_obs": final, "_final_obs": ended}
             infos |= {"final_info": _masked(outcome, ended), "_final_info": ended}
         return observation, reward, terminated, truncated, infos
+
+    def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
+        """The queues of every lane now, to one scale: pixels `[height, width, 3]` each; or nothing."""
+        if self._picture is None or self._state is None:
+            return None
+        speed, pictures = np.asarray(self.params.speed), []
+        seen = jax.device_get((self._state.system, self._state.task))
+        for lane in range(self.num_envs):
+            system, task = jax.tree.map(lambda leaf, lane=lane: leaf[lane], seen)
+            self._picture.draw(system, task, speed)
+            pictures.append(self._picture.pixels())
+        return tuple(pictures)
 
 
 def _masked(values: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
