@@ -1,26 +1,31 @@
 """Thousands of heterogeneous multiprocessor systems in parallel, and the schedulers that balance them."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxlb.comparison import Comparison, compare
 from jaxlb.env import Env, flatten
 from jaxlb.interop import register
-from jaxlb.learn import (
-    DQNConfig,
-    GNNConfig,
-    PredictorConfig,
-    TrainResult,
-    train_dqn,
-    train_gnn,
-    train_predictor,
-)
 from jaxlb.metrics import Summary
 from jaxlb.rewards import Weights
 from jaxlb.rollout import device_mesh, replay, rollout
-from jaxlb.runs import load
 from jaxlb.scenarios import make, scenarios
 from jaxlb.schedulers import scheduler, schedulers
 from jaxlb.types import EnvParams, EnvState, Observation, Outcome, Scheduler, Task
 from jaxlb.version import __version__
 from jaxlb.workload import read_trace, workloads
+
+if TYPE_CHECKING:
+    from jaxlb.learn import (
+        DQNConfig,
+        GNNConfig,
+        PredictorConfig,
+        TrainResult,
+        train_dqn,
+        train_gnn,
+        train_predictor,
+    )
+    from jaxlb.runs import load
 
 __all__ = [
     "Comparison",
@@ -55,3 +60,27 @@ __all__ = [
     "train_predictor",
     "workloads",
 ]
+
+# Trainers bring optax, which takes its time and which simulating does not need.
+_IMPORTED_WHEN_ASKED_FOR = {
+    "DQNConfig": "jaxlb.learn",
+    "GNNConfig": "jaxlb.learn",
+    "PredictorConfig": "jaxlb.learn",
+    "TrainResult": "jaxlb.learn",
+    "load": "jaxlb.runs",
+    "train_dqn": "jaxlb.learn",
+    "train_gnn": "jaxlb.learn",
+    "train_predictor": "jaxlb.learn",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What is imported when it is asked for."""
+    if name not in _IMPORTED_WHEN_ASKED_FOR:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_IMPORTED_WHEN_ASKED_FOR[name]), name)
+
+
+def __dir__() -> list[str]:
+    """All names, imported or not."""
+    return sorted({*globals(), *__all__})

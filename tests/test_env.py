@@ -2,6 +2,8 @@
 
 import copy
 import operator
+import subprocess
+import sys
 
 import chex
 import jax
@@ -188,3 +190,13 @@ def test_an_action_out_of_range_is_clipped(key):
     _, state = env.reset(key, params)
     for action, clipped in [(-3, 0), (99, 3)]:
         assert int(env.step(key, state, jnp.int32(action), params)[-1]["outcome"].action) == clipped
+
+
+def test_trainers_are_imported_when_they_are_asked_for():
+    program = (
+        "import sys, jaxlb\n"
+        "assert 'optax' not in sys.modules and set(jaxlb.__all__) <= set(dir(jaxlb))\n"
+        "assert all(getattr(jaxlb, name) is not None for name in jaxlb.__all__)\n"
+        "assert 'optax' in sys.modules and not hasattr(jaxlb, 'train_nothing')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
