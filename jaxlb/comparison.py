@@ -1,5 +1,6 @@
 """Schedulers side by side: the same tasks for all, intervals from independent lanes, paired differences."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -169,7 +170,8 @@ def compare(
     # Compiling takes one core for longer than running takes all of them: compile side by side, run in turn.
     summaries: dict[str, Summary] = {}
     histograms: dict[str, np.ndarray] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool, contextlib.ExitStack() as after:
+        after.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C does not wait for what has not begun
         for name, run in zip(schedulers, pool.map(compiled, schedulers), strict=True):
             carry = carries.pop(name)
             histogram = np.zeros((min(num_lanes, MAX_GROUPS), NUM_BINS), np.int64)
