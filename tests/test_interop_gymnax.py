@@ -96,9 +96,8 @@ REJAX = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["ppo", "dqn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sac", "pqn"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "dqn", "sac", "pqn"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_rejax_trains_unmodified(gymnax, name, key):
     rejax = pytest.importorskip("rejax")

@@ -217,13 +217,13 @@ def sweep(settings: Settings, over: str) -> Sweep:
         "tasks": [4**power for power in range(3, 9)],
     }[over]
     rates: dict[str, list[float]] = {}
+    rules = {"random": (scheduler("random"), ()), "LWR, observing": (observing_lwr(), ())}
+    if over == "lanes":
+        rules["DQN, 64-64"] = untrained(*system(4), (64, 64))
     for value in values:
         lanes, processors = (value if over == name else 256 for name in ("lanes", "processors"))
         env, params = system(processors if over == "processors" else 4)
         steps = value if over == "tasks" else min(4096, max(8, s.steps(lanes, env.num_processors)))
-        rules = {"random": (scheduler("random"), ()), "LWR, observing": (observing_lwr(), ())}
-        if over == "lanes":
-            rules["DQN, 64-64"] = untrained(env, params, (64, 64))
         programs = [rolling(env, params, *rule, lanes, steps) for rule in rules.values()]
         for name, found in zip(rules, alternate(programs, min(s.rounds, 3)), strict=True):
             rates.setdefault(name, []).append(statistics.median(found))
