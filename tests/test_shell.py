@@ -1,6 +1,5 @@
 """Habits of a command: help, version, verbosity, colours, exit codes, Ctrl-C, completion."""
 
-import functools
 import os
 import pty
 import re
@@ -107,6 +106,14 @@ def test_a_terminal_is_told_what_takes_so_long():
     assert "compiling" not in shown
 
 
+# A shell's background jobs, and so what they start, ignore the keys, unless they are told not to.
+LISTENING = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("jaxlb", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -119,12 +126,10 @@ def test_a_terminal_is_told_what_takes_so_long():
 def test_ctrl_c_leaves_a_run_that_can_be_begun_again(arguments, tmp_path):
     out = tmp_path / "out"
     process = subprocess.Popen(
-        [*JAXLB, *arguments, "--out", out],
+        [sys.executable, "-c", LISTENING, *arguments, "--out", out],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # A shell's background jobs, and so what they start, ignore the keys.
-        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler),
     )
     while not (out / "about.json").exists():
         assert process.poll() is None
