@@ -21,7 +21,7 @@ from jaxlb.scenarios import make
 from jaxlb.version import __version__
 
 RULES = "rr,jsq,sed,lwr,greedy,guarded-sita,fpi,oracle"
-FEWER = "lwr,guarded-sita,oracle"
+FEWER = "lwr,guarded-sita"
 
 TRAININGS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("dqn", "heavy-tail", {"completion_exponent": 0.67, "sla_weight": 1, "num_iterations": 8000}),
