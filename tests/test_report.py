@@ -361,7 +361,7 @@ def test_the_demo_trains_compares_and_tells(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr()
     told = json.loads((tmp_path / "my demo" / "demo.json").read_text())
     trained = {"heavy-tail": "dqn", "stale": "predictor", "seed": "gnn"}
-    assert {one["scenario"]: one["name"] for one in told["trainings"]} == trained
+    assert [(one["scenario"], one["name"]) for one in told["trainings"]] == list(trained.items())
     for training, settings in zip(told["trainings"], small.values(), strict=True):
         assert training["iterations"][-1] == settings["num_iterations"]
         assert f"$ {training['command']}\n" in out.err
