@@ -1,11 +1,8 @@
 """Schedulers side by side: the same tasks for all, intervals from independent lanes, paired differences."""
 
-import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +12,7 @@ from jaxlb import checks, metrics
 from jaxlb.env import Env
 from jaxlb.metrics import Summary
 from jaxlb.rollout import Carry, at_hand, continue_rollout, start_rollout
+from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Scheduler
 
 Interval = tuple[float, float] | None
@@ -170,8 +168,7 @@ def compare(
     # Compiling takes one core for longer than running takes all of them: compile side by side, run in turn.
     summaries: dict[str, Summary] = {}
     histograms: dict[str, np.ndarray] = {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool, contextlib.ExitStack() as after:
-        after.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C does not wait for what has not begun
+    with threads() as pool:
         for name, run in zip(schedulers, pool.map(compiled, schedulers), strict=True):
             carry = carries.pop(name)
             histogram = np.zeros((min(num_lanes, MAX_GROUPS), NUM_BINS), np.int64)

@@ -11,11 +11,8 @@ mean services (Abate and Whitt 1987), here of the slowest processor; five of the
 at most e^-5 = 0.7 % of the initial deviation is left when counting begins, spread over a longer run.
 """
 
-import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +28,7 @@ from jaxlb.scenarios import make, scenarios
 from jaxlb.schedulers import scheduler
 from jaxlb.schedulers.base import stateless
 from jaxlb.schedulers.size_based import load_cutoffs
+from jaxlb.threads import threads
 from jaxlb.types import ArrivalProcess, EnvParams, Key, Scheduler, SizeLaw, Task
 from jaxlb.workload import arrivals, sizes
 
@@ -752,8 +750,7 @@ def verify(
         return [judge(experiment.group, name, finding, thoroughness) for name, finding in findings.items()]
 
     # Compiling takes one core, and so does theory: two experiments at a time keep all busy.
-    with ThreadPoolExecutor(os.cpu_count()) as pool, contextlib.ExitStack() as after:
-        after.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C does not wait for what has not begun
+    with threads() as pool:
         keys = jax.random.split(key, len(chosen))
         found = [case for cases in pool.map(run, chosen, keys) for case in cases]
     return sorted(found, key=lambda case: GROUPS.index(case.group))

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
@@ -28,7 +29,14 @@ def section(scenario, key):
     table = jaxlb.compare(env, params, chosen, key, num_lanes=24, num_tasks=200, warmup=50)
     command = f"jaxlb compare --scenario {scenario}"
     misfits = {"gnn": "too few processors"}
-    return table, html.section(table, env, params, chosen, key, command, TRAINED, misfits)
+    shown = table, env, params, *replayed(env, params, chosen, key)
+    return table, html.section(*shown, command, TRAINED, misfits)
+
+
+def replayed(env, params, schedulers, key):
+    with ThreadPoolExecutor() as pool:
+        tasks, outcomes = data.replayed(env, params, schedulers, key, pool)
+    return tasks, {name: outcome.result() for name, outcome in outcomes.items()}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +95,7 @@ def test_a_section_has_the_rows_and_the_tails_of_the_comparison(sections):
 
 def test_choices_and_slowdowns_by_size_are_counted(key):
     env, params = jaxlb.make("heavy-tail")
-    tasks, outcomes = data.replayed(env, params, {"rr": jaxlb.scheduler("rr"), "one": only_the_first()}, key)
+    tasks, outcomes = replayed(env, params, {"rr": jaxlb.scheduler("rr"), "one": only_the_first()}, key)
     edges, count, share, slowdown = data.by_size(tasks, outcomes, 4)
     assert count.sum() == tasks.size.size  # those below the first edge are in the first bin
     np.testing.assert_allclose(share["one"][0], count > 0)

@@ -16,8 +16,9 @@ from jaxlb.cli import folders
 from jaxlb.cli.common import alone, dumps
 from jaxlb.cli.compare import Compare, print_table
 from jaxlb.cli.train import Train
-from jaxlb.report import html
+from jaxlb.report import data, html
 from jaxlb.scenarios import make
+from jaxlb.threads import threads
 from jaxlb.version import __version__
 
 RULES = "rr,jsq,sed,lwr,greedy,guarded-sita,fpi,oracle"
@@ -95,12 +96,14 @@ class Demo:
         line += "".join(f" --checkpoint {shlex.quote(str(self.out / name))}" for name in fit)
         command = _command(Compare, line)
         asked = command.asked(command, command.checkpoint)
-        comparison = command.judge(asked)
+        shown = asked.env, asked.params
+        with threads() as pool:
+            tasks, replays = data.replayed(*shown, asked.schedulers, jax.random.key(self.seed), pool)
+            comparison = command.judge(asked)
+            outcomes = {name: replay.result() for name, replay in replays.items()}
         print_table(comparison, asked.described)
-        key = jax.random.key(self.seed)
-        shown = comparison, asked.env, asked.params, asked.schedulers, key
         line += f" --out {shlex.quote(str(self.out / scenario))}"
-        return html.section(*shown, line, fit, misfits)
+        return html.section(comparison, *shown, tasks, outcomes, line, fit, misfits)
 
     def _fit(self, scenario: str, trained: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
         """Those of the trained that join on a scenario, and why the others do not."""

@@ -1,8 +1,7 @@
 """The numbers behind pictures, so that every picture of a thing shows the same ones."""
 
-import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from typing import NamedTuple
 
 import jax
@@ -57,18 +56,19 @@ def tails(comparison: Comparison) -> Tails:
 
 
 def replayed(
-    env: Env, params: EnvParams, schedulers: Mapping[str, Entry], key: Key
-) -> tuple[Task, dict[str, Outcome]]:
-    """Tasks `[1000, 32]` and what becomes of them under each scheduler; the key is consumed."""
+    env: Env, params: EnvParams, schedulers: Mapping[str, Entry], key: Key, pool: Executor
+) -> tuple[Task, dict[str, Future[Outcome]]]:
+    """Tasks `[1000, 32]` and what becomes of them under each scheduler.
+
+    Compiling, most of the work, is left to the threads of a pool. The key is consumed.
+    """
     task_key, act_key = jax.random.split(key)
     tasks = workload.sample(task_key, params, 1000, (32,))
 
     def outcome(entry: Entry) -> Outcome:
         return replay(env, params, *pair(entry), tasks, act_key)
 
-    # Compiling is most of the work.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return tasks, dict(zip(schedulers, pool.map(outcome, schedulers.values()), strict=True))
+    return tasks, {name: pool.submit(outcome, entry) for name, entry in schedulers.items()}
 
 
 def by_size(tasks: Task, outcomes: Mapping[str, Outcome], num_processors: int) -> BySize:

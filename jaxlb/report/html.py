@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlb.comparison import Comparison, Entry, Row
+from jaxlb.comparison import Comparison, Row
 from jaxlb.env import Env
 from jaxlb.report import data
 from jaxlb.runs import Run
 from jaxlb.scenarios import scenarios
-from jaxlb.types import EnvParams, Key
+from jaxlb.types import EnvParams, Outcome, Task
 
 ORACLE = "oracle"
 _MOST_TIMES = 160  # of a tail: more cannot be told apart on a screen
@@ -67,8 +67,8 @@ def section(
     comparison: Comparison,
     env: Env,
     params: EnvParams,
-    schedulers: Mapping[str, Entry],
-    key: Key,
+    tasks: Task,
+    outcomes: Mapping[str, Outcome],
     command: str,
     trained: Mapping[str, str],
     misfits: Mapping[str, str],
@@ -79,8 +79,8 @@ def section(
       comparison: of the schedulers.
       env: that they were compared in.
       params: of the environment.
-      schedulers: by name.
-      key: consumed; decides the tasks whose fates by size are shown.
+      tasks: whose fates by size are shown, leaves `[T, N]`.
+      outcomes: of these tasks, by scheduler.
       command: that makes the comparison again.
       trained: where each learned scheduler was trained, by its name.
       misfits: why others that were trained are not compared here, by name.
@@ -92,7 +92,6 @@ def section(
     # From where the first scheduler has finished a task in a thousand.
     first = min(int(np.argmax(longer < 0.999)) for longer in tails.longer.values())
     shown = slice(first, None, -(-(len(tails.time) - first) // _MOST_TIMES))
-    tasks, outcomes = data.replayed(env, params, schedulers, key)
     tasks, outcomes = jax.tree.map(lambda leaf: leaf[data.WARMUP :], (tasks, outcomes))
     sizes = data.by_size(tasks, outcomes, env.num_processors)
     return {

@@ -19,6 +19,7 @@ from jaxlb.comparison import Comparison, Entry, Row
 from jaxlb.env import Env
 from jaxlb.report import data
 from jaxlb.schedulers import optimal
+from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Outcome, Task
 from jaxlb.verification import Case
 
@@ -554,7 +555,9 @@ def save_all(
     key: Key,
 ) -> list[Path]:
     """Write every picture of a comparison as PNG; the key is consumed."""
-    tasks, outcomes = data.replayed(env, params, schedulers, key)
+    with threads() as pool:
+        tasks, replays = data.replayed(env, params, schedulers, key, pool)
+        outcomes = {name: replay.result() for name, replay in replays.items()}
     first = jax.tree.map(lambda leaf: leaf[:400, 0], (tasks, outcomes))
     later = jax.tree.map(lambda leaf: leaf[data.WARMUP :], (tasks, outcomes))
     figures = {
