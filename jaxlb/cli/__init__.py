@@ -52,6 +52,9 @@ XLA_FLAGS = " ".join(
 )
 """What XLA is told where the environment does not say otherwise."""
 
+STOPPED = 130
+"""Exit code after Ctrl-C, as of a shell."""
+
 
 def _parse(arguments: Sequence[str]) -> Any:
     """What the arguments ask for: the command, and whether to be verbose or quiet.
@@ -220,7 +223,7 @@ def run(arguments: Sequence[str]) -> int:
         stopped = isinstance(raised, KeyboardInterrupt)
         words = (str(raised) or "stopped") if stopped else f"error: {raised}"
         print(f"jaxlb: {' '.join(words.split())}", file=sys.stderr)
-        return 130 if stopped else 1 if isinstance(raised, FloatingPointError) else 2
+        return STOPPED if stopped else 1 if isinstance(raised, FloatingPointError) else 2
 
 
 def main() -> None:
@@ -230,4 +233,10 @@ def main() -> None:
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
     os.environ.setdefault("MPLBACKEND", "agg")  # pictures are files
     warnings.showwarning = lambda message, *_, **__: LOG.warning("jaxlb: warning: %s", message)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code == STOPPED:
+        # XLA may still be at work, and Python, as it ends, would take its memory from under it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
