@@ -3,7 +3,6 @@
 import itertools
 import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax
@@ -15,6 +14,7 @@ from jaxlb import runs
 from jaxlb.cli import demo
 from jaxlb.learn import TRAINERS
 from jaxlb.report import data, html
+from jaxlb.threads import threads
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SCENARIOS = ("heavy-tail", "stale")
@@ -34,9 +34,9 @@ def section(scenario, key):
 
 
 def replayed(env, params, schedulers, key):
-    with ThreadPoolExecutor() as pool:
+    with threads() as pool:
         tasks, outcomes = data.replayed(env, params, schedulers, key, pool)
-    return tasks, {name: outcome.result() for name, outcome in outcomes.items()}
+        return tasks, {name: outcome.result() for name, outcome in outcomes.items()}
 
 
 @pytest.fixture(scope="module")

@@ -98,6 +98,7 @@ class Demo:
         asked = command.asked(command, command.checkpoint)
         shown = asked.env, asked.params
         with threads() as pool:
+            # They compile while the comparison runs.
             tasks, replays = data.replayed(*shown, asked.schedulers, jax.random.key(self.seed), pool)
             comparison = command.judge(asked)
             outcomes = {name: replay.result() for name, replay in replays.items()}
