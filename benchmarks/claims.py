@@ -1,5 +1,6 @@
 """What the pages of learned schedulers share: claims with bounds, lines of tables, sections in a file."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import jaxlb
 from jaxlb.comparison import Entry
 from jaxlb.types import Scheduler
 
-LANES, TASKS, WARMUP = 1024, 4000, 1000
+LANES, TASKS, WARMUP = 1024, 4000, 10_000
 TEST_SEED = 1_000_003
 """No training has it."""
 
@@ -32,6 +33,8 @@ class Claim:
 
     def line(self) -> str:
         """Of a table."""
+        if any(math.isnan(figure) for figure in self.figures):
+            return f"| {self.name} | {self.bound:g} | | no claim: one of the two is not stationary |"
         holds = all(figure <= self.bound for figure in self.figures)
         figures = ", ".join(f"{figure:.3f}" for figure in self.figures)
         return f"| {self.name} | {self.bound:g} | {figures} | {'holds' if holds else '**missed**'} |"
@@ -52,7 +55,9 @@ def compared(
 
 
 def ratio(table: jaxlb.Comparison, name: str, rule: str, what: str) -> float:
-    """One row's figure divided by another's."""
+    """One row's figure divided by another's; not a number where one of them has not settled."""
+    if table.row(name).mark or table.row(rule).mark:
+        return math.nan
     return getattr(table.row(name), what) / getattr(table.row(rule), what)
 
 
@@ -76,9 +81,10 @@ def line(row: Any, name: str) -> str:
     """One scheduler's figures."""
     cells = []
     for figure, scale in (("sla_violation_rate", 100.0), ("mean_completion", 1.0), ("mean_slowdown", 1.0)):
-        low, high = getattr(row, f"{figure}_ci")
-        cells.append(f"{scale * getattr(row, figure):.3f} ± {scale * (high - low) / 2:.3f}")
-    return f"| {name} | " + " | ".join(cells) + " |"
+        interval = getattr(row, f"{figure}_ci")
+        half = f" ± {scale * (interval[1] - interval[0]) / 2:.3f}" if interval else ""
+        cells.append(f"{scale * getattr(row, figure):.3f}{half}")
+    return f"| {name}{f', {row.mark}' if row.mark else ''} | " + " | ".join(cells) + " |"
 
 
 def section(name: str, text: str, rows: Sequence[str], claims: Sequence[Claim], *more: str) -> str:

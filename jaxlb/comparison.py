@@ -2,21 +2,28 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlb import checks, metrics
-from jaxlb.env import Env
+from jaxlb import checks, lengths, metrics, stationarity
+from jaxlb.env import Env, canonical
 from jaxlb.metrics import Summary
+from jaxlb.random import typed
 from jaxlb.rollout import Carry, at_hand, continue_rollout, start_rollout
+from jaxlb.statistics import (
+    MAX_GROUPS,
+    Histogram,
+    Interval,
+    count_completions,
+    mean_interval,
+    quantile_interval,
+    ratio_interval,
+)
 from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Scheduler
-
-Interval = tuple[float, float] | None
-"""A 95 % confidence interval; None where one lane gives none."""
 
 Entry = Scheduler | tuple[Scheduler, Any]
 """A scheduler, with its variables where it has any."""
@@ -24,20 +31,18 @@ Entry = Scheduler | tuple[Scheduler, Any]
 _CHUNKS = 8
 _MAX_RECENT = 4_000_000  # completion times on the device at a time: 16 MB
 
-# Completion times are counted in bins of equal width within each octave, straight from the float's bits.
-_BINS_PER_OCTAVE, _LOWEST_OCTAVE, _OCTAVES = 128, -20, 50
-NUM_BINS = _BINS_PER_OCTAVE * _OCTAVES
-MAX_GROUPS = 128
-"""Lanes are pooled into at most so many groups in a histogram of completion times."""
-_SHIFT = 23 - 7  # of the 23 bits of the fraction, seven tell the bin
-_FIRST_BIN = (127 + _LOWEST_OCTAVE) * _BINS_PER_OCTAVE
-
 
 @dataclass(frozen=True)
 class Row:
-    """What one scheduler did. `..._ci` is the 95 % interval; differences are paired, against the baseline."""
+    """What one scheduler did. `..._ci` is the 95 % interval; differences are paired, against the baseline.
+
+    Figures that are not `stationary` are those of this run and of no other, longer or shorter: they have no
+    intervals, and differences to them have none.
+    """
 
     name: str
+    stationary: bool
+    hint: str | None  # why it is not, and what to change
     mean_completion: float
     mean_completion_ci: Interval
     p50_completion: float
@@ -60,13 +65,24 @@ class Row:
     load_imbalance_ci: Interval
     utilisation: float
     utilisation_ci: Interval
-    queue_overflows: int
+    queue_overflows: int  # tasks that found a queue too long to be counted, if the scheduler asks for lengths
     completion_difference: float
     completion_difference_ci: Interval
     sla_violation_difference: float
     sla_violation_difference_ci: Interval
     reward_difference: float
     reward_difference_ci: Interval
+
+    @property
+    def mark(self) -> str:
+        """What has to be said wherever its figures are shown; empty if nothing has."""
+        short = "told lengths that are too short" if self.queue_overflows else ""
+        return ", ".join(filter(None, ["" if self.stationary else "not stationary", short]))
+
+    @property
+    def title(self) -> str:
+        """Its name, with the mark."""
+        return f"{self.name} ({self.mark})" if self.mark else self.name
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,7 @@ class Comparison:
     baseline: str
     behaviour: str | None
     schedulers: list[Row]
-    histograms: dict[str, np.ndarray] = dataclasses.field(repr=False)
+    histograms: dict[str, Histogram] = dataclasses.field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """What `to_json` writes: everything but the histograms."""
@@ -93,6 +109,11 @@ class Comparison:
     def to_json(self) -> str:
         """One JSON object."""
         return json.dumps(self.as_dict(), indent=2, allow_nan=False)
+
+    def best(self, figure: str, names: Iterable[str] | None = None) -> Row:
+        """The row with the least of a figure, of those named, or of all; of settled ones if there are any."""
+        rows = [row for row in self.schedulers if names is None or row.name in names]
+        return min(rows, key=lambda row: (bool(row.mark), getattr(row, figure)))
 
     def row(self, name: str) -> Row:
         """The row of one scheduler."""
@@ -143,57 +164,143 @@ def compare(
         baseline = "lwr" if "lwr" in schedulers else next(iter(schedulers))
     checks.known("baseline", baseline, schedulers)
     env.check(params)
-    mover, mover_variables = pair(behaviour) if behaviour is not None else (None, ())
-
-    total = warmup + num_tasks
-    chunk = max(1, min(-(-total // _CHUNKS), _MAX_RECENT // num_lanes))
-    carries = {
-        name: start_rollout(env, params, pair(entry)[0], key, num_lanes, mover, num_recent=chunk)
-        for name, entry in schedulers.items()
-    }
-
-    def compiled(name: str) -> Callable[[Carry, int], Carry]:
-        scheduler, variables = pair(schedulers[name])
-        static = {"env": env, "scheduler": scheduler, "behaviour": mover}
-        numbers = {
-            "params": params,
-            "variables": variables,
-            "key": key,
-            "behaviour_variables": mover_variables,
-        }
-        counts = {"num_tasks": 0, "warmup": warmup}
-        program = continue_rollout.lower(**static, **numbers, **counts, carry=carries[name]).compile()
-        return lambda carry, tasks: program(**numbers, **counts | {"num_tasks": tasks}, carry=carry)
+    params, key = canonical(params), typed(key)
+    mover = None if behaviour is None else pair(behaviour)
+    work = _Work(params, key, num_lanes, num_tasks, warmup, mover)
 
     # Compiling takes one core for longer than running takes all of them: compile side by side, run in turn.
-    summaries: dict[str, Summary] = {}
-    histograms: dict[str, np.ndarray] = {}
+    pairs = {name: pair(entry) for name, entry in schedulers.items()}
+    carries = {name: work.begin(env, scheduler) for name, (scheduler, _) in pairs.items()}
+    found: dict[str, _Judged] = {}
     with threads() as pool:
-        for name, run in zip(schedulers, pool.map(compiled, schedulers), strict=True):
-            carry = carries.pop(name)
-            histogram = np.zeros((min(num_lanes, MAX_GROUPS), NUM_BINS), np.int64)
-            for first in range(0, total, chunk):
-                carry = run(carry, min(chunk, total - first))
-                rows = np.asarray(at_hand(carry.recent))[max(warmup - first, 0) : total - first]
-                histogram += count_completions(rows, len(histogram))
-                if on_progress is not None:
-                    on_progress(name, (len(summaries) + min(first + chunk, total) / total) / len(schedulers))
-            summaries[name], histograms[name] = (
-                at_hand(metrics.summarise(carry.totals, carry.state.system)),
-                histogram,
-            )
+        programs = pool.map(lambda name: work.compile(env, pairs[name], carries[name]), schedulers)
+        for place, (name, program) in enumerate(zip(schedulers, programs, strict=True)):
 
-    table = [_row(name, summaries[name], histograms[name], summaries[baseline]) for name in schedulers]
+            def progress(share: float, name: str = name, place: int = place) -> None:
+                if on_progress is not None:
+                    on_progress(name, (place + share) / len(schedulers))
+
+            found[name] = work.judge(name, env, pairs[name], carries.pop(name), program, progress)
+
+    table = [_row(name, one, found[baseline]) for name, one in found.items()]
     return Comparison(
         scenario=env.name,
         num_lanes=num_lanes,
         num_tasks=num_tasks,
         warmup=warmup,
         baseline=baseline,
-        behaviour=None if mover is None else mover.name,
+        behaviour=None if mover is None else mover[0].name,
         schedulers=table,
-        histograms=histograms,
+        histograms={name: one.histogram for name, one in found.items()},
     )
+
+
+class _Judged(NamedTuple):
+    """What a run brought."""
+
+    summary: Summary
+    histogram: Histogram
+    hint: str | None  # what keeps it from being stationary
+    overflows: int = 0  # tasks for which the scheduler was told lengths that are too short
+
+
+class _Work(NamedTuple):
+    """What is the same for all schedulers."""
+
+    params: EnvParams
+    key: Key
+    num_lanes: int
+    num_tasks: int
+    warmup: int
+    mover: tuple[Scheduler, Any] | None
+
+    @property
+    def total(self) -> int:
+        """Tasks of each lane, those of the warm-up too."""
+        return self.warmup + self.num_tasks
+
+    @property
+    def chunk(self) -> int:
+        """Tasks of each lane between two looks at the completion times."""
+        return max(1, min(-(-self.total // _CHUNKS), _MAX_RECENT // self.num_lanes))
+
+    def begin(self, env: Env, scheduler: Scheduler) -> Carry:
+        """Every lane before its first task."""
+        mover = None if self.mover is None else self.mover[0]
+        return start_rollout(env, self.params, scheduler, self.key, self.num_lanes, mover, self.chunk)
+
+    def compile(self, env: Env, entry: tuple[Scheduler, Any], carry: Carry) -> Callable[[Carry, int], Carry]:
+        """The program that lets so many more tasks arrive in each lane."""
+        scheduler, variables = entry
+        mover, mover_variables = (None, ()) if self.mover is None else self.mover
+        static = {"env": env, "scheduler": scheduler, "behaviour": mover}
+        numbers = {
+            "params": self.params,
+            "variables": variables,
+            "key": self.key,
+            "behaviour_variables": mover_variables,
+        }
+        counts = {"num_tasks": 0, "warmup": self.warmup}
+        program = continue_rollout.lower(**static, **numbers, **counts, carry=carry).compile()
+        return lambda carry, tasks: program(**numbers, **counts | {"num_tasks": tasks}, carry=carry)
+
+    def judge(
+        self,
+        name: str,
+        env: Env,
+        entry: tuple[Scheduler, Any],
+        carry: Carry,
+        program: Callable[[Carry, int], Carry],
+        progress: Callable[[float], None],
+    ) -> _Judged:
+        """Run a scheduler; once more, with more room, while it is told lengths that are too short."""
+
+        def run(at: Env) -> _Judged:
+            if at is env:
+                return self._run(program, carry, progress)
+            longer = self.begin(at, entry[0])
+            return self._run(self.compile(at, entry, longer), longer, lambda share: progress(1.0))
+
+        acting = [(*entry, carry.memory)]
+        if self.mover is not None:
+            acting.append((*self.mover, carry.behaviour_memory))
+        found, overflows = lengths.exact(
+            name,
+            env,
+            run,
+            lambda one: one.summary.queue_overflows,
+            lambda: lengths.matter(env, self.params, carry.state, acting),
+            self.num_lanes,
+            self.total,
+        )
+        return found._replace(overflows=overflows)
+
+    def _run(
+        self, program: Callable[[Carry, int], Carry], carry: Carry, progress: Callable[[float], None]
+    ) -> _Judged:
+        histogram, halves = None, np.zeros((2, self.num_lanes))
+        middle = self.warmup + self.num_tasks // 2
+        for first in range(0, self.total, self.chunk):
+            carry = program(carry, min(self.chunk, self.total - first))
+            rows = np.asarray(at_hand(carry.recent))[: self.total - first]
+            before, rows = np.split(rows, [max(self.warmup - first, 0)])
+            if len(rows):
+                counted = count_completions(rows, min(self.num_lanes, MAX_GROUPS))
+                histogram = counted if histogram is None else histogram + counted
+                parts = np.split(rows, [max(middle - first - len(before), 0)])
+                halves += [part.sum(0, dtype=np.float64) for part in parts]
+            progress(min(first + self.chunk, self.total) / self.total)
+        assert histogram is not None
+        summary = at_hand(metrics.summarise(carry.totals, carry.state.system))
+        shown = stationarity.Run(
+            halves=halves / np.maximum([[self.num_tasks // 2], [self.num_tasks - self.num_tasks // 2]], 1),
+            wait_growth=np.asarray(summary.wait_growth, np.float64),
+            utilisation=np.asarray(summary.utilisation, np.float64),
+            elapsed=np.asarray(summary.elapsed, np.float64),
+            warmup=self.warmup,
+            num_tasks=self.num_tasks,
+        )
+        return _Judged(summary, histogram, stationarity.unsettled(shown, self.params))
 
 
 def pair(entry: Entry) -> tuple[Scheduler, Any]:
@@ -201,9 +308,9 @@ def pair(entry: Entry) -> tuple[Scheduler, Any]:
     return (entry, ()) if isinstance(entry, Scheduler) else entry
 
 
-def _row(name: str, summary: Summary, histogram: np.ndarray, baseline: Summary) -> Row:
+def _row(name: str, found: _Judged, baseline: _Judged) -> Row:
     """The table row of one scheduler."""
-    figures: dict[str, Any] = {}
+    summary, figures = found.summary, {}
 
     def put(field: str, lanes: Any) -> None:
         figures[field], figures[f"{field}_ci"] = mean_interval(np.asarray(lanes, np.float64))
@@ -223,91 +330,25 @@ def _row(name: str, summary: Summary, histogram: np.ndarray, baseline: Summary) 
         ("sla_violation_difference", "sla_violation_rate"),
         ("reward_difference", "mean_reward"),
     ):
-        ours, theirs = (np.asarray(getattr(side, source), np.float64) for side in (summary, baseline))
+        ours, theirs = (np.asarray(getattr(side, source), np.float64) for side in (summary, baseline.summary))
         put(field, ours - theirs)
     for percent in (50, 95, 99):
-        value, interval = quantile_interval(histogram, percent / 100)
+        value, interval = quantile_interval(found.histogram, percent / 100)
         figures[f"p{percent}_completion"], figures[f"p{percent}_completion_ci"] = value, interval
     by_class = [
         ratio_interval(np.asarray(hits, np.float64), np.asarray(count, np.float64))
         for hits, count in zip(summary.class_violations, summary.class_count, strict=True)
     ]
+    figures["sla_violation_rate_by_priority"] = [rate for rate, _ in by_class]
+    figures["sla_violation_rate_by_priority_ci"] = [interval for _, interval in by_class]
+    for field, value in figures.items():
+        of_two = field.endswith("_difference_ci")
+        if field.endswith("_ci") and (found.hint or (of_two and baseline.hint)):
+            figures[field] = [None] * len(value) if isinstance(value, list) else None
     return Row(
         name=name,
-        sla_violation_rate_by_priority=[rate for rate, _ in by_class],
-        sla_violation_rate_by_priority_ci=[interval for _, interval in by_class],
-        queue_overflows=int(np.asarray(summary.queue_overflows, np.float64).sum()),
+        stationary=found.hint is None,
+        hint=found.hint,
+        queue_overflows=found.overflows,
         **figures,
     )
-
-
-def mean_interval(lanes: np.ndarray) -> tuple[float, Interval]:
-    """Mean over independent lanes `[N]` and its 95 % Student interval."""
-    mean, count = float(lanes.mean()), len(lanes)
-    if count < 2:
-        return mean, None
-    # A tenth of a second of imports that a simulation does not need.
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(count - 1, 0.975) * lanes.std(ddof=1) / np.sqrt(count))
-    return mean, (mean - half, mean + half)
-
-
-def ratio_interval(hits: np.ndarray, count: np.ndarray) -> tuple[float, Interval]:
-    """Sum of hits over sum of counts, over lanes `[N]`, with the interval of its linearisation."""
-    total = count.sum()
-    if total == 0:
-        return 0.0, None
-    rate = float(hits.sum() / total)
-    _, interval = mean_interval(hits - rate * count)
-    if interval is None:
-        return rate, None
-    half = interval[1] / count.mean()
-    return rate, (rate - half, rate + half)
-
-
-def bin_edges() -> np.ndarray:
-    """Edges of the histogram's bins, `[bins + 1]` float64; times beyond the ends are counted in the end bins.
-
-    They reach from 2^-20 to 2^30 time units, 128 bins to an octave.
-    """
-    bits = (np.arange(NUM_BINS + 1, dtype=np.int32) + _FIRST_BIN) << _SHIFT
-    return bits.view(np.float32).astype(np.float64)
-
-
-def count_completions(completion: np.ndarray, groups: int) -> np.ndarray:
-    """Completion times `[T, N]` float32 counted in bins, `[groups, bins]`, neighbouring lanes pooled."""
-    bins = np.clip((completion.view(np.int32) >> _SHIFT) - _FIRST_BIN, 0, NUM_BINS - 1)
-    group = np.arange(completion.shape[1]) * groups // completion.shape[1]
-    counts = np.bincount((group * NUM_BINS + bins).ravel(), minlength=groups * NUM_BINS)
-    return counts.reshape(groups, NUM_BINS)
-
-
-def quantile_interval(histogram: np.ndarray, probability: float) -> tuple[float, Interval]:
-    """A quantile of pooled completion times, with Woodruff's interval over groups of lanes.
-
-    Args:
-      histogram: `[G, bins]` counts.
-      probability: of the quantile.
-
-    Returns:
-      The quantile, linear within its bin (less than 1 % wide), and its interval.
-    """
-    edges = bin_edges()
-    counts = histogram.sum(0)
-    pooled = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
-
-    def quantile(p: float) -> float:
-        # The last edge at which the distribution is still at or below p, then linear in its bin.
-        low = min(int(np.searchsorted(pooled, p, side="right")) - 1, len(counts) - 1)
-        mass = pooled[low + 1] - pooled[low]
-        part = (p - pooled[low]) / mass if mass > 0 else 0.0
-        return float(edges[low] + part * (edges[low + 1] - edges[low]))
-
-    value = quantile(probability)
-    below = np.stack([np.interp(value, edges, np.append(0, np.cumsum(group))) for group in histogram])
-    _, interval = ratio_interval(below, histogram.sum(1).astype(np.float64))
-    if interval is None:
-        return value, None
-    half = 0.5 * (interval[1] - interval[0])
-    return value, (quantile(max(probability - half, 0.0)), quantile(min(probability + half, 1.0)))

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxlb import checks, observe, rewards, spaces, system, workload
 from jaxlb.numerics import at_processor, stored, variance_grown
+from jaxlb.random import split, typed
 from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, SystemState, Task
 
 Reward = Literal["weighted", "holding-cost"]
@@ -105,8 +106,9 @@ class Env:
         Returns:
           The flat observation `[F]` and the state.
         """
-        params = self.default_params if params is None else params
-        workload_key, task_key, noise_key, observe_key = workload.split(key, 4)
+        params = self.default_params if params is None else canonical(params)
+        key = typed(key)
+        workload_key, task_key, noise_key, observe_key = split(key, 4)
         process = workload.start(workload_key, params)
         task, process = workload.draw(task_key, params, process)
         state = self.start(params, task, noise_key).replace(workload=process)
@@ -127,8 +129,9 @@ class Env:
           observation, state, reward, terminated (never), truncated (after `max_steps_in_episode` tasks),
           info: `final_observation`, the one before the reset, and the assigned task's `outcome`.
         """
-        params = self.default_params if params is None else params
-        task_key, noise_key, observe_key, _ = workload.split(key, 4)
+        params = self.default_params if params is None else canonical(params)
+        key = typed(key)
+        task_key, noise_key, observe_key, _ = split(key, 4)
         task, process = workload.draw(task_key, params, state.workload)
         stepped, outcome, reward = self.transition(state, action, task, params, noise_key)
         stepped = stepped.replace(workload=process)
@@ -136,7 +139,7 @@ class Env:
 
         def restart(_: Array, carry: tuple[EnvState, Key]) -> tuple[EnvState, Key]:
             old, key = carry
-            reset_key = workload.split(key, 4)[-1]
+            reset_key = split(key, 4)[-1]
             fresh = self.reset(reset_key, params)[1]
             # Under `vmap` all lanes count time from a new origin at the same task, whenever they began.
             fresh = fresh.replace(system=fresh.system.replace(age=old.system.age))

@@ -59,6 +59,7 @@ class Summary(struct.PyTreeNode):
     load_imbalance: Array  # [N] time, standard deviation of the wait over processors, after assignments
     utilisation: Array  # [P, N] share of time that each processor was busy
     elapsed: Array  # [N] time from the first counted arrival to the one after the last
+    wait_growth: Array  # [P, N] time, wait after the last counted task less that before the first
     queue_overflows: Array  # [P, N] int32, tasks that found a queue's memory full: its length reads too short
 
 
@@ -158,5 +159,6 @@ def summarise(totals: Totals, system: SystemState) -> Summary:
         load_imbalance=sums.imbalance / number,
         utilisation=busy / jnp.maximum(sums.elapsed, 1e-30),
         elapsed=sums.elapsed,
+        wait_growth=system.wait - totals.wait,
         queue_overflows=system.overflow - totals.overflow,
     )

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 _FEW = 8
 """Of so many processors at most, all entries are read or rewritten sooner than one is picked."""
+SHORT = 64
+"""Of so many places of a queue's memory, too."""
 
 
 def two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -179,7 +181,7 @@ def put_at(values: jax.Array, new: jax.Array, *index: jax.Array) -> jax.Array:
     """
     # Rewriting all of few processors keeps a step free of scatters, which XLA on CPU cannot have in a loop
     # that is one piece of code. In one lane, to be vmapped with lanes first, K entries are too many for that.
-    if len(values) <= _FEW and (len(index) == 1 or new.ndim):
+    if len(values) <= _FEW and (len(index) == 1 or (new.ndim and values.shape[1] <= SHORT)):
         here = processor_index(values) == index[0]
         if len(index) == 2:
             place = jnp.arange(values.shape[1], dtype=jnp.int32).reshape(-1, *(1,) * new.ndim)

@@ -15,9 +15,10 @@ from flax import struct
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxlb import checks, metrics, observe, workload
-from jaxlb.env import Env, with_lane_axis
+from jaxlb import checks, lengths, metrics, observe, workload
+from jaxlb.env import Env, canonical, with_lane_axis
 from jaxlb.metrics import Summary, Totals
+from jaxlb.random import fold_in, typed
 from jaxlb.types import (
     Array,
     EnvParams,
@@ -126,10 +127,23 @@ def over_devices(tree: Any, num_lanes: int) -> Any:
 
     `jax.set_mesh(device_mesh(num_lanes))` sets it.
     """
-    if DEVICES not in jax.sharding.get_abstract_mesh().axis_names:
-        return tree
+    if DEVICES not in jax.sharding.get_abstract_mesh().auto_axes:
+        return differing(tree)
     layout = functools.partial(_layout, num_lanes=num_lanes)
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, layout(leaf)), tree)
+
+
+def differing(tree: Any) -> Any:
+    """Within `jax.shard_map`: what each device has for itself, as its loops want all that they carry.
+
+    Elsewhere, the same.
+    """
+    axes = jax.sharding.get_abstract_mesh().manual_axes
+    if not axes:
+        return tree
+    # What is chosen by the device's number differs, to JAX, even if it is equal.
+    here = jax.lax.axis_index(axes) >= 0
+    return jax.tree.map(lambda leaf: jnp.where(here, leaf, leaf), tree)
 
 
 def device_mesh(count: int) -> Mesh:
@@ -159,7 +173,7 @@ def at_hand(tree: Any) -> Any:
     So sums over lanes are taken in one order, however many devices there are.
     """
     if checks.traced(tree):
-        meshed = DEVICES in jax.sharding.get_abstract_mesh().axis_names
+        meshed = DEVICES in jax.sharding.get_abstract_mesh().auto_axes
         return jax.lax.with_sharding_constraint(tree, PartitionSpec()) if meshed else tree
     if jax.process_count() == 1:
         return tree
@@ -175,8 +189,8 @@ def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> EnvSta
     params = with_lane_axis(params, lanes)
     workload_key, task_key, noise_key, _, _ = _keys(key)
     process = workload.start(workload_key, params, lanes)
-    task, process = workload.draw(workload.fold_in(task_key, 0), params, process, lanes)
-    return env.start(params, task, workload.fold_in(noise_key, 0)).replace(workload=process)
+    task, process = workload.draw(fold_in(task_key, 0), params, process, lanes)
+    return env.start(params, task, fold_in(noise_key, 0)).replace(workload=process)
 
 
 @functools.partial(jax.jit, static_argnames=("scheduler", "lanes"))
@@ -210,11 +224,11 @@ def continue_rollout(
 
     def body(_: Array, carry: Carry) -> Carry:
         before, after = carry.state, carry.index + 1
-        task, process = workload.draw(workload.fold_in(task_key, after), params, before.workload, lanes)
-        observe_key = workload.fold_in(noise_key, after)
+        task, process = workload.draw(fold_in(task_key, after), params, before.workload, lanes)
+        observe_key = fold_in(noise_key, after)
 
         def ask(scheduler: Scheduler, variables: Any, memory: Any, key: Key) -> tuple:
-            key = workload.fold_in(key, carry.index)
+            key = fold_in(key, carry.index)
             return decide(env, params, scheduler, variables, before, memory, task, observe_key, key)
 
         state, memory, seen, outcome, reward = ask(scheduler, variables, carry.memory, act_key)
@@ -230,7 +244,7 @@ def continue_rollout(
         recent = carry.recent
         if recent.shape[0]:
             recent = recent.at[carry.index % recent.shape[0]].set(outcome.completion)
-        return Carry(
+        carry = Carry(
             index=after,
             state=state.replace(workload=process),
             memory=memory,
@@ -238,6 +252,7 @@ def continue_rollout(
             totals=metrics.add(carry.totals, counts, sums, moved),
             recent=recent,
         )
+        return over_devices(carry, lanes[0])
 
     end = carry.index + num_tasks
     bounds = jnp.stack([jnp.clip(warmup, carry.index, end), end])
@@ -266,6 +281,10 @@ def rollout(
     Compiles once per environment, scheduler and number of lanes. Lane n sees the same tasks whatever the
     scheduler and however many lanes there are. May be vmapped over `params`, `variables` and `key`.
 
+    Where the scheduler, or the reward, asks for queue lengths, and queues were longer than the environment's
+    `queue_capacity`, all is run again with room for them. Under a trace that cannot be seen: there
+    `Summary.queue_overflows` tells.
+
     Args:
       env: from `jaxlb.make`.
       params: of the environment; `speed` `[P]`, or `[P, num_lanes]` for other speeds in each lane.
@@ -286,9 +305,27 @@ def rollout(
     checks.at_least("num_tasks", num_tasks, 1)
     checks.at_least("warmup", warmup, 0)
     env.check(params)
-    carry = start_rollout(env, params, scheduler, key, num_lanes)
-    carry = continue_rollout(env, params, scheduler, variables, key, carry, warmup + num_tasks, warmup)
-    return at_hand(metrics.summarise(carry.totals, carry.state.system))
+    params, key = canonical(params), typed(key)
+
+    def run(env: Env) -> tuple[Summary, Carry]:
+        carry = start_rollout(env, params, scheduler, key, num_lanes)
+        carry = continue_rollout(env, params, scheduler, variables, key, carry, warmup + num_tasks, warmup)
+        return at_hand(metrics.summarise(carry.totals, carry.state.system)), carry
+
+    summary, carry = run(env)
+    if checks.traced(summary):
+        return summary
+    acting = [(scheduler, variables, carry.memory)]
+    (summary, _), _ = lengths.exact(
+        scheduler.name,
+        env,
+        lambda at: (summary, carry) if at is env else run(at),
+        lambda found: found[0].queue_overflows,
+        lambda: lengths.matter(env, params, carry.state, acting),
+        num_lanes,
+        warmup + num_tasks,
+    )
+    return summary
 
 
 def replay(
@@ -300,7 +337,7 @@ def replay(
     key: Key,
     system: SystemState | None = None,
 ) -> Outcome:
-    """Let a scheduler work on given tasks.
+    """Let a scheduler work on given tasks; long queues are counted as `rollout` does it.
 
     Args:
       env: from `jaxlb.make`.
@@ -334,7 +371,26 @@ def replay(
         checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
     floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
     tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats)
-    return watch(env, params, scheduler, variables, tasks, key, _nothing, system)[0]
+    params, key = canonical(params), typed(key)
+    lanes = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1
+
+    def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
+        return _watched(env, params, scheduler, variables, tasks, key, _nothing, system)
+
+    found = run(env)
+    if checks.traced(found) or system is not None:
+        return found[1][0]
+    (state, memory), _ = found
+    found, _ = lengths.exact(
+        scheduler.name,
+        env,
+        lambda at: found if at is env else run(at),
+        lambda found: found[0][0].system.overflow,
+        lambda: lengths.matter(env, params, state, [(scheduler, variables, memory)]),
+        lanes,
+        len(tasks.gap),
+    )
+    return found[1][0]
 
 
 def _nothing(memory: Any, observation: Observation) -> tuple:
@@ -342,7 +398,6 @@ def _nothing(memory: Any, observation: Observation) -> tuple:
     return ()
 
 
-@functools.partial(jax.jit, static_argnames=("env", "scheduler", "look"))
 def watch(
     env: Env,
     params: EnvParams,
@@ -357,6 +412,21 @@ def watch(
 
     `look` is (memory of the scheduler before the decision, observation) -> pytree; the pytrees are stacked.
     """
+    return _watched(env, params, scheduler, variables, tasks, key, look, system)[1]
+
+
+@functools.partial(jax.jit, static_argnames=("env", "scheduler", "look"))
+def _watched(
+    env: Env,
+    params: EnvParams,
+    scheduler: Scheduler,
+    variables: Any,
+    tasks: Task,
+    key: Key,
+    look: Callable[[Any, Observation], Any],
+    system: SystemState | None,
+) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
+    """The state and the scheduler's memory after the last task, and what was watched."""
     lanes = tasks.gap.shape[1:]
     params = with_lane_axis(params, lanes)
     spread = functools.partial(over_devices, num_lanes=tasks.gap.shape[-1] if lanes else 0)
@@ -364,17 +434,18 @@ def watch(
     first = jax.tree.map(lambda leaf: leaf[0], tasks)
     # After the last task comes the first again, with nobody looking.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
-    state = env.start(params, first, workload.fold_in(noise_key, 0), system)
+    state = env.start(params, first, fold_in(noise_key, 0), system)
     start = state, scheduler.start(observe.as_told(params), lanes)
 
     def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, tuple[Outcome, Any]]:
         state, memory = carry
         index, task = x
-        observe_key, key = workload.fold_in(noise_key, index + 1), workload.fold_in(act_key, index)
+        observe_key, key = fold_in(noise_key, index + 1), fold_in(act_key, index)
         state, after, seen, outcome, _ = decide(
             env, params, scheduler, variables, state, memory, task, observe_key, key
         )
         return spread((state, after)), (outcome, look(memory, seen))
 
     indices = jnp.arange(tasks.gap.shape[0], dtype=jnp.int32)
-    return at_hand(jax.lax.scan(body, spread(start), (indices, spread(following)))[1])
+    last, watched = jax.lax.scan(body, spread(start), (indices, spread(following)))
+    return last, at_hand(watched)

@@ -8,7 +8,16 @@ for any trailing lane axes.
 import jax
 import jax.numpy as jnp
 
-from jaxlb.numerics import at_processor, compensated_add, divide, processor_index, put_at, stored, two_sum
+from jaxlb.numerics import (
+    SHORT,
+    at_processor,
+    compensated_add,
+    divide,
+    processor_index,
+    put_at,
+    stored,
+    two_sum,
+)
 from jaxlb.types import Array, Lanes, SystemState
 
 # Of an empty place in the ring. Finite, since sums with infinities lose their sign.
@@ -49,7 +58,16 @@ def _queue_length(state: SystemState) -> Array:
     now = state.clock - (state.free_error - state.clock_error)
     # Rounded, `now` may be the departure of a task that is not quite over.
     now = jnp.where(_until(state, now, state.free_error) > 0, jnp.nextafter(now, -jnp.inf), now)
-    return (state.departure > now[:, None]).sum(1, dtype=jnp.int32)
+    capacity = state.departure.shape[1]
+    if capacity <= SHORT:
+        return (state.departure > now[:, None]).sum(1, dtype=jnp.int32)
+
+    # Sorted as it is, a long ring is searched: the oldest have departed, as far as a task that has not.
+    gone = jnp.zeros_like(state.slot)
+    for bit in reversed(range(capacity.bit_length())):
+        more = gone + (1 << bit)
+        gone = jnp.where((more <= capacity) & (_remembered(state, more - 1) <= now), more, gone)
+    return capacity - gone
 
 
 def assign(state: SystemState, speed: Array, size: Array, action: Array) -> tuple[SystemState, Array, Array]:
@@ -105,12 +123,33 @@ def _with_new_origin(state: SystemState) -> SystemState:
             age=state.age - state.age,
         )
 
-    due = state.age >= max(8, state.free.shape[0])
+    # In long rings, less often: times then are as coarse as the waits of the many tasks that ask for them.
+    due = state.age >= max(8, state.free.shape[0], state.departure.shape[1] // 8)
     # A loop of one turn or none: XLA updates it in place, where a branch would copy what it returns.
     return jax.lax.fori_loop(0, due.astype(jnp.int32), move, state)
 
 
 def holding_cost(state: SystemState, gap: Array) -> Array:
     """The integral, over the coming `gap` without arrivals, of the number of tasks in the system, `[...]`."""
-    remaining = _until(state, state.departure, state.free_error[:, None])
-    return jnp.clip(remaining, 0.0, gap).sum((0, 1))
+    capacity = state.departure.shape[1]
+    if capacity <= SHORT:
+        remaining = _until(state, state.departure, state.free_error[:, None])
+        return jnp.clip(remaining, 0.0, gap).sum((0, 1))
+
+    # Of a long ring only what departs in the gap, one task of every queue after the other.
+    def earlier(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        count, cost, _ = carry
+        departure = _remembered(state, capacity - state.queue_length + count)
+        left = gap - jnp.maximum(_until(state, departure, state.free_error), 0.0)
+        departs = (count < state.queue_length) & (left > 0)
+        return count + 1, cost - jnp.where(departs, left, 0.0), departs
+
+    all_stay = state.queue_length.astype(jnp.float32) * gap
+    carry = jnp.zeros_like(state.slot), all_stay, jnp.ones_like(all_stay, bool)
+    return jax.lax.while_loop(lambda carry: carry[2].any(), earlier, carry)[1].sum(0)
+
+
+def _remembered(state: SystemState, place: Array) -> Array:
+    """When the task at a place departs, `[P, ...]`; the oldest that is remembered is at place 0."""
+    where = (state.slot + place) % state.departure.shape[1]
+    return jnp.take_along_axis(state.departure, where[:, None], 1, mode="clip")[:, 0]

@@ -5,10 +5,18 @@ import json
 import jax
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, stats
 
 import jaxlb
-from jaxlb.comparison import bin_edges, count_completions, mean_interval, quantile_interval, ratio_interval
+from jaxlb import stationarity
+from jaxlb.statistics import (
+    Histogram,
+    bin_edges,
+    count_completions,
+    mean_interval,
+    quantile_interval,
+    ratio_interval,
+)
 
 
 def test_quantiles_of_a_known_law_and_their_coverage():
@@ -43,26 +51,131 @@ def test_mean_and_ratio_intervals_cover():
 
 
 def test_bins_are_fine_and_nothing_falls_outside():
-    edges = bin_edges()
+    times = np.array([[1e-37, 0.5, 1.0, 3e38]], np.float32)
+    found = count_completions(times, 4)
+    edges = bin_edges(found.first, found.last)
     assert (np.diff(edges) > 0).all() and (edges[1:] / edges[:-1]).max() < 1.01
-    times = np.array([[1e-30, 0.5, 1.0, 1e30]], np.float32)
-    counts = count_completions(times, 4)
-    assert counts.sum() == 4 and counts[0, 0] == 1 and counts[3, -1] == 1
-    place = np.flatnonzero(counts[2])[0]
+    assert found.counts.sum() == 4 and found.counts[0, 0] == 1 and found.counts[3, -1] == 1
+    place = np.flatnonzero(found.counts[2])[0]
     assert edges[place] == 1.0
+    assert edges[0] <= times[0, 0] < edges[1] and edges[-2] <= times[0, 3] < edges[-1]
+
+
+def test_histograms_add_up():
+    times = np.random.default_rng(0).lognormal(0.0, 8.0, (50, 6)).astype(np.float32)
+    whole = count_completions(times, 3)
+    parts: Histogram = count_completions(times[:20], 3) + count_completions(times[20:], 3)
+    assert (parts.first, parts.last) == (whole.first, whole.last)
+    np.testing.assert_array_equal(parts.counts, whole.counts)
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1.0, 1e25])
+def test_quantiles_do_not_depend_on_the_unit(unit, key):
+    env, params = jaxlb.make("stable", mean_size=unit)
+    rules = {"lwr": jaxlb.scheduler("lwr")}
+    row = jaxlb.compare(env, params, rules, key, num_lanes=40, num_tasks=200, warmup=100).row("lwr")
+    usual = few("stable", key, ("lwr",), 40, 200, 100).row("lwr")
+    for figure in ("mean_completion", "p50_completion", "p95_completion", "p99_completion"):
+        # A bin is a hundredth of its place wide, and lies elsewhere in another unit.
+        np.testing.assert_allclose(getattr(row, figure) / unit, getattr(usual, figure), rtol=0.01)
+        np.testing.assert_allclose(
+            np.array(getattr(row, f"{figure}_ci")) / unit, getattr(usual, f"{figure}_ci"), rtol=0.01
+        )
+
+
+def few(name, key, rules, num_lanes=64, num_tasks=1000, warmup=250, **overrides):
+    chosen = {rule: jaxlb.scheduler(rule) for rule in rules}
+    made = jaxlb.make(name, **overrides)
+    return jaxlb.compare(*made, chosen, key, num_lanes=num_lanes, num_tasks=num_tasks, warmup=warmup)
+
+
+def test_queue_lengths_are_exact_however_long(key):
+    """Counted up to the length of the run, rules that ask for lengths are what they are with a ring of 1024."""
+    system = {
+        "speed": [3, 3, 1, 1],
+        "squared_cv": 9.0,
+        "size": "lognormal",
+        "arrival": "bursty",
+        "load": 0.85,
+    }
+    rules = ("least-connections", "lwr")
+    short = few("stable", key, rules, queue_capacity=2, **system)
+    long = few("stable", key, rules, queue_capacity=1250, **system)
+    for rule in rules:
+        assert short.row(rule).queue_overflows == 0
+        assert short.row(rule).mean_completion == pytest.approx(long.row(rule).mean_completion, rel=1e-6)
+        assert short.row(rule).oracle_agreement == long.row(rule).oracle_agreement
+
+
+def test_lengths_too_long_for_memory_are_told(key, monkeypatch):
+    monkeypatch.setattr("jaxlb.lengths._MOST_BYTES", 4 * 4 * 40 * 64)
+    with pytest.warns(
+        UserWarning, match=r"jsq: [\d,]+ tasks found queues longer than 2, the most that memory"
+    ):
+        table = few("stable", key, ("jsq", "rr"), queue_capacity=2)
+    assert table.row("jsq").queue_overflows > 0
+    assert table.row("rr").queue_overflows == 0  # asks for no lengths
+
+
+def test_what_has_not_settled_says_so(key):
+    table = few("seed", key, ("rr", "lwr"))
+    rr, lwr = table.row("rr"), table.row("lwr")
+    assert lwr.stationary and lwr.hint is None and lwr.mean_completion_ci is not None
+    assert not rr.stationary and "busy all the time and falling behind: this rule overloads it" in rr.hint
+    intervals = {name: value for name, value in vars(rr).items() if name.endswith("_ci")}
+    assert intervals.pop("sla_violation_rate_by_priority_ci") == [None] * 3
+    assert len(intervals) == 13 and set(intervals.values()) == {None}
+    assert json.loads(table.to_json())["schedulers"][0]["stationary"] is False
+    # Nothing is compared with what has not settled.
+    chosen = {rule: jaxlb.scheduler(rule) for rule in ("rr", "lwr")}
+    run = {"num_lanes": 64, "num_tasks": 1000, "warmup": 250}
+    against = jaxlb.compare(*jaxlb.make("seed"), chosen, key, **run, baseline="rr").row("lwr")
+    assert against.stationary and against.mean_completion_ci is not None
+    assert against.completion_difference_ci is None
+    # In the states that another rule visits it has a mean.
+    snapshot = jaxlb.compare(*jaxlb.make("seed"), chosen, key, **run, behaviour=chosen["lwr"])
+    assert snapshot.row("rr").stationary and snapshot.row("rr").mean_completion_ci is not None
+
+
+@pytest.mark.parametrize("num_lanes", [64, 1])
+def test_a_warmup_too_short_for_the_load_says_so(num_lanes, key):
+    """M/M/1 at load 0.99: a mean response of 100 that 2,500 tasks do not show."""
+    row = few("stable", key, ("rr",), num_lanes, 2000, 500, speed=[1.0], load=0.99).row("rr")
+    assert not row.stationary and row.mean_completion_ci is None
+    assert "raise warmup (500 tasks now, theory asks for 1" in row.hint
+
+
+def test_settled_rows_are_called_settled(key):
+    """Of ten thousand of them one is not, by each sign; 40 keys."""
+    env, params = jaxlb.make("stable", load=0.6)
+    run = {"num_lanes": 16, "num_tasks": 300, "warmup": 150}
+    for each in jax.random.split(key, 40):
+        row = jaxlb.compare(env, params, {"rr": jaxlb.scheduler("rr")}, each, **run).row("rr")
+        assert row.stationary, row.hint
+
+
+def test_the_transient_of_an_empty_queue_is_that_of_theory():
+    """Of reflected Brownian motion, whose law at t is known (Harrison 1985): the mean by integrating it."""
+    for t in (0.1, 0.5, 1.0, 2.0, 5.0):
+
+        def above(x, t=t):
+            return stats.norm.sf((x + t) / t**0.5) + np.exp(-2.0 * x) * stats.norm.cdf((t - x) / t**0.5)
+
+        mean, _ = integrate.quad(above, 0.0, np.inf)
+        assert stationarity._deviation(t) == pytest.approx(1.0 - mean / 0.5, abs=1e-7)
 
 
 def small(key, schedulers=("rr", "lwr", "greedy", "oracle"), scenario="seed", **options):
     env, params = jaxlb.make(scenario)
     chosen = {name: jaxlb.scheduler(name) for name in schedulers}
-    counts = {"num_lanes": 40, "num_tasks": 150, "warmup": 30} | options
+    counts = {"num_lanes": 40, "num_tasks": 150, "warmup": 200} | options
     return jaxlb.compare(env, params, chosen, key, **counts)
 
 
 def test_rows_agree_with_rollouts_on_the_same_key(key):
     table = small(key)
     env, params = jaxlb.make("seed")
-    summary = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), (), key, 40, 150, 30)
+    summary = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), (), key, 40, 150, 200)
     row = table.row("greedy")
     np.testing.assert_allclose(row.mean_completion, np.mean(summary.mean_completion), rtol=1e-5)
     np.testing.assert_allclose(row.sla_violation_rate, np.mean(summary.sla_violation_rate), rtol=1e-6)
@@ -110,7 +223,7 @@ def test_snapshot_asks_all_in_the_same_states(key):
     assert table.row("greedy").mean_completion == best < table.row("rr").mean_completion
     # The behaviour scheduler carried out its own choices in a plain rollout of its own.
     env, params = jaxlb.make("seed")
-    alone = jaxlb.rollout(env, params, jaxlb.scheduler("oracle"), (), key, 40, 150, 30)
+    alone = jaxlb.rollout(env, params, jaxlb.scheduler("oracle"), (), key, 40, 150, 200)
     assert float(np.mean(alone.mean_completion)) != best
 
 

@@ -12,6 +12,7 @@ from scipy import stats
 import jaxlb
 from jaxlb import theory, workload
 from jaxlb.env import with_lane_axis
+from jaxlb.random import fold_in, random_words, split
 from jaxlb.workload import arrivals, sizes
 
 LANES, TASKS = 2000, 1000
@@ -179,10 +180,10 @@ def test_the_rate_follows_from_the_load():
 
 
 def test_a_lane_does_not_depend_on_the_number_of_lanes(key):
-    few, many = workload.random_words(key, (3,)), workload.random_words(key, (1000,))
+    few, many = random_words(key, (3,)), random_words(key, (1000,))
     np.testing.assert_array_equal(few[0], many[0][:3])
     np.testing.assert_array_equal(few[1], many[1][:3])
-    single = workload.random_words(key, ())
+    single = random_words(key, ())
     assert (single[0], single[1]) == (few[0][0], few[1][0])
 
 
@@ -192,25 +193,25 @@ def test_random_words_are_those_of_the_split_keys(implementation, lanes):
     for seed in range(20):
         key = jax.random.key(seed * 0x9E3779B9 % 2**32, impl=implementation)
         split = jax.random.key_data(jax.random.split(key, lanes[0] if lanes else 1))
-        for word, half in zip(workload.random_words(key, lanes), (split[:, 0], split[:, 1]), strict=True):
+        for word, half in zip(random_words(key, lanes), (split[:, 0], split[:, 1]), strict=True):
             np.testing.assert_array_equal(word, half.reshape(lanes))
 
 
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
 def test_keys_split_as_jax_splits_them(implementation):
     key = jax.random.key(7, impl=implementation)
-    for ours, theirs in zip(workload.split(key, 4), jax.random.split(key, 4), strict=True):
+    for ours, theirs in zip(split(key, 4), jax.random.split(key, 4), strict=True):
         assert ours == theirs
     for number in (0, 7, 2**31 - 1):
-        assert workload.fold_in(key, jnp.int32(number)) == jax.random.fold_in(key, number)
+        assert fold_in(key, jnp.int32(number)) == jax.random.fold_in(key, number)
     many = jax.random.split(key, 5)
-    together = jax.jit(jax.vmap(lambda key: jnp.stack(workload.split(key, 3))))(many)
+    together = jax.jit(jax.vmap(lambda key: jnp.stack(split(key, 3))))(many)
     for row, one in zip(together, many, strict=True):
         assert (row == jax.random.split(one, 3)).all()
 
 
 def test_random_words_are_uniform_and_independent(key):
-    first, second = (np.asarray(word, np.uint32) for word in workload.random_words(key, (2**18,)))
+    first, second = (np.asarray(word, np.uint32) for word in random_words(key, (2**18,)))
     for word in (first, second, first ^ second, first ^ np.roll(second, 1)):
         bits = ((word[:, None] >> np.arange(32, dtype=np.uint32)) & 1).mean(0)
         assert np.abs(bits - 0.5).max() < 5 * 0.5 / np.sqrt(len(word))

@@ -102,8 +102,8 @@ class _Judge(Writes):
                 (self.out / "compare.csv").write_text(_as_csv(comparison), encoding="utf-8")
                 shown = comparison, asked.env, asked.params, asked.schedulers
                 plots.save_all(self.out, *shown, jax.random.key(self.seed))
-            best = min(comparison.schedulers, key=lambda row: row.mean_completion)
-            folder.finish(f"{best.name}: completion {best.mean_completion:.4g}")
+            best = comparison.best("mean_completion")
+            folder.finish(f"{best.title}: completion {best.mean_completion:.4g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +188,13 @@ def _pm(value: float, interval: Interval, scale: float = 1.0) -> str:
     """Value and half width, to four figures and as many decimals."""
     half = 0.0 if interval is None else scale * 0.5 * (interval[1] - interval[0])
     value = scale * value
-    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
-    shown = f"{value:,.{digits}f}"
-    return shown if interval is None else f"{shown} ±{half:,.{digits}f}"
+    size = max(abs(value), half)
+    if size and not 1e-3 <= size < 1e7:
+        shown, half_shown = f"{value:.3e}", f"{half:.1e}"
+    else:
+        digits = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1
+        shown, half_shown = f"{value:,.{digits}f}", f"{half:,.{digits}f}"
+    return shown if interval is None else f"{shown} ±{half_shown}"
 
 
 def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
@@ -221,7 +225,7 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
     for row in comparison.schedulers:
         base = row.name == comparison.baseline
         table.add_row(
-            row.name,
+            row.title,
             _pm(row.mean_completion, row.mean_completion_ci),
             _pm(row.p50_completion, None),
             _pm(row.p95_completion, None),
@@ -231,7 +235,7 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
             _pm(row.oracle_agreement, None, 100.0),
             _pm(row.mean_reward, None),
             "" if base else _pm(row.completion_difference, row.completion_difference_ci),
-            style="bold" if base else None,
+            style="dim" if row.mark else "bold" if base else None,
         )
     screen = console()
     screen.print(table)
@@ -241,11 +245,9 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
         "± is half the 95 % interval over lanes" if comparison.num_lanes > 1 else "one lane: no intervals"
     )
     screen.print(f"{counted}; {intervals}; the difference is paired.", style="dim", highlight=False)
-    overflows = {row.name: row.queue_overflows for row in comparison.schedulers if row.queue_overflows}
-    if overflows:
-        listed = ", ".join(f"{name} {count:,}" for name, count in overflows.items())
-        screen.print(
-            f"queues too long to be counted exactly (--set queue_capacity=N raises that): {listed} tasks",
-            style="dim",
-            highlight=False,
-        )
+    for row in comparison.schedulers:
+        if row.hint:
+            screen.print(f"{row.name} is not stationary: {row.hint}.", style="yellow", highlight=False)
+        if row.queue_overflows:
+            told = f"{row.name} was told queue lengths that are too short for {row.queue_overflows:,} tasks"
+            screen.print(f"{told}: fewer lanes leave more memory.", style="yellow", highlight=False)

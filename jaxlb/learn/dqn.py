@@ -32,7 +32,7 @@ from jaxlb.learn.schedules import Kind, schedule
 from jaxlb.learn.trainer import Trainer, TrainResult, train
 from jaxlb.numerics import at_processor
 from jaxlb.rewards import Weights
-from jaxlb.rollout import at_hand, decide, first_arrival, over_devices, rollout
+from jaxlb.rollout import at_hand, decide, differing, first_arrival, over_devices, rollout
 from jaxlb.schedulers import forecasts, learned, scheduler
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
 from jaxlb.schedulers.learned import Features, Moments, Network, Recurrent, Variables
@@ -228,9 +228,9 @@ def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key, state
     def body(_: Array, carry: tuple) -> tuple:
         state, sums = carry
         state, figures = iterate(state)
-        return state, jax.tree.map(jnp.add, sums, figures)
+        return differing((state, jax.tree.map(jnp.add, sums, figures)))
 
-    state, sums = jax.lax.fori_loop(0, num_iterations, body, (state, sums))
+    state, sums = jax.lax.fori_loop(0, num_iterations, body, differing((state, sums)))
 
     judged = state.variables.replace(network=state.target)
     greedy = learned.dqn(config.network, config.forecaster)

@@ -8,7 +8,9 @@ import jax
 from flax import struct
 
 from jaxlb import checks
-from jaxlb.env import Env
+from jaxlb.env import Env, canonical
+from jaxlb.random import typed
+from jaxlb.rollout import differing
 from jaxlb.types import Array, EnvParams, Key, Scheduler
 
 
@@ -77,6 +79,8 @@ def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any
         where `TrainResult.diverged` tells).
     """
     trainer.check(env, params, config)
+    params = jax.tree.map(canonical, params, is_leaf=lambda leaf: isinstance(leaf, EnvParams))
+    key = typed(key)
     result = _train(trainer, env, params, config, key)
     if not checks.traced(result.diverged) and int(result.diverged) >= 0:
         raise FloatingPointError(
@@ -89,9 +93,9 @@ def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any
 @functools.partial(jax.jit, static_argnames=("trainer", "env"))
 def _train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any, key: Key) -> TrainResult:
     def advance(state: Any, _: None) -> tuple[Any, Any]:
-        return trainer.advance(env, params, config, key, state)
+        return differing(trainer.advance(env, params, config, key, state))
 
-    first = trainer.start(env, params, config, key)
+    first = differing(trainer.start(env, params, config, key))
     state, history = jax.lax.scan(advance, first, length=config.num_evaluations)
     return TrainResult(
         scheduler=trainer.acting(config),

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 
 from jaxlb import workload
-from jaxlb.comparison import Comparison, Entry, bin_edges, pair
+from jaxlb.comparison import Comparison, Entry, pair
 from jaxlb.env import Env
 from jaxlb.rollout import replay
+from jaxlb.statistics import bin_edges
 from jaxlb.types import EnvParams, Key, Outcome, Task
 
 _SIZE_BINS = 16
@@ -48,11 +49,11 @@ class BySize(NamedTuple):
 
 def tails(comparison: Comparison) -> Tails:
     """At the edges of the histograms' bins, from the least completion time seen to the largest."""
-    counts = {name: histogram.sum(0) for name, histogram in comparison.histograms.items()}
-    seen = np.flatnonzero(sum(counts.values()))
-    within = slice(seen[0], seen[-1] + 1)
-    longer = {name: 1.0 - np.cumsum(count)[within] / count.sum() for name, count in counts.items()}
-    return Tails(bin_edges()[1:][within], longer)
+    histograms = comparison.histograms.values()
+    bins = min(one.first for one in histograms), max(one.last for one in histograms)
+    counts = {name: one.over(*bins).sum(0) for name, one in comparison.histograms.items()}
+    longer = {name: 1.0 - np.cumsum(count) / count.sum() for name, count in counts.items()}
+    return Tails(bin_edges(*bins)[1:], longer)
 
 
 def replayed(

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -27,6 +27,9 @@ AIMS = {
     "gnn": "Learns each choice's completion time, and takes the smallest: at best, the oracle's choice.",
 }
 """What each method learns."""
+
+_FAILS = 1.5
+"""Times the best rule's completion, from where on a scheduler that was trained elsewhere fails."""
 
 FIGURES = {"sla_violation_rate": "SLA violations", "mean_completion": "mean completion time"}
 """What the page's first lines are about; less is better."""
@@ -106,10 +109,12 @@ def section(
         "baseline": comparison.baseline,
         "misfits": dict(misfits),
         "schedulers": [
-            dataclasses.asdict(row) | {"kind": kinds[row.name], "trained": trained.get(row.name)}
+            dataclasses.asdict(row)
+            | {"kind": kinds[row.name], "trained": trained.get(row.name), "mark": row.mark}
             for row in rows
         ],
         "verdicts": [verdict(figure, rows, trained, env.name) for figure in FIGURES],
+        "remarks": list(remarks(rows, trained, env.name)),
         "tails": {
             "time": _short(tails.time[shown]),
             "longer": {name: _short(longer[shown]) for name, longer in tails.longer.items()},
@@ -126,7 +131,8 @@ def section(
 def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> dict[str, Any]:
     """Who wins by a figure: the learned scheduler that was trained here, or the best rule.
 
-    Two whose 95 % intervals overlap are level; so are two without intervals.
+    Two whose 95 % intervals overlap are level; so are two without intervals. What is marked, not stationary
+    for example, wins nothing.
 
     Args:
       figure: a name of `FIGURES`.
@@ -135,27 +141,33 @@ def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenar
       scenario: where they were compared.
 
     Returns:
-      The names of the learned scheduler and of the best rule, whether the first is "better", "worse" or
-      "level", the best of all but the oracle, and a sentence that says all that.
+      The names of the learned scheduler and of the best rule, whether the first is "better", "worse",
+      "level" or "unsettled", the best of all but the oracle, and a sentence that says all that.
     """
 
     def value(row: Row) -> float:
         return getattr(row, figure)
 
+    def order(row: Row) -> tuple[bool, float]:
+        return bool(row.mark), value(row)
+
     def told(row: Row) -> str:
         return f"{100 * value(row):.2f} %" if figure == "sla_violation_rate" else f"{value(row):.3g}"
 
-    rule = min((row for row in rows if row.name not in trained and row.name != ORACLE), key=value)
-    mine = min((row for row in rows if trained.get(row.name) == scenario), key=value)
-    best = min((row for row in rows if row.name != ORACLE), key=value)
+    rule = min((row for row in rows if row.name not in trained and row.name != ORACLE), key=order)
+    mine = min((row for row in rows if trained.get(row.name) == scenario), key=order)
+    best = min((row for row in rows if row.name != ORACLE), key=order)
     ours, theirs = (getattr(row, f"{figure}_ci") for row in (mine, rule))
-    if ours is None or theirs is None or (ours[0] <= theirs[1] and theirs[0] <= ours[1]):
+    if mine.mark or rule.mark:
+        outcome, words = "unsettled", "cannot be compared with"
+    elif ours is None or theirs is None or (ours[0] <= theirs[1] and theirs[0] <= ours[1]):
         outcome, words = "level", "is level with"
     elif value(mine) < value(rule):
         outcome, words = "better", "beats"
     else:
         outcome, words = "worse", "loses to"
-    text = f"{FIGURES[figure]}: {mine.name} ({told(mine)}) {words} the best rule, {rule.name} ({told(rule)})."
+    text = f"{FIGURES[figure]}: {mine.title} ({told(mine)}) {words} "
+    text += f"the best rule, {rule.title} ({told(rule)})."
     if best is not mine and best is not rule:
         text += f" The best of all is {best.name}, trained on {trained[best.name]} ({told(best)})."
     return {
@@ -166,6 +178,25 @@ def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenar
         "best": best.name,
         "text": text[0].upper() + text[1:],
     }
+
+
+def remarks(rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> Iterator[str]:
+    """What has to be said of rows that are marked, and of what fails away from where it was trained."""
+    for row in rows:
+        if row.hint:
+            yield f"{row.name} is not stationary: {row.hint}."
+        if row.queue_overflows:
+            yield f"{row.name} was told queue lengths that are too short for {row.queue_overflows:,} tasks."
+    settled = [row for row in rows if not row.mark and row.name not in trained]
+    best = min(settled, default=None, key=lambda row: row.mean_completion)
+    for row in rows:
+        where = trained.get(row.name, scenario)
+        if where != scenario and best and (row.mark or row.mean_completion > _FAILS * best.mean_completion):
+            yield (
+                f"{row.name} fails here (completion {row.mean_completion:.3g}; {best.name}: "
+                f"{best.mean_completion:.3g}): it was trained on {where}, and what it learned of those sizes, "
+                "loads, speeds and ages of figures does not hold for others."
+            )
 
 
 def _short(values: Any) -> Any:

@@ -55,7 +55,8 @@ def completion_tails(comparison: Comparison) -> Figure:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         time, longer = data.tails(comparison)
         for index, (name, share) in enumerate(longer.items()):
-            axes.plot(time, np.where(share > 0, share, np.nan), label=name, lw=1.4, **_looks(index))
+            title = comparison.row(name).title
+            axes.plot(time, np.where(share > 0, share, np.nan), label=title, lw=1.4, **_looks(index))
         lowest = 1.0 / (comparison.num_lanes * comparison.num_tasks)
         axes.set(
             xscale="log",
@@ -81,9 +82,9 @@ def violations(comparison: Comparison) -> Figure:
             return 0.0 if interval is None else 50.0 * (interval[1] - interval[0])
 
         rates = [100.0 * row.sla_violation_rate for row in rows]
-        colors = ["C1" if row.name == comparison.baseline else "C0" for row in rows]
+        colors = ["0.7" if row.mark else "C1" if row.name == comparison.baseline else "C0" for row in rows]
         axes.barh(
-            [row.name for row in rows], rates, xerr=[half(row) for row in rows], color=colors, capsize=2
+            [row.title for row in rows], rates, xerr=[half(row) for row in rows], color=colors, capsize=2
         )
         for index, (row, rate) in enumerate(zip(rows, rates, strict=True)):
             axes.annotate(
@@ -96,7 +97,7 @@ def violations(comparison: Comparison) -> Figure:
             )
         axes.set(
             xlabel="SLA violations, % of tasks (bar ends: 95 % interval)",
-            title=f"SLA violations on {comparison.scenario} (orange: baseline)",
+            title=f"SLA violations on {comparison.scenario} (orange: baseline; grey: marked)",
             xlim=(0.0, 1.12 * max(max(rates), 1e-3)),
         )
         axes.grid(axis="y", visible=False)

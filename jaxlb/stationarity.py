@@ -1,0 +1,119 @@
+"""Whether figures of a run are those of the long run: what has not settled has no mean to be near to.
+
+Three signs, each with an error rate: means that differ between the halves of what was counted, or waits that
+have grown from its begin to its end, by more than chance would have it in one settled run of ten thousand; a
+processor that is busy all the time; and, where lanes are too few to show that, a warm-up that theory calls
+too short.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxlb.statistics import mean_interval, student
+from jaxlb.types import EnvParams
+
+_ERROR_RATE = 1e-4
+"""How often a settled run is called unsettled."""
+_ALL_THE_TIME, _FALLS_BEHIND = 0.999, 0.1
+"""A processor busy for this share of the time, and falling behind by that share of it, is overloaded."""
+_STEPS = 256
+
+
+class Run(NamedTuple):
+    """What a run of N lanes shows of itself.
+
+    Attributes:
+      halves: `[2, N]` mean completion in the first and the second half of the tasks that were counted.
+      wait_growth: `[P, N]` wait at the end less that at the begin of counting.
+      utilisation: `[P, N]`.
+      elapsed: `[N]` time that counting took.
+      warmup: tasks that were not counted.
+      num_tasks: tasks that were.
+    """
+
+    halves: np.ndarray
+    wait_growth: np.ndarray
+    utilisation: np.ndarray
+    elapsed: np.ndarray
+    warmup: int
+    num_tasks: int
+
+
+def unsettled(run: Run, params: EnvParams) -> str | None:
+    """Why the figures of a run are not those of the long run, and what to do about it; None if they are."""
+    load = float(np.max(np.asarray(params.load)))
+    if load >= 1.0:
+        return f"load {load:g} is more than can be done: queues grow for ever"
+    missing, enough = _of_empty_start(params, run)
+    advice = f"raise warmup ({run.warmup:,} tasks now" + (f", theory asks for {enough:,})" if enough else ")")
+    lanes, busy = run.elapsed.size, run.utilisation.mean(-1) >= _ALL_THE_TIME
+    behind = run.wait_growth.mean(-1) / run.elapsed.mean()
+    if lanes > 1:
+        # One drift and P growths are tried, each to either side.
+        bound = student(lanes - 1, 1.0 - _ERROR_RATE / (2.0 * (len(behind) + 1)))
+        drift, *growth = _deviations(np.vstack([run.halves[1] - run.halves[0], run.wait_growth])) / bound
+        grows = np.asarray(growth) > 1.0
+    else:
+        drift, grows = 0.0, busy & (behind > 0.1 * _FALLS_BEHIND)
+    overloaded = np.flatnonzero(grows & busy & (behind > _FALLS_BEHIND))
+    if len(overloaded):
+        told = _processors(overloaded, params)
+        return f"{told} busy all the time and falling behind: this rule overloads it"
+    if abs(drift) > 1.0:
+        first, second = run.halves.mean(-1)
+        return (
+            f"completion goes from {first:.3g} in the first half to {second:.3g} in the second: {advice}; "
+            "if it goes on, the rule overloads a processor"
+        )
+    if grows.any():
+        return (
+            f"the wait at {_processors(np.flatnonzero(grows), params)} still growing: {advice}; "
+            "if it goes on, the rule overloads it"
+        )
+    mean, interval = mean_interval(run.halves.mean(0))
+    within = 0.01 * mean if interval is None else interval[1] - mean
+    if missing * mean > (1.0 - missing) * within:
+        never = "" if enough else "; sizes of infinite variance have no mean wait to settle at"
+        return f"starting empty takes {100 * missing:.2g} % off the waits, by theory: {advice}{never}"
+    return None
+
+
+def _processors(indices: np.ndarray, params: EnvParams) -> str:
+    speed, first = np.asarray(params.speed), int(indices[0])
+    told = f" (speed {speed[first]:.3g})" if speed.ndim == 1 else ""
+    return f"processor {first}{told}" + (f" and {len(indices) - 1} more are" if len(indices) > 1 else " is")
+
+
+def _deviations(x: np.ndarray) -> np.ndarray:
+    """Means over lanes of `[M, N]` in standard errors; what never varies is 0."""
+    error = x.std(-1, ddof=1) / x.shape[-1] ** 0.5
+    return np.where(error > 0, x.mean(-1) / np.where(error > 0, error, 1.0), 0.0)
+
+
+def _of_empty_start(params: EnvParams, run: Run) -> tuple[float, int | None]:
+    """The share of waits that a run lacks for having started empty, and a warm-up that leaves 0.1 %.
+
+    Of a single queue as fast as all processors together, which no rule outdoes by much, in heavy traffic
+    (reflected Brownian motion; Abate and Whitt 1987, "Transient behavior of regulated Brownian motion").
+    Gaps are taken for exponential ones.
+    """
+    mean, second = float(params.size.mean()), float(params.size.second_moment())
+    if mean**2 > float(np.finfo(np.float32).max) or not math.isfinite(mean):
+        second = 2.0 * mean**2  # too large for the law to say: as of exponential sizes
+    if not math.isfinite(second):
+        return 1.0, None
+    load = float(np.max(np.asarray(params.load)))
+    unit = (load / (1.0 - load)) ** 2 * max(second / mean**2, 1.0)  # tasks
+    begin, length = run.warmup / unit, run.num_tasks / unit
+    enough = next(t for t in np.geomspace(0.01, 100.0, _STEPS) if _deviation(t) < 1e-3)
+    times = begin + length * (np.arange(_STEPS) + 0.5) / _STEPS
+    return sum(map(_deviation, times)) / _STEPS, int(enough * unit) + 1
+
+
+def _deviation(t: float) -> float:
+    """1 - E[W(t)] / E[W] of a queue that was empty at 0, t in the units of Brownian motion."""
+    root = math.sqrt(t)
+    density, above = math.exp(-0.5 * t) / math.sqrt(2.0 * math.pi), 0.5 * math.erfc(root / math.sqrt(2.0))
+    return 2.0 * (1.0 + t) * above - 2.0 * root * density
