@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxlb import checks, lengths, metrics, stationarity
@@ -227,7 +228,9 @@ class _Work(NamedTuple):
     def begin(self, env: Env, scheduler: Scheduler) -> Carry:
         """Every lane before its first task."""
         mover = None if self.mover is None else self.mover[0]
-        return start_rollout(env, self.params, scheduler, self.key, self.num_lanes, mover, self.chunk)
+        return start_rollout(
+            env, self.params, scheduler, jax.random.clone(self.key), self.num_lanes, mover, self.chunk
+        )
 
     def compile(self, env: Env, entry: tuple[Scheduler, Any], carry: Carry) -> Callable[[Carry, int], Carry]:
         """The program that lets so many more tasks arrive in each lane."""
@@ -237,12 +240,17 @@ class _Work(NamedTuple):
         numbers = {
             "params": self.params,
             "variables": variables,
-            "key": self.key,
+            "key": jax.random.clone(self.key),
             "behaviour_variables": mover_variables,
         }
         counts = {"num_tasks": 0, "warmup": self.warmup}
         program = continue_rollout.lower(**static, **numbers, **counts, carry=carry).compile()
-        return lambda carry, tasks: program(**numbers, **counts | {"num_tasks": tasks}, carry=carry)
+
+        def run(carry: Carry, num_tasks: int) -> Carry:
+            key = jax.random.clone(self.key)
+            return program(**numbers | {"key": key}, **counts | {"num_tasks": num_tasks}, carry=carry)
+
+        return run
 
     def judge(
         self,

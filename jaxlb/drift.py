@@ -63,7 +63,9 @@ class Volatility(struct.PyTreeNode):
 
 
 def _volatility(shape: Lanes) -> Volatility:
-    return Volatility(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(shape, jnp.int32))
+    return Volatility(
+        jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32)
+    )
 
 
 def _watch(state: Volatility, x: Array, rate: Scalar) -> Volatility:
@@ -111,7 +113,7 @@ def cusum(allowance: Scalar = 0.5, limit: Scalar = 5.0) -> Detector:
     _bounded("limit", limit, above=0)
 
     def init(shape: Lanes) -> tuple[Array, Array]:
-        return jnp.zeros(shape), jnp.zeros(shape)
+        return jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
 
     def update(state: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
         above, below = state
@@ -151,7 +153,7 @@ def page_hinkley(
     checks.at_least("settle", settle, 1)
 
     def init(shape: Lanes) -> _Sums:
-        nothing = jnp.zeros(shape)
+        nothing = jnp.zeros(shape, jnp.float32)
         return _Sums(
             count=jnp.zeros(shape, jnp.int32),
             mean=nothing,
@@ -189,7 +191,7 @@ def moving_average(rate: Scalar = 0.1, limit: Scalar = 3.0) -> Detector:
         alarm = jnp.abs(average) > limit * jnp.sqrt(rate / (2.0 - rate))
         return jnp.where(alarm, 0.0, average), alarm
 
-    return Detector("moving-average", lambda shape: jnp.zeros(shape), update)
+    return Detector("moving-average", lambda shape: jnp.zeros(shape, jnp.float32), update)
 
 
 class _Window(struct.PyTreeNode):
@@ -231,14 +233,14 @@ def adwin(
     places = max_buckets + 1
 
     def init(shape: Lanes) -> _Window:
-        buckets = jnp.zeros((*shape, rows, places))
-        number, whole = jnp.zeros(shape), jnp.zeros(shape, jnp.int32)
+        buckets = jnp.zeros((*shape, rows, places), jnp.float32)
+        number, whole = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32)
         count = jnp.zeros((*shape, rows), jnp.int32)
         return _Window(buckets, buckets, count, number, number, number, whole)
 
     def without(w: _Window, row: Array) -> _Window:
         """The window less the oldest bucket of its last row."""
-        size = jnp.asarray(sizes)[row]
+        size = jnp.asarray(sizes, jnp.float32)[row]
         total, variance = w.total[row, 0], w.variance[row, 0]
         width, rest = w.width - size, w.sum - total
         apart = total / size - rest / jnp.maximum(width, 1.0)
@@ -286,7 +288,7 @@ def adwin(
     def differs(w: _Window) -> Array:
         """Whether some cut of the window has different means on its two sides."""
         used = jnp.arange(places, dtype=jnp.int32) < w.count[:, None]
-        size = jnp.where(used, jnp.asarray(sizes)[:, None], 0.0)
+        size = jnp.where(used, jnp.asarray(sizes, jnp.float32)[:, None], 0.0)
         old = jnp.cumsum(size[::-1].ravel())
         old_sum = jnp.cumsum(jnp.where(used, w.total, 0.0)[::-1].ravel())
         young, young_sum = w.width - old, w.sum - old_sum

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import checks, observe, rewards, spaces, system, workload
-from jaxlb.numerics import at_processor, stored, variance_grown
+from jaxlb.numerics import at_processor, broadcasts, stored, variance_grown
 from jaxlb.random import split, typed
 from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, SystemState, Task
 
@@ -96,6 +96,7 @@ class Env:
             high += [none] * (1 + self.num_processors)
         return spaces.box(np.zeros(len(high), np.float32), np.asarray(high, np.float32))
 
+    @broadcasts
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
         """An empty system at its first arrival.
 
@@ -114,6 +115,7 @@ class Env:
         state = self.start(params, task, noise_key).replace(workload=process)
         return self._flat(state, params, observe_key), state
 
+    @broadcasts
     def step(
         self, key: Key, state: EnvState, action: Array, params: EnvParams | None = None
     ) -> tuple[Array, EnvState, Array, Array, Array, dict[str, Any]]:
@@ -161,6 +163,7 @@ class Env:
 
     # The pieces that rollouts are made of: any lanes, no randomness but the monitor's noise.
 
+    @broadcasts
     def start(
         self, params: EnvParams, first_task: Task, key: Key, found: SystemState | None = None
     ) -> EnvState:
@@ -180,11 +183,13 @@ class Env:
         )
         return self._arrive(state, first_task, params, key)
 
+    @broadcasts
     def observe(self, state: EnvState, params: EnvParams, key: Key) -> Observation:
         """What a scheduler sees now; the key is consumed where there is noise and figures are fresh."""
         seen = self._seen(state.task, params)
         return observe.observe(state.monitor, state.system, params, state.task, seen, self.wait_visible, key)
 
+    @broadcasts
     def transition(
         self, state: EnvState, action: Array, next_task: Task, params: EnvParams, key: Key
     ) -> tuple[EnvState, Outcome, Array]:
@@ -276,7 +281,10 @@ class Env:
 
 
 def canonical(params: EnvParams) -> EnvParams:
-    """Plain numbers and tuples to arrays: float32, but int32 for what counts."""
+    """Plain numbers and tuples to arrays: float32, but int32 for what counts.
+
+    So a number is the same to a compiled program, however it was given.
+    """
 
     def leaves(tree: Any) -> Any:
         def array(x: Any) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxlb.env import Env, with_lane_axis
+from jaxlb.numerics import broadcasts
 from jaxlb.types import Array, EnvParams, EnvState, Scheduler
 
 _MOST_BYTES = 2**30
@@ -59,6 +60,7 @@ def exact(
     return result, short
 
 
+@broadcasts
 def matter(
     env: Env, params: EnvParams, state: EnvState, acting: Sequence[tuple[Scheduler, Any, Any]]
 ) -> bool:

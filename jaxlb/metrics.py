@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxlb.numerics import at_processor, kahan_add, least, processor_index, put_at, stored, variance
+from jaxlb.numerics import (
+    at_processor,
+    broadcasts,
+    kahan_add,
+    least,
+    processor_index,
+    put_at,
+    stored,
+    variance,
+)
 from jaxlb.types import Array, Outcome, SystemState, Truth
 
 
@@ -101,6 +110,7 @@ def agreement(truth: Truth, completion: Array) -> Array:
     return completion <= best * (1.0 + 1e-6)
 
 
+@broadcasts
 def start(system: SystemState, num_classes: int) -> Totals:
     """Nothing counted yet, `system` being what it is."""
     lanes = system.clock.shape
@@ -141,6 +151,7 @@ def add(totals: Totals, counts: Counts, sums: Sums, moved: Outcome) -> Totals:
     )
 
 
+@broadcasts
 def summarise(totals: Totals, system: SystemState) -> Summary:
     """Averages for each lane, `system` being what it is after the last task counted."""
     sums, counts = jax.tree.map(jnp.add, totals.sums, totals.errors), totals.counts

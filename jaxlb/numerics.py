@@ -2,14 +2,28 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _FEW = 8
 """Of so many processors at most, all entries are read or rewritten sooner than one is picked."""
 SHORT = 64
 """Of so many places of a queue's memory, too."""
+
+
+def broadcasts(function: Function) -> Function:
+    """Let arrays `[P, ...]` meet `[...]` within a function, whatever `jax_numpy_rank_promotion` says."""
+
+    @functools.wraps(function)
+    def allowed(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"):
+            return function(*args, **kwargs)
+
+    return cast(Function, allowed)
 
 
 def two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -68,7 +68,7 @@ def _measure(
         wait = load / speed
     if params.measure_noise is not None:
         keys = jax.random.split(key, wait.shape[0])
-        normal = jax.vmap(lambda key: jax.random.normal(key, wait.shape[1:]))(keys)
+        normal = jax.vmap(lambda key: jax.random.normal(key, wait.shape[1:], jnp.float32))(keys)
         factor = jnp.exp(params.measure_noise * normal - 0.5 * params.measure_noise**2)
         load, wait = load * factor, wait * factor
     return Report(queue_length=queue_length, load=load, wait=wait)

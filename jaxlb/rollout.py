@@ -18,6 +18,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxlb import checks, lengths, metrics, observe, workload
 from jaxlb.env import Env, canonical, with_lane_axis
 from jaxlb.metrics import Summary, Totals
+from jaxlb.numerics import broadcasts
 from jaxlb.random import fold_in, typed
 from jaxlb.types import (
     Array,
@@ -181,6 +182,7 @@ def at_hand(tree: Any) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("env", "lanes"))
+@broadcasts
 def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> EnvState:
     """Every lane empty, at its first arrival; the same for all schedulers, so compiled once for all.
 
@@ -194,11 +196,13 @@ def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> EnvSta
 
 
 @functools.partial(jax.jit, static_argnames=("scheduler", "lanes"))
+@broadcasts
 def _first_memory(scheduler: Scheduler, params: EnvParams, lanes: Lanes) -> Any:
     return scheduler.start(observe.as_told(with_lane_axis(params, lanes)), lanes)
 
 
 @functools.partial(jax.jit, static_argnames=("env", "scheduler", "behaviour"))
+@broadcasts
 def continue_rollout(
     env: Env,
     params: EnvParams,
@@ -228,8 +232,8 @@ def continue_rollout(
         observe_key = fold_in(noise_key, after)
 
         def ask(scheduler: Scheduler, variables: Any, memory: Any, key: Key) -> tuple:
-            key = fold_in(key, carry.index)
-            return decide(env, params, scheduler, variables, before, memory, task, observe_key, key)
+            same, key = jax.random.clone(observe_key), fold_in(key, carry.index)
+            return decide(env, params, scheduler, variables, before, memory, task, same, key)
 
         state, memory, seen, outcome, reward = ask(scheduler, variables, carry.memory, act_key)
         counts, sums = metrics.figures(
@@ -308,8 +312,11 @@ def rollout(
     params, key = canonical(params), typed(key)
 
     def run(env: Env) -> tuple[Summary, Carry]:
-        carry = start_rollout(env, params, scheduler, key, num_lanes)
-        carry = continue_rollout(env, params, scheduler, variables, key, carry, warmup + num_tasks, warmup)
+        # The same key for all: the same streams, of which each function takes others.
+        carry = start_rollout(env, params, scheduler, jax.random.clone(key), num_lanes)
+        carry = continue_rollout(
+            env, params, scheduler, variables, jax.random.clone(key), carry, warmup + num_tasks, warmup
+        )
         return at_hand(metrics.summarise(carry.totals, carry.state.system)), carry
 
     summary, carry = run(env)
@@ -375,7 +382,7 @@ def replay(
     lanes = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1
 
     def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
-        return _watched(env, params, scheduler, variables, tasks, key, _nothing, system)
+        return _watched(env, params, scheduler, variables, tasks, jax.random.clone(key), _nothing, system)
 
     found = run(env)
     if checks.traced(found) or system is not None:
@@ -416,6 +423,7 @@ def watch(
 
 
 @functools.partial(jax.jit, static_argnames=("env", "scheduler", "look"))
+@broadcasts
 def _watched(
     env: Env,
     params: EnvParams,

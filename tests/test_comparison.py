@@ -90,7 +90,7 @@ def few(name, key, rules, num_lanes=64, num_tasks=1000, warmup=250, **overrides)
 
 
 def test_queue_lengths_are_exact_however_long(key):
-    """Counted up to the length of the run, rules that ask for lengths are what they are with a ring of 1024."""
+    """Counted however far they go, rules that ask for lengths do what they do where all fits."""
     system = {
         "speed": [3, 3, 1, 1],
         "squared_cv": 9.0,

@@ -3,9 +3,11 @@
 import argparse
 import contextlib
 import dataclasses
+import hashlib
 import io
 import logging
 import os
+import platform
 import sys
 import traceback
 import warnings
@@ -193,6 +195,28 @@ def _speak(verbose: bool, quiet: bool) -> None:
     jax.config.update("jax_log_compiles", verbose)
 
 
+def _keep_programs() -> None:
+    """Keep what is compiled for the next command, in a folder of the user's cache, up to a gigabyte.
+
+    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=false keeps nothing.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "jaxlb" / _processor()))
+        jax.config.update("jax_compilation_cache_max_size", 2**30)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _processor() -> str:
+    """What can do other instructions has another name: programs are made of those of this one."""
+    try:
+        about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        about = next(line for line in about.splitlines() if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        about = platform.processor()
+    return hashlib.sha256(f"{platform.machine()} {about}".encode()).hexdigest()[:12]
+
+
 def run(arguments: Sequence[str]) -> int:
     """Do what the arguments ask for.
 
@@ -208,6 +232,8 @@ def run(arguments: Sequence[str]) -> int:
         asked = _parse(arguments)
         verbose = asked.verbose
         _speak(verbose, asked.quiet)
+        if not isinstance(asked.command, Bench):
+            _keep_programs()
         if _join():
             asked.command.run()
         else:
@@ -232,6 +258,9 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
     os.environ.setdefault("MPLBACKEND", "agg")  # pictures are files
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a sign that a terminal cannot show
     warnings.showwarning = lambda message, *_, **__: LOG.warning("jaxlb: warning: %s", message)
     code = run(sys.argv[1:])
     if code == STOPPED:

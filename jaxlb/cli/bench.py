@@ -36,7 +36,7 @@ class Bench(Writes):
     """Print one JSON object instead of a table."""
 
     def run(self) -> None:
-        """Measure, print, write."""
+        """Measure, write, print."""
         checks.at_least("rounds", self.rounds, 1)
         threads = os.cpu_count() or 1
         lanes = (128, 1024) if self.quick else (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -50,10 +50,6 @@ class Bench(Writes):
                 "rows": [dataclasses.asdict(row) for row in rows],
                 "sweeps": [dataclasses.asdict(sweep) for sweep in sweeps],
             }
-            if self.json:
-                sys.stdout.write(dumps(result))
-            else:
-                _print(rows, sweeps, result["machine"])
             if self.out is not None:
                 (self.out / "bench.json").write_text(dumps(result), encoding="utf-8")
                 if sweeps:
@@ -62,6 +58,10 @@ class Bench(Writes):
                     plots.throughput(sweeps).savefig(self.out / "bench.png")
             measured = [row for row in rows if row.value is not None]
             folder.finish(f"{sum(row.holds for row in measured)} of {len(measured)} bounds hold")
+        if self.json:
+            sys.stdout.write(dumps(result))
+        else:
+            _print(rows, sweeps, result["machine"])
 
 
 def _machine(threads: int) -> dict[str, Any]:

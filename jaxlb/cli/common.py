@@ -23,10 +23,18 @@ LOG = logging.getLogger("jaxlb")
 """What is no result goes here: warnings, notes, and progress where notes are wanted."""
 
 
+class _Screen(Console):
+    """Standard output, whose reader may have had enough: `run` knows what to do then."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise it."""
+        raise
+
+
 def console() -> Console:
     """Standard output for people."""
     # A pipe has no width; a wide table is what its reader wants.
-    return Console(width=None if sys.stdout.isatty() else 132)
+    return _Screen(width=None if sys.stdout.isatty() else 132)
 
 
 def note(text: str) -> None:

@@ -87,14 +87,10 @@ class _Judge(Writes):
             )
 
     def judge_and_tell(self, asked: Asked) -> None:
-        """Compare, print, write."""
+        """Compare, write, print."""
         with folders.begin(self, self.out, asked.env.name) as folder:
             comparison = self.judge(asked)
             result = asked.described | comparison.as_dict()
-            if self.json:
-                sys.stdout.write(dumps(result))
-            else:
-                print_table(comparison, asked.described)
             if self.out is not None:
                 from jaxlb.report import plots
 
@@ -104,6 +100,11 @@ class _Judge(Writes):
                 plots.save_all(self.out, *shown, jax.random.key(self.seed))
             best = comparison.best("mean_completion")
             folder.finish(f"{best.title}: completion {best.mean_completion:.4g}")
+        # Once all is written: a reader may go, and a terminal may not know a sign.
+        if self.json:
+            sys.stdout.write(dumps(result))
+        else:
+            print_table(comparison, asked.described)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from jaxlb.cli import folders
 from jaxlb.cli.common import alone, dumps
 from jaxlb.cli.compare import Compare, print_table
 from jaxlb.cli.train import Train
+from jaxlb.comparison import Comparison
 from jaxlb.report import data, html
 from jaxlb.scenarios import make
 from jaxlb.threads import threads
@@ -50,22 +51,25 @@ class Demo:
     """Folder for report.html, its numbers (demo.json), and a run folder of each training."""
 
     def run(self) -> None:
-        """Train, compare, print, write."""
+        """Train, compare, write, print."""
         alone("demo")
         checks.at_least("seed", self.seed, 0)
         with folders.begin(self, self.out) as folder:
-            report = self._report()
+            report, tables = self._report()
             (self.out / "demo.json").write_text(dumps(report), encoding="utf-8")
             (self.out / "report.html").write_text(html.page(report), encoding="utf-8")
             folder.finish("report.html: open it in a browser")
+        for table in tables:
+            print_table(*table)
 
-    def _report(self) -> dict[str, Any]:
-        """Train, compare, print; the numbers of the page."""
+    def _report(self) -> tuple[dict[str, Any], list[tuple[Comparison, dict[str, Any]]]]:
+        """Train, compare; the numbers of the page, and the tables to print."""
         began = time.perf_counter()
         line = f"jaxlb demo{' --quick' * self.quick} --seed {self.seed} --out {shlex.quote(str(self.out))}"
         trainings = [self._train(*training) for training in TRAININGS]
         trained = {training["name"]: training["scenario"] for training in trainings}
-        return {
+        compared = [self._compare(scenario, trained) for scenario in trained.values()]
+        report = {
             "command": line,
             "versions": {
                 "jaxlb": __version__,
@@ -73,9 +77,10 @@ class Demo:
                 "Python": platform.python_version(),
             },
             "trainings": trainings,
-            "scenarios": [self._compare(scenario, trained) for scenario in trained.values()],
+            "scenarios": [section for section, _ in compared],
             "seconds": round(time.perf_counter() - began, 1),
         }
+        return report, [table for _, table in compared]
 
     def _train(self, method: str, scenario: str, settings: dict[str, Any]) -> dict[str, Any]:
         out = self.out / method
@@ -88,7 +93,8 @@ class Demo:
         _command(Train, line).run()
         return html.training(runs.find(out), line, time.perf_counter() - began)
 
-    def _compare(self, scenario: str, trained: dict[str, str]) -> dict[str, Any]:
+    def _compare(self, scenario: str, trained: dict[str, str]) -> tuple[dict[str, Any], Any]:
+        """The scenario's part of the page, and what its table is made of."""
         fit, misfits = self._fit(scenario, trained)
         rules, lanes, tasks = (FEWER, 256, 1000) if self.quick else (RULES, 1024, 2000)
         line = f"jaxlb compare --scenario {scenario} --schedulers {rules} --seed {self.seed}"
@@ -102,9 +108,9 @@ class Demo:
             tasks, replays = data.replayed(*shown, asked.schedulers, jax.random.key(self.seed), pool)
             comparison = command.judge(asked)
             outcomes = {name: replay.result() for name, replay in replays.items()}
-        print_table(comparison, asked.described)
         line += f" --out {shlex.quote(str(self.out / scenario))}"
-        return html.section(comparison, *shown, tasks, outcomes, line, fit, misfits)
+        section = html.section(comparison, *shown, tasks, outcomes, line, fit, misfits)
+        return section, (comparison, asked.described)
 
     def _fit(self, scenario: str, trained: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
         """Those of the trained that join on a scenario, and why the others do not."""

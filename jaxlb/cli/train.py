@@ -81,7 +81,9 @@ class Train(Writes, Where):
                 ) from None
             logged = run.logged()
             _draw(run, logged)
-            folder.finish(_print(run, logged))
+            table, result = _reached(run, logged)
+            folder.finish(result)
+        console().print(table)
         note(f"next: jaxlb evaluate {out}")
 
     def _record(self) -> Record:
@@ -208,7 +210,7 @@ def _draw_predictions(run: Run) -> None:
     plots.influence(np.asarray(found.influence), names).savefig(run.directory / "influence.png")
 
 
-def _print(run: Run, logged: list[dict[str, Any]]) -> str:
+def _reached(run: Run, logged: list[dict[str, Any]]) -> tuple[Table, str]:
     """What each seed reached; the first figure of the best seed as a line."""
     trainer = run.record.trainer()
     table = Table(title=f"{run.record.method} on {run.record.scenario}", title_justify="left")
@@ -224,5 +226,4 @@ def _print(run: Run, logged: list[dict[str, Any]]) -> str:
     ]
     for top in tops:
         table.add_row(str(top["seed"]), f"{top['iteration']:,}", *figures(top))
-    console().print(table)
-    return f"{trainer.reached[0][0]} {figures(max(tops, key=lambda row: row[trainer.objective]))[0]}"
+    return table, f"{trainer.reached[0][0]} {figures(max(tops, key=lambda row: row[trainer.objective]))[0]}"

@@ -29,7 +29,7 @@ class Verify(Writes):
     """Print one JSON object instead of tables."""
 
     def run(self) -> None:
-        """Verify, print, write; leave with 1 if a case fails."""
+        """Verify, write, print; leave with 1 if a case fails."""
         checks.at_least("seed", self.seed, 0)
         with folders.begin(self, self.out) as folder:
             began = time.perf_counter()
@@ -39,11 +39,6 @@ class Verify(Writes):
             result = {"cases": [case._asdict() for case in cases]}
             failed = sum(not case.passed for case in cases)
             verdict = f"{failed} of {len(cases)} cases failed" if failed else f"{len(cases)} cases passed"
-            if self.json:
-                sys.stdout.write(dumps(result))
-            else:
-                _print_cases(cases)
-                console().print(f"{'[red]' * bool(failed)}{verdict} in {minutes:.1f} minutes")
             if self.out is not None:
                 from jaxlb.report import pages, plots
 
@@ -53,6 +48,11 @@ class Verify(Writes):
                 (self.out / "verification.json").write_text(dumps(result), encoding="utf-8")
                 plots.deviations(cases).savefig(self.out / "verification.png")
             folder.finish(verdict)
+        if self.json:
+            sys.stdout.write(dumps(result))
+        else:
+            _print_cases(cases)
+            console().print(f"{'[red]' * bool(failed)}{verdict} in {minutes:.1f} minutes")
         if failed:
             sys.exit(1)
 

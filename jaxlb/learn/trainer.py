@@ -9,6 +9,7 @@ from flax import struct
 
 from jaxlb import checks
 from jaxlb.env import Env, canonical
+from jaxlb.numerics import broadcasts
 from jaxlb.random import typed
 from jaxlb.rollout import differing
 from jaxlb.types import Array, EnvParams, Key, Scheduler
@@ -91,11 +92,13 @@ def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any
 
 
 @functools.partial(jax.jit, static_argnames=("trainer", "env"))
+@broadcasts
 def _train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any, key: Key) -> TrainResult:
     def advance(state: Any, _: None) -> tuple[Any, Any]:
-        return differing(trainer.advance(env, params, config, key, state))
+        # The same key every time: each iteration takes streams of its own.
+        return differing(trainer.advance(env, params, config, jax.random.clone(key), state))
 
-    first = differing(trainer.start(env, params, config, key))
+    first = differing(trainer.start(env, params, config, jax.random.clone(key)))
     state, history = jax.lax.scan(advance, first, length=config.num_evaluations)
     return TrainResult(
         scheduler=trainer.acting(config),

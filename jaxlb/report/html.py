@@ -194,8 +194,8 @@ def remarks(rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> I
         if where != scenario and best and (row.mark or row.mean_completion > _FAILS * best.mean_completion):
             yield (
                 f"{row.name} fails here (completion {row.mean_completion:.3g}; {best.name}: "
-                f"{best.mean_completion:.3g}): it was trained on {where}, and what it learned of those sizes, "
-                "loads, speeds and ages of figures does not hold for others."
+                f"{best.mean_completion:.3g}): it was trained on {where}, and what it learned of sizes, loads, "
+                "speeds and ages of figures there does not hold here."
             )
 
 

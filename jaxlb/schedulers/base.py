@@ -35,13 +35,13 @@ def with_memory(
 def uniform_per_processor(key: Key, like: Array) -> Array:
     """Uniforms shaped like `like` `[P, ...]`; a lane's do not depend on how many there are. Key consumed."""
     keys = jax.random.split(key, like.shape[0])
-    return jax.vmap(lambda key: jax.random.uniform(key, like.shape[1:]))(keys)
+    return jax.vmap(lambda key: jax.random.uniform(key, like.shape[1:], jnp.float32))(keys)
 
 
 def sampled(weights: Array, key: Key, lanes: Lanes) -> Array:
     """An index drawn in proportion to `weights` `[K, ...]` in each lane; the key is consumed."""
     bounds = jnp.cumsum(weights, 0)
-    point = jax.random.uniform(key, lanes) * bounds[-1]
+    point = jax.random.uniform(key, lanes, jnp.float32) * bounds[-1]
     return (point >= bounds[:-1]).sum(0, dtype=jnp.int32)
 
 

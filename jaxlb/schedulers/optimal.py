@@ -96,14 +96,14 @@ def solve(params: EnvParams, grid: int = 160) -> Values:
     last = jnp.maximum(30.0 * residual / (1.0 - load) / speed.sum(), 2.0 * size[-1] / speed.min())
     # Equally likely gaps, each the mean of its kind: that of -log(u) for u in (a, b) is
     # 1 + (a log a - b log b) / (b - a).
-    edges = jnp.linspace(0.0, 1.0, _GAPS + 1)
+    edges = jnp.linspace(0.0, 1.0, _GAPS + 1, dtype=jnp.float32)
     integral = edges * jnp.log(jnp.maximum(edges, 1e-30))
     gap = (1.0 + (integral[:-1] - integral[1:]) * _GAPS) / rate
 
     def relax(guess: Callable[[Array], Array], grid: int, rounds: int) -> Values:
         narrowest = 3.0 * params.size.mean() / speed.max() / grid
         growth = _growth(narrowest, last, grid)
-        knots = _knots(jnp.arange(grid), narrowest, growth)
+        knots = _knots(jnp.arange(grid, dtype=jnp.int32), narrowest, growth)
 
         def moved(values: Array, wait: Array) -> Array:
             """Values at other waits of the first processor, `[G, G]`."""

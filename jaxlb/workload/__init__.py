@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb import checks
+from jaxlb.numerics import broadcasts
 from jaxlb.random import random_words, typed
 from jaxlb.types import Array, EnvParams, Key, Lanes, Task
 from jaxlb.workload import arrivals, sizes
@@ -123,7 +124,11 @@ def draw(key: Key, params: EnvParams, state: Any, lanes: Lanes = ()) -> tuple[Ta
     gap_uniform, size_uniform = _uniform(first >> 9, 23), _uniform(second >> 6, 26)
     class_uniform = _uniform((first << 6) | (second & jnp.uint32(63)), 15)
     words = [word for extra_key in extra_keys for word in random_words(extra_key, lanes)]
-    extra = jnp.stack([_uniform(word >> 9, 23) for word in words]) if words else jnp.zeros((0, *lanes))
+    extra = (
+        jnp.stack([_uniform(word >> 9, 23) for word in words])
+        if words
+        else jnp.zeros((0, *lanes), jnp.float32)
+    )
 
     gap, state = process.gap(state, arrival_rate(params), gap_uniform, extra)
     size = process.size(state, params.size.inverse_survival(size_uniform), extra)
@@ -138,6 +143,7 @@ def draw(key: Key, params: EnvParams, state: Any, lanes: Lanes = ()) -> tuple[Ta
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, lanes), task), state
 
 
+@broadcasts
 def sample(key: Key, params: EnvParams, num_tasks: int, lanes: Lanes = ()) -> Task:
     """The first `num_tasks` tasks of every lane, as `replay` takes them.
 

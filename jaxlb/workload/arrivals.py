@@ -133,7 +133,7 @@ class Bursty(_Process, struct.PyTreeNode):
     def start(self, key: Key, lanes: Lanes) -> Array:
         """Whether the phase is high, `[...]` bool: its law at an arrival in the long run; key consumed."""
         high, _, _, _ = self._unit_rates()
-        return jax.random.uniform(key, lanes) < high * self.burst_fraction
+        return jax.random.uniform(key, lanes, jnp.float32) < high * self.burst_fraction
 
     def gap(self, state: Array, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Array]:
         """The next gap and whether it ends in the high phase."""
@@ -177,9 +177,9 @@ class Diurnal(_Process, struct.PyTreeNode):
     def start(self, key: Key, lanes: Lanes) -> Array:
         """The phase, `[...]` radians in [0, 2 pi): its law at an arrival in the long run; key consumed."""
         phase_key, flip_key = jax.random.split(key)
-        phase = jax.random.uniform(phase_key, lanes, maxval=2.0 * jnp.pi)
+        phase = jax.random.uniform(phase_key, lanes, jnp.float32, maxval=2.0 * jnp.pi)
         # Density 1 + amplitude sin(phase): between a phase and its mirror image, chosen in that proportion.
-        kept = 2.0 * jax.random.uniform(flip_key, lanes) < 1.0 + self.amplitude * jnp.sin(phase)
+        kept = 2.0 * jax.random.uniform(flip_key, lanes, jnp.float32) < 1.0 + self.amplitude * jnp.sin(phase)
         return jnp.where(kept, phase, 2.0 * jnp.pi - phase)
 
     def gap(self, state: Array, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Array]:
@@ -218,7 +218,7 @@ class Drift(_Process, struct.PyTreeNode):
 
     def start(self, key: Key, lanes: Lanes) -> Array:
         """The standardised log-rate, `[...]`; the key is consumed."""
-        return jax.random.normal(key, lanes)
+        return jax.random.normal(key, lanes, jnp.float32)
 
     def gap(self, state: Array, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Array]:
         """The next gap and the standardised log-rate that ruled it."""
@@ -270,7 +270,9 @@ class Shift(_Process, struct.PyTreeNode):
     def start(self, key: Key, lanes: Lanes) -> Regime:
         """The first regime; the key is consumed."""
         rate_key, mix_key = jax.random.split(key)
-        return self._regime(jax.random.uniform(rate_key, lanes), jax.random.uniform(mix_key, lanes))
+        return self._regime(
+            jax.random.uniform(rate_key, lanes, jnp.float32), jax.random.uniform(mix_key, lanes, jnp.float32)
+        )
 
     def gap(self, state: Regime, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Regime]:
         """The next gap and the regime that ruled it."""
@@ -325,7 +327,7 @@ class Trace(_Process, struct.PyTreeNode):
 
     def start(self, key: Key, lanes: Lanes) -> Array:
         """The index of the task before the first, `[...]` int32; the key is consumed."""
-        return jax.random.randint(key, lanes, 0, self.unit_gap.shape[0])
+        return jax.random.randint(key, lanes, 0, self.unit_gap.shape[0], jnp.int32)
 
     def gap(self, state: Array, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Array]:
         """The next gap and the index of the task that ends it."""
