@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -119,6 +119,22 @@ def leaf(
         if not np.all(passed):
             bad = numbers[~np.asarray(passed)].flat[0] if np.ndim(passed) else float(numbers)
             raise ValueError(f"{name} = {bad:g}: must be {allowed}")
+
+
+def lane_axes(axes: Mapping[str, tuple[int, ...]], lanes: tuple[int, ...] | None) -> None:
+    """Raise ValueError unless what values have behind axes of their own is nothing, or one axis of lanes.
+
+    Args:
+      axes: shape of that, by the value's name.
+      lanes: the lanes that there are, `()` or `(N,)`; None: not known yet, but they must agree.
+    """
+    # One entry serves all lanes.
+    given = {name: shape for name, shape in axes.items() if shape != () and (shape != (1,) or lanes == ())}
+    for name, shape in given.items():
+        expected = next(iter(given.values())) if lanes is None else lanes
+        if shape != expected or len(shape) > 1:
+            allowed = f" or {expected[:1]}, an entry for each lane" if expected else ""
+            raise ValueError(f"{name} has lane axes {shape}: must be (){allowed}")
 
 
 def multiple(name: str, value: int, of: str, divisor: int) -> None:

@@ -94,7 +94,7 @@ class Train(Writes, Where):
             method=self.method,
             scenario=self.scenario,
             overrides=self.overrides(),
-            trace=None if self.trace is None else [str(self.trace.absolute()), str(self.trace_format)],
+            trace=self.recorded(),
             allow_overload=self.allow_overload,
             num_processors=env.num_processors,
             settings=settings,
