@@ -63,7 +63,7 @@ class _Judge(Writes):
         """What the options ask for."""
         checks.at_least("lanes", self.lanes, 1)
         checks.at_least("tasks", self.tasks, 1)
-        checks.at_least("seed", self.seed, 0)
+        checks.seed("seed", self.seed)
         behaviour = scheduler(self.behaviour) if self.snapshot else None
         env, params, described = where.environment()
         chosen = entries(self.schedulers, checkpoints, env, params)

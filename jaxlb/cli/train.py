@@ -49,8 +49,8 @@ class Train(Writes, Where):
 
     def run(self) -> None:
         """Train, log, save, draw."""
-        checks.at_least("seed", self.seed, 0)
         checks.at_least("seeds", self.seeds, 1)
+        checks.seed("seed", self.seed, self.seeds)
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite: give one of them")
         if jax.process_count() > 1:
