@@ -63,7 +63,9 @@ def seed(name: str, value: Any, count: int = 1) -> None:
     A key has 32 bits of seed: larger ones would be another's again.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= 2**32 - count:
-        raise ValueError(f"{name} = {shown(value)}: must be a whole number from 0 to {2**32 - count}")
+        raise ValueError(
+            f"{name} = {shown(value)}: must be a whole number of at least 0, at most {2**32 - count}"
+        )
 
 
 def leaf(

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import itertools
 import logging
 import os
 import sys
@@ -52,6 +53,9 @@ XLA_FLAGS = " ".join(
 )
 """What XLA is told where the environment does not say otherwise."""
 
+_PATHS = ("--out", "--trace", "--config", "--checkpoint", "--reference")
+"""Options that are paths."""
+
 STOPPED = 130
 """Exit code after Ctrl-C, as of a shell."""
 
@@ -62,6 +66,10 @@ def _parse(arguments: Sequence[str]) -> Any:
     Raises:
       ValueError: they cannot be understood.
     """
+    for option, value in itertools.pairwise([*arguments, "--"]):
+        # pathlib would take nothing for the working directory.
+        if option.split("=")[0] in _PATHS and (option.endswith("=") or ("=" not in option and value == "")):
+            raise ValueError(f"{option.removesuffix('=')} '': must be a path")
     configured = _configured(arguments)
     settings = vars(configured) if configured else {}
     lists = {name: value for name, value in settings.items() if isinstance(value, tuple)}
