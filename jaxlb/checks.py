@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -100,7 +101,7 @@ def leaf(
     except (TypeError, ValueError):
         given = np.asarray(None)
     # Text and booleans would become numbers; complex ones, half of themselves.
-    if not any(jax.dtypes.issubdtype(given.dtype, kind) for kind in (np.integer, np.floating)):
+    if not any(jnp.issubdtype(given.dtype, kind) for kind in (np.integer, np.floating)):
         raise ValueError(f"{name} = {shown(value)}: must be a number")
     numbers = given.astype(np.float64)
     with np.errstate(over="ignore"):

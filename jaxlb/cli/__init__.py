@@ -66,10 +66,10 @@ def _parse(arguments: Sequence[str]) -> Any:
     Raises:
       ValueError: they cannot be understood.
     """
-    for option, value in itertools.pairwise([*arguments, "--"]):
+    for word, following in itertools.pairwise([*arguments, "--"]):
         # pathlib would take nothing for the working directory.
-        if option.split("=")[0] in _PATHS and (option.endswith("=") or ("=" not in option and value == "")):
-            raise ValueError(f"{option.removesuffix('=')} '': must be a path")
+        if word.removesuffix("=") in _PATHS and (word.endswith("=") or following == ""):
+            raise ValueError(f"{word.removesuffix('=')} '': must be a path")
     configured = _configured(arguments)
     settings = vars(configured) if configured else {}
     lists = {name: value for name, value in settings.items() if isinstance(value, tuple)}

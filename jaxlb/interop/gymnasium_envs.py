@@ -241,13 +241,14 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             checks.seed("seed of the first lane", seed, lanes)
             seeds = [seed + lane for lane in range(lanes)]
         super().reset(seed=None if seeds[0] is None else int(seeds[0]))
-        if self._key is None:
-            self._key = _keys(self.np_random.integers(2**32, size=lanes, dtype=np.uint32))
+        key = self._key
+        if key is None:
+            key = _keys(self.np_random.integers(2**32, size=lanes, dtype=np.uint32))
         given = np.array([one is not None for one in seeds])
         words = np.array([0 if one is None else one for one in seeds], np.uint32)
         if given.any():
-            self._key = jnp.where(given, _keys(words), self._key)
-        self._key, self._state, observation = _reset_lanes(self.func_env, self.params, self._key)
+            key = jnp.where(given, _keys(words), key)
+        self._key, self._state, observation = _reset_lanes(self.func_env, self.params, key)
         return np.array(observation), {}
 
     def step(

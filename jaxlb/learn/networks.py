@@ -170,7 +170,7 @@ def mlp(widths: tuple[int, ...] = (128, 128), duelling: bool = False) -> Network
     """
     module = _Perceptron(_widths(widths), duelling)
 
-    def apply(parameters: Any, x: Features) -> Array:
+    def apply(parameters: Any, x: Features) -> Any:
         found = x.task.shape[-1] + x.processor.shape[-2] * x.processor.shape[-1]
         known = parameters["params"]["Dense_0"]["kernel"].shape[-2]
         if known != found:
