@@ -278,6 +278,11 @@ def test_another_format_is_told(tmp_path, true, asked):
         read(tmp_path, FILES[true], asked)
 
 
+def test_what_looks_like_no_format_is_told_without_a_guess(tmp_path):
+    with pytest.raises(ValueError, match=r":1: 3 columns where 18 are expected; it does not look like 'swf'"):
+        read(tmp_path, "1 2 3\n", "swf")
+
+
 def test_numbers_that_float32_cannot_hold_are_refused_by_name(tmp_path):
     for size in ("1e308", "1e39", "1e-39"):
         with pytest.raises(ValueError, match=r"trace.csv: size = .*: must be within float32"):

@@ -21,6 +21,9 @@ _MOMENT = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[ T]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
     r"(?:(Z)|([+-])([0-9]{2}):?([0-9]{2}))?"
 )
+TRUNCATED = " (file truncated?)"
+"""What is said of a row that is too short."""
+
 _EXAMPLE = "2023-11-16 18:17:03.98 or 2024-05-10T00:00:00Z"
 
 
@@ -107,7 +110,7 @@ def _places(lines: Lines, wanted: Sequence[str], names: Sequence[str]) -> list[i
 
 
 def _miscounted(found: int, expected: int) -> str:
-    return f"{found} columns where {expected} are expected" + " (file truncated?)" * (found < expected)
+    return f"{found} columns where {expected} are expected" + TRUNCATED * (found < expected)
 
 
 def field_rows(

@@ -21,7 +21,7 @@ import numpy as np
 from jaxlb import checks
 from jaxlb.workload.arrivals import Trace
 from jaxlb.workload.sizes import Empirical
-from jaxlb.workload.tables import Cells, Lines, Rows, csv_rows, field_rows, json_rows
+from jaxlb.workload.tables import TRUNCATED, Cells, Lines, Rows, csv_rows, field_rows, json_rows
 
 MAX_ROWS = 50_000_000
 """Rows beyond which a trace is refused: about 2 GB of memory while it is read."""
@@ -252,10 +252,11 @@ def read_trace(path: str | Path, format: str, **options: object) -> TraceData:
     except ValueError as error:
         likely = _looks_like(lines.head)
         # It is the first row, or its header, that tells a file of another format.
-        if columns[0] or likely in (None, format):
+        if columns[0] or not lines.head or likely == format:
             raise
-        known = ", ".join(sorted(TRACE_FORMATS))
-        raise ValueError(f"{error}; it looks like {likely!r}, not {format!r} (formats: {known})") from None
+        told, known = str(error).removesuffix(TRUNCATED), ", ".join(sorted(TRACE_FORMATS))
+        guess = f"it looks like {likely!r}, not" if likely else "it does not look like"
+        raise ValueError(f"{told}; {guess} {format!r} (formats: {known})") from None
     if not columns[0]:
         raise ValueError(f"{path}: holds no tasks" + " between start and stop" * bool(asked.window))
     table = np.stack([np.frombuffer(column) for column in columns])
