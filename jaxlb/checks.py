@@ -3,10 +3,11 @@
 import difflib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -39,10 +40,33 @@ def first_line(documented: Any) -> str:
     return (inspect.getdoc(documented) or "").partition("\n")[0]
 
 
+MAX_COUNT = 2**31 - 1
+"""The largest whole number that an int32 holds: what is counted in a program cannot exceed it."""
+
+
+def shown(value: object) -> str:
+    """A value for a message: in one line, and not a long one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def at_least(name: str, value: int, low: int) -> None:
-    """Raise ValueError unless `value` is a whole number of at least `low`."""
+    """Raise ValueError unless `value` is a whole number of at least `low` that an int32 holds."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-        raise ValueError(f"{name} = {value!r}: must be a whole number of at least {low}")
+        raise ValueError(f"{name} = {shown(value)}: must be a whole number of at least {low}")
+    if value > MAX_COUNT:
+        raise ValueError(f"{name} = {value}: must be at most {MAX_COUNT}")
+
+
+def seed(name: str, value: Any, count: int = 1) -> None:
+    """Raise ValueError unless `value` may seed a key, and the `count - 1` numbers after it too.
+
+    A key has 32 bits of seed: larger ones would be another's again.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value <= 2**32 - count:
+        raise ValueError(
+            f"{name} = {shown(value)}: must be a whole number of at least 0, at most {2**32 - count}"
+        )
 
 
 def leaf(
@@ -54,8 +78,11 @@ def leaf(
     below: float | None = None,
     high: float | None = None,
     infinite: bool = False,
+    whole: bool = False,
 ) -> None:
-    """Raise ValueError unless every number in `value` is finite and inside the bounds.
+    """Raise ValueError unless every number in `value` is finite, in float32 too, and inside the bounds.
+
+    Values under a trace pass: they cannot be known.
 
     Args:
       name: how the message names the value.
@@ -65,14 +92,27 @@ def leaf(
       below: exclusive upper bound.
       high: inclusive upper bound.
       infinite: whether plus infinity is allowed.
+      whole: whether it must be whole numbers.
     """
+    if traced(value):
+        return
     try:
-        numbers = np.asarray(value, dtype=np.float64)
+        given = np.asarray(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} = {value!r}: must be a number") from None
+        given = np.asarray(None)
+    # Text and booleans would become numbers; complex ones, half of themselves.
+    if not any(jnp.issubdtype(given.dtype, kind) for kind in (np.integer, np.floating)):
+        raise ValueError(f"{name} = {shown(value)}: must be a number")
+    numbers = given.astype(np.float64)
+    with np.errstate(over="ignore"):
+        narrow = numbers.astype(np.float32)
+    # Below the smallest normal number XLA takes 0 instead.
+    kept = np.isfinite(narrow) & ((np.abs(narrow) >= np.finfo(np.float32).tiny) | (numbers == 0))
     rules = [
         ("a number, not NaN", ~np.isnan(numbers)),
         ("finite", np.isfinite(numbers) | (infinite & (numbers == np.inf))),
+        ("within float32, from 1.18e-38 to 3.4e+38 or 0", kept | np.isinf(numbers)),
+        ("a whole number", not whole or numbers == np.floor(numbers)),
         (f"above {above}", above is None or numbers > above),
         (f"at least {low}", low is None or numbers >= low),
         (f"below {below}", below is None or numbers < below),
@@ -82,6 +122,22 @@ def leaf(
         if not np.all(passed):
             bad = numbers[~np.asarray(passed)].flat[0] if np.ndim(passed) else float(numbers)
             raise ValueError(f"{name} = {bad:g}: must be {allowed}")
+
+
+def lane_axes(axes: Mapping[str, tuple[int, ...]], lanes: tuple[int, ...] | None) -> None:
+    """Raise ValueError unless what values have behind axes of their own is nothing, or one axis of lanes.
+
+    Args:
+      axes: shape of that, by the value's name.
+      lanes: the lanes that there are, `()` or `(N,)`; None: not known yet, but they must agree.
+    """
+    # One entry serves all lanes.
+    given = {name: shape for name, shape in axes.items() if shape != () and (shape != (1,) or lanes == ())}
+    for name, shape in given.items():
+        expected = next(iter(given.values())) if lanes is None else lanes
+        if shape != expected or len(shape) > 1:
+            allowed = f" or {expected[:1]}, an entry for each lane" if expected else ""
+            raise ValueError(f"{name} has lane axes {shape}: must be (){allowed}")
 
 
 def multiple(name: str, value: int, of: str, divisor: int) -> None:

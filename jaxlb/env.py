@@ -1,5 +1,6 @@
 """The environment: reset and step in the shape of gymnax 1.x, and the transition that rollouts share."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,7 +36,29 @@ def flatten(observation: Observation, stale: bool = False) -> Array:
 
 
 @dataclass(frozen=True)
-class Env:
+class _Settings:
+    """The fields of `Env`, which it describes."""
+
+    name: str
+    make_params: Callable[[int], EnvParams]
+    num_processors: int
+    queue_capacity: int = 16
+    size_visible: bool = True
+    wait_visible: bool = True
+    reward: Reward = "weighted"
+    allow_overload: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the static settings."""
+        checks.at_least("num_processors", self.num_processors, 1)
+        checks.at_least("queue_capacity", self.queue_capacity, 1)
+        checks.known("reward", self.reward, get_args(Reward))
+        for name in ("size_visible", "wait_visible", "allow_overload"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} = {getattr(self, name)!r}: must be True or False")
+
+
+class Env(_Settings):
     """P processors under a stream of tasks. Static: hashable, no arrays, no state.
 
     Attributes:
@@ -49,24 +72,14 @@ class Env:
       reward: "weighted": - completion_weight * completion^completion_exponent - imbalance_weight * variance
         over processors of the backlog after the assignment - sla_weight * violation. "holding-cost": minus
         the integral of the number of tasks in the system from this decision to the next.
+      allow_overload: whether a load of 1 or more, with which queues grow for ever, is meant.
     """
 
-    name: str
-    make_params: Callable[[int], EnvParams]
-    num_processors: int
-    queue_capacity: int = 16
-    size_visible: bool = True
-    wait_visible: bool = True
-    reward: Reward = "weighted"
-
-    def __post_init__(self) -> None:
-        """Check the static settings."""
-        checks.at_least("num_processors", self.num_processors, 1)
-        checks.at_least("queue_capacity", self.queue_capacity, 1)
-        checks.known("reward", self.reward, get_args(Reward))
-        for name in ("size_visible", "wait_visible"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be True or False")
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Settings are fixed; a wrapper of gymnax puts a batched `reset` and `step` into its copy."""
+        if name not in ("reset", "step"):
+            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+        self.__dict__[name] = value
 
     # The shape that gymnax gives an environment.
 
@@ -142,7 +155,7 @@ class Env:
         def restart(_: Array, carry: tuple[EnvState, Key]) -> tuple[EnvState, Key]:
             old, key = carry
             reset_key = split(key, 4)[-1]
-            fresh = self.reset(reset_key, params)[1]
+            fresh = Env.reset(self, reset_key, params)[1]  # not what a wrapper put in its place
             # Under `vmap` all lanes count time from a new origin at the same task, whenever they began.
             fresh = fresh.replace(system=fresh.system.replace(age=old.system.age))
             return jax.tree.map(functools.partial(jnp.where, truncated), fresh, old), reset_key
@@ -239,35 +252,44 @@ class Env:
         size = jnp.broadcast_to(params.size.mean(), task.size.shape)
         return task.replace(size=size, deadline=workload.deadline(params, size, task.priority))
 
-    def check(self, params: EnvParams) -> None:
-        """Raise ValueError if a concrete parameter is out of bounds; parameters under a trace pass."""
-        if checks.traced(params):
-            return
-        shape = np.shape(params.speed)
-        if shape[:1] != (self.num_processors,):
+    def check(self, params: EnvParams, lanes: Lanes | None = None) -> None:
+        """Raise ValueError if a parameter is out of bounds, or two do not agree; values under a trace pass.
+
+        Args:
+          params: of this environment.
+          lanes: shape of the lane axes that they will meet; None: not known yet.
+        """
+        told = params.speed if params.nominal_speed is None else params.nominal_speed
+        for name, value in (("speed", params.speed), ("nominal_speed", told)):
+            if np.shape(value)[:1] != (self.num_processors,):
+                raise ValueError(
+                    f"{name} has shape {np.shape(value)}: must be ({self.num_processors},), "
+                    "one for each processor"
+                )
+            checks.leaf(name, value, above=0)
+        classes, slacks = np.shape(params.class_probability), np.shape(params.class_slack)
+        if not classes or classes[0] < 1 or slacks[:1] != classes[:1]:
             raise ValueError(
-                f"speed has shape {shape}: must be ({self.num_processors},), one for each processor"
-            )
-        classes = np.shape(params.class_probability)
-        if len(classes) != 1 or classes[0] < 1 or np.shape(params.class_slack) != classes:
-            raise ValueError(
-                f"class_probability has shape {classes}, class_slack {np.shape(params.class_slack)}: "
+                f"class_probability has shape {classes}, class_slack {slacks}: "
                 "must both be (C,), one entry for each priority class"
             )
-        rewards.check(params, classes[0])
-        checks.leaf("speed", params.speed, above=0)
-        if params.nominal_speed is not None:
-            if np.shape(params.nominal_speed)[:1] != (self.num_processors,):
-                raise ValueError(
-                    f"nominal_speed has shape {np.shape(params.nominal_speed)}: must be "
-                    f"({self.num_processors},), one for each processor"
-                )
-            checks.leaf("nominal_speed", params.nominal_speed, above=0)
+        rewards.check(params, classes[0], lanes)
         checks.leaf("load", params.load, above=0)
+        if (
+            not self.allow_overload
+            and not checks.traced(params.load)
+            and np.any(np.asarray(params.load) >= 1)
+        ):
+            raise ValueError(
+                f"load = {np.max(params.load):g}: must be below 1, or queues grow for ever; "
+                "allow_overload permits it"
+            )
         checks.leaf("class_probability", params.class_probability, low=0)
-        total = float(np.sum(np.asarray(params.class_probability, np.float64)))
-        if abs(total - 1.0) > 1e-4:
-            raise ValueError(f"class_probability sums to {total:g}: must sum to 1")
+        if not checks.traced(params.class_probability):
+            total = np.asarray(params.class_probability, np.float64).sum(0)
+            if np.any(np.abs(total - 1.0) > 1e-4):
+                off = np.ravel(total)[np.abs(np.ravel(total) - 1.0).argmax()]
+                raise ValueError(f"class_probability sums to {off:g}: must sum to 1")
         for name in ("class_slack", "deadline_constant"):
             checks.leaf(name, getattr(params, name), low=0)
         for name in ("load_time_constant", "measure_interval"):
@@ -275,9 +297,14 @@ class Env:
                 checks.leaf(name, getattr(params, name), above=0)
         if params.measure_noise is not None:
             checks.leaf("measure_noise", params.measure_noise, low=0)
-        checks.leaf("max_steps_in_episode", params.max_steps_in_episode, low=1)
-        params.arrival.check()
-        params.size.check()
+        steps = params.max_steps_in_episode
+        checks.leaf("max_steps_in_episode", steps, whole=True, low=1, high=checks.MAX_COUNT)
+        shapes = {name: np.shape(getattr(params, name)) for name in params.__dataclass_fields__}
+        for name in VECTORS:
+            shapes[name] = shapes[name][1:]
+        # Arrival process and size law have axes of their own kind.
+        checks.lane_axes(shapes | {"arrival": (), "size": ()}, lanes)
+        workload.check(params, lanes)
 
 
 def canonical(params: EnvParams) -> EnvParams:

@@ -8,7 +8,7 @@ from flax import struct
 
 from jaxlb import checks
 from jaxlb.numerics import at_processor, mean
-from jaxlb.types import Array, EnvParams
+from jaxlb.types import Array, EnvParams, Lanes
 
 WEIGHTS = ("completion_weight", "imbalance_weight", "sla_weight")
 
@@ -47,8 +47,17 @@ class Weights(struct.PyTreeNode):
         )
 
 
-def check(weights: HasWeights, num_classes: int) -> None:
-    """Raise ValueError if a weight is out of bounds or has the wrong shape; those under a trace pass."""
+def check(weights: HasWeights, num_classes: int, lanes: Lanes | None = None) -> None:
+    """Raise ValueError if a weight is out of bounds or has the wrong shape; values under a trace pass.
+
+    Args:
+      weights: of its parts.
+      num_classes: C.
+      lanes: the lanes that there are; None: not known yet.
+    """
+    for name in (*WEIGHTS, "completion_exponent"):
+        if not hasattr(weights, name):
+            raise ValueError(f"weights = {checks.shown(weights)}: must be jaxlb.Weights")
     shape = np.shape(weights.sla_weight)
     if shape and shape[0] != num_classes:
         raise ValueError(
@@ -56,11 +65,12 @@ def check(weights: HasWeights, num_classes: int) -> None:
             "one for each priority class"
         )
     for name in WEIGHTS:
-        if not checks.traced(getattr(weights, name)):
-            checks.leaf(name, getattr(weights, name), low=0)
-    exponent = weights.completion_exponent
-    if exponent is not None and not checks.traced(exponent):
-        checks.leaf("completion_exponent", exponent, above=0)
+        checks.leaf(name, getattr(weights, name), low=0)
+    if weights.completion_exponent is not None:
+        checks.leaf("completion_exponent", weights.completion_exponent, above=0)
+    others = ("completion_weight", "imbalance_weight", "completion_exponent")
+    axes = {name: np.shape(getattr(weights, name)) for name in others}
+    checks.lane_axes(axes | {"sla_weight": shape[1:]}, lanes)
 
 
 def weighted(

@@ -4,6 +4,7 @@
 `replay` runs given tasks and returns what became of each. Both make the same `decide` step.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -370,12 +371,13 @@ def replay(
     ):
         shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tasks)]
         raise ValueError(f"tasks have shapes {shapes}: must all be [T], or all [T, N], of at least one task")
-    env.check(params)
-    if not checks.traced(tasks):
-        checks.leaf("gap", tasks.gap, low=0)
-        checks.leaf("size", tasks.size, above=0)
-        checks.leaf("priority", tasks.priority, low=0, high=np.shape(params.class_probability)[0] - 1)
-        checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
+    # Its workload is not used, so its load may be any.
+    dataclasses.replace(env, allow_overload=True).check(params, shape[1:])
+    classes = np.shape(params.class_probability)[0]
+    checks.leaf("gap", tasks.gap, low=0)
+    checks.leaf("size", tasks.size, above=0)
+    checks.leaf("priority", tasks.priority, whole=True, low=0, high=classes - 1)
+    checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
     floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
     tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats)
     params, key = canonical(params), typed(key)

@@ -41,7 +41,7 @@ class Record:
       method: of training, a name of `jaxlb.learn.TRAINERS`.
       scenario: for `jaxlb.make`.
       overrides: for `jaxlb.make`, by name.
-      trace: path and format, or None.
+      trace: path, format and options for `jaxlb.read_trace`, or None.
       allow_overload: for `jaxlb.make`.
       num_processors: of that environment.
       settings: of the trainer, all of them.
@@ -53,7 +53,7 @@ class Record:
     method: str
     scenario: str
     overrides: dict[str, Any]
-    trace: list[str] | None
+    trace: list[Any] | None
     allow_overload: bool
     num_processors: int
     settings: dict[str, Any]
@@ -63,7 +63,10 @@ class Record:
 
     def environment(self) -> tuple[Env, EnvParams]:
         """What it was trained on."""
-        trace = read_trace(*self.trace) if self.trace else None
+        trace = None
+        if self.trace is not None:
+            path, format, options = self.trace
+            trace = read_trace(path, format, **options)
         return make(self.scenario, trace=trace, allow_overload=self.allow_overload, **self.overrides)
 
     def trainer(self) -> Trainer:

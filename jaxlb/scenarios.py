@@ -15,7 +15,7 @@ from jaxlb.workload import TraceData
 from jaxlb.workload.arrivals import Bursty, Poisson, Shift
 from jaxlb.workload.sizes import BoundedPareto, Exponential, LogNormal
 
-_STATIC = {field.name for field in dataclasses.fields(Env)} - {"name", "make_params"}
+_STATIC = {field.name for field in dataclasses.fields(Env)} - {"name", "make_params", "allow_overload"}
 # Recorded bursts are longer than a generated scenario's: rules that count tasks need the room.
 _TRACE_QUEUE_CAPACITY = 128
 
@@ -157,7 +157,8 @@ def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, 
             f"the factory of scenario {name!r} has the first parameter {first}: "
             "must be num_processors, with a whole number as default"
         )
-    env = Env(name=name, make_params=make_params, num_processors=first.default, **settings)
+    # Whether overload is meant, `make` is told.
+    env = Env(name, make_params, first.default, allow_overload=True, **settings)
     env.check(make_params(first.default))
     description = checks.first_line(make_params)
     _SCENARIOS[name] = Scenario(description, first.default, make_params, tuple(settings.items()))
@@ -202,19 +203,13 @@ def make(
     settings.setdefault("num_processors", scenario.num_processors)
     if trace is not None:
         settings.setdefault("queue_capacity", _TRACE_QUEUE_CAPACITY)
-    env = Env(name=name, make_params=scenario.make_params, **settings)
+    env = Env(name=name, make_params=scenario.make_params, allow_overload=allow_overload, **settings)
     params = scenario.make_params(env.num_processors)
     if trace is not None:
         arrival, size = trace.workload(mean_size=float(params.size.mean()))
         params = params.replace(arrival=arrival, size=size)
     params = _override(params, numbers)
     env.check(params)
-    if not allow_overload:
-        load = np.asarray(params.load)
-        if np.any(load >= 1):
-            raise ValueError(
-                f"load = {load.max():g}: must be below 1, or queues grow for ever; allow_overload permits it"
-            )
     return env, canonical(params)
 
 

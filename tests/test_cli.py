@@ -102,6 +102,23 @@ def test_lists(command):
         (["--trace", "x.csv"], "--trace and --trace-format go together"),
         (["--trace", "none.csv", "--trace-format", "csv"], "none.csv: cannot be read: No such file"),
         (["--trace", "none.csv", "--trace-format", "xml"], "unknown trace format 'xml'"),
+        (["--trace-options", "start=3"], "--trace-options: of which trace?"),
+        (
+            ["--trace", "x.csv", "--trace-format", "csv", "--trace-options", "start"],
+            "must look like NAME=VALUE",
+        ),
+        (
+            ["--trace", "x.csv", "--trace-format", "csv", "--trace-options", "size_colum=x"],
+            "unknown option of trace format 'csv' 'size_colum'; did you mean size_column",
+        ),
+        (["--set", 'load="0.5"'], "load = '0.5': must be a number"),
+        (["--set", "load=null"], "load = None: must be a number"),
+        (
+            ["--seed", "4294967296"],
+            "seed = 4294967296: must be a whole number of at least 0, at most 4294967295",
+        ),
+        (["--out", ""], "--out '': must be a path"),
+        (["--out="], "--out '': must be a path"),
         (["--out", "/proc/nothing"], "--out /proc/nothing: cannot be written"),
         (["--lanse", "4"], "--lanse"),
         (["--lanes", "four"], "four"),

@@ -94,14 +94,59 @@ def test_an_action_that_is_no_processor_is_refused():
     vector = gymnasium.make_vec("jaxlb/stable-v0", num_envs=2)
     vector.reset(seed=0)
     for bad in (-1, 4):
-        with pytest.raises(ValueError, match=r"must be in 0 \.\. 3"):
+        with pytest.raises(ValueError, match=rf"action = {bad}: must be in 0 \.\. 3"):
             env.step(bad)
-        with pytest.raises(ValueError, match=r"must be in 0 \.\. 3"):
+        with pytest.raises(ValueError, match=rf"actions = {bad}: must be in 0 \.\. 3"):
             vector.step(np.array([0, bad]))
     with pytest.raises(ValueError, match=r"shape \(3,\): must be \(2,\)"):
         vector.step(np.zeros(3, int))
+    for bad, message in ((1.7, "= 1.7: must be a whole number"), (np.nan, "must be a number, not NaN")):
+        with pytest.raises(ValueError, match=message):
+            env.step(bad)
+        with pytest.raises(ValueError, match=message):
+            vector.step(np.array([0.0, bad]))
+    for bad in (None, "1", True, [0, 1]):
+        with pytest.raises(ValueError, match=r"action (=|has shape)"):
+            env.step(bad)
+
+
+def test_an_action_may_come_in_an_array():
+    env = gymnasium.make("jaxlb/stable-v0").unwrapped
+    for action in (2, np.int64(2), np.array(2), np.array([2]), np.array([2.0], np.float32)):
+        env.reset(seed=0)
+        assert env.step(action)[-1]["action"] == 2
+
+
+def test_nothing_is_stepped_before_a_reset():
+    env = jaxlb.interop.gymnasium_envs.LoadBalancingEnv("stable")
+    vector = gymnasium.make_vec("jaxlb/stable-v0", num_envs=2)
+    for call in (lambda: env.step(0), lambda: vector.step(np.array([0, 0]))):
+        with pytest.raises(gymnasium.error.ResetNeeded, match="step before reset"):
+            call()
+        with pytest.raises(ValueError, match="step before reset"):
+            call()
+
+
+def test_seeds_that_cannot_be_are_refused():
+    env = gymnasium.make("jaxlb/stable-v0").unwrapped
+    vector = gymnasium.make_vec("jaxlb/stable-v0", num_envs=2)
     with pytest.raises(ValueError, match="seed has 3 entries: must have 2"):
         vector.reset(seed=[1, 2, 3])
+    for bad in (-1, 2**32, 1.5, "7", True):
+        with pytest.raises(
+            ValueError, match=r"seed = .*: must be a whole number of at least 0, at most 4294967295"
+        ):
+            env.reset(seed=bad)
+        with pytest.raises(
+            ValueError, match=r"seed = .*: must be a whole number of at least 0, at most 4294967295"
+        ):
+            vector.reset(seed=[0, bad])
+    with pytest.raises(
+        ValueError, match=r"seed of the first lane = 4294967295: must be .* at most 4294967294"
+    ):
+        vector.reset(seed=2**32 - 1)
+    last, _ = vector.reset(seed=2**32 - 2)
+    assert (last[1] == env.reset(seed=2**32 - 1)[0]).all()
 
 
 def _equal(ours, theirs):
@@ -128,7 +173,7 @@ def test_a_vector_is_gymnasiums_own_vector_of_single_environments():
     assert ours.observation_space == theirs.observation_space
     assert ours.action_space == theirs.action_space
     rng = np.random.default_rng(0)
-    for seed in (11, None, [4, 3, 2, 1, 0]):
+    for seed in (11, None, [4, 3, 2, 1, 0], [7, None, None, 8, 9]):
         np.testing.assert_allclose(ours.reset(seed=seed)[0], theirs.reset(seed=seed)[0], rtol=1e-5)
         for step in range(1, 10):
             actions = rng.integers(0, 8, 5)

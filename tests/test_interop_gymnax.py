@@ -88,6 +88,41 @@ def test_gymnax_to_gym_wrapper(gymnax, key):
         assert (bool(terminated), bool(truncated)) == (False, step == 3)
 
 
+def test_gymnax_to_vector_gym_wrapper(gymnax):
+    """Its lanes are ours, through resets too, though it puts batched functions into its copy."""
+    from gymnax.wrappers.gym import GymnaxToVectorGymWrapper
+
+    env, params = jaxlb.make("heavy-tail", max_steps_in_episode=3)
+    wrapped = GymnaxToVectorGymWrapper(env, num_envs=5, params=params)
+    first, _ = wrapped.reset(seed=7)
+    keys = jax.random.split(jax.random.key(7), 5)
+    split = jax.vmap(jax.random.split, out_axes=1)
+    keys, reset_keys = split(keys)
+    observation, state = jax.vmap(env.reset, (0, None))(reset_keys, params)
+    np.testing.assert_allclose(first, observation, rtol=1e-5)
+    for step in range(1, 8):
+        action = jnp.full(5, step % 4)
+        keys, step_keys = split(keys)
+        observation, state, reward, _, truncated, _ = jax.vmap(env.step, (0, 0, 0, None))(
+            step_keys, state, action, params
+        )
+        seen, cost, _, ended, _ = wrapped.step(action)
+        np.testing.assert_allclose(seen, observation, rtol=1e-5)
+        np.testing.assert_allclose(cost, reward, rtol=1e-5)
+        assert ended.tolist() == truncated.tolist() == [step % 3 == 0] * 5
+    assert "reset" not in vars(env) and env == copy.deepcopy(env)
+    assert len({env, copy.deepcopy(env)}) == 1
+
+
+def test_settings_of_an_environment_are_fixed():
+    env, _ = jaxlb.make("heavy-tail")
+    for name in ("num_processors", "anything"):
+        with pytest.raises(AttributeError):
+            setattr(env, name, 5)
+    with pytest.raises(AttributeError):
+        del env.num_processors
+
+
 REJAX = {
     "dqn": {"fill_buffer": 500, "buffer_size": 2000, "batch_size": 64},
     "sac": {"fill_buffer": 500, "buffer_size": 2000, "batch_size": 64},

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxlb
 from jaxlb.learn import networks
+from jaxlb.rollout import first_arrival
+from jaxlb.schedulers import learned
 from jaxlb.schedulers.learned import PROCESSOR_FEATURES, Features
 
 
@@ -135,3 +138,15 @@ def test_bad_widths_are_refused():
 def test_graphs_that_cannot_be_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         networks.network("gnn", **options)
+
+
+def test_a_perceptron_for_other_processors_is_refused_in_one_line(key):
+    env, params = jaxlb.make("heavy-tail")
+    wide, wide_params = jaxlb.make("heavy-tail", num_processors=8)
+    scheduler = learned.dqn(networks.mlp((4,)))
+    state = first_arrival(env, params, key, ())
+    variables = scheduler.init(key, env.observe(state, params, key))
+    told = "a perceptron trained for 4 processors, here are 8: must be as many"
+    with pytest.raises(ValueError, match=told) as caught:
+        jaxlb.rollout(wide, wide_params, scheduler, variables, key, 2, 3)
+    assert "\n" not in str(caught.value)

@@ -1,5 +1,6 @@
 """The reward of an assignment, and of every assignment there could be."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -76,6 +77,12 @@ def test_bad_weights_are_refused():
         jaxlb.make("heavy-tail", completion_exponent=0.0)
     with pytest.raises(ValueError, match="completion_weight = -1: must be at least 0"):
         jaxlb.make("heavy-tail", completion_weight=-1.0)
+
+    env, params = jaxlb.make("heavy-tail")
+    for weights in (lambda state, outcome: 0.0, None, {"sla_weight": 1.0}, "holding-cost"):
+        with pytest.raises(ValueError, match=r"weights = .*: must be jaxlb\.Weights") as caught:
+            jaxlb.train_dqn(env, params, jaxlb.DQNConfig(weights=weights), jax.random.key(0))
+        assert "\n" not in str(caught.value)
 
 
 def test_rewards_can_differ_by_lane(key):

@@ -158,6 +158,12 @@ def test_state_stays_small():
         ({"gap": [1.0, -1.0]}, "gap = -1: must be at least 0"),
         ({"size": [1.0, 0.0]}, "size = 0: must be above 0"),
         ({"size": [1.0, np.nan]}, "size = nan: must be a number"),
+        ({"size": [1.0, 1e308]}, r"size = 1e\+308: must be within float32"),
+        ({"size": [1.0, 1e-40]}, "size = 1e-40: must be within float32"),
+        ({"gap": [1.0, 1e39]}, r"gap = 1e\+39: must be within float32"),
+        ({"deadline": [1.0, 1e39]}, r"deadline = 1e\+39: must be within float32"),
+        ({"priority": [0.0, 0.5]}, "priority = 0.5: must be a whole number"),
+        ({"priority": [0, 1]}, "priority = 1: must be at most 0"),
         ({"gap": [1.0]}, r"must all be \[T\], or all \[T, N\]"),
         ({"gap": [], "size": [], "priority": [], "deadline": []}, "at least one task"),
     ],
@@ -165,14 +171,16 @@ def test_state_stays_small():
 def test_bad_tasks_are_refused(change, message, key):
     env, params = jaxlb.make("stable")
     fields = {"gap": [1.0, 1.0], "size": [1.0, 1.0], "priority": [0, 0], "deadline": [3.0, 3.0]} | change
-    tasks = jaxlb.Task(**{name: np.asarray(values, np.float32) for name, values in fields.items()})
+    tasks = jaxlb.Task(**{name: np.asarray(values, np.float64) for name, values in fields.items()})
     with pytest.raises(ValueError, match=message):
         jaxlb.replay(env, params, jaxlb.scheduler("lwr"), (), tasks, key)
 
 
-@pytest.mark.parametrize("change", [{"num_lanes": 0}, {"num_tasks": 0}, {"num_tasks": 2.5}, {"warmup": -1}])
+@pytest.mark.parametrize(
+    "change", [{"num_lanes": 0}, {"num_tasks": 0}, {"num_tasks": 2.5}, {"warmup": -1}, {"num_tasks": 2**31}]
+)
 def test_bad_counts_are_refused(change, key):
     env, params = jaxlb.make("stable")
     counts = {"num_lanes": 2, "num_tasks": 2} | change
-    with pytest.raises(ValueError, match="must be a whole number of at least"):
+    with pytest.raises(ValueError, match=r"must be (a whole number of at least|at most 2147483647)"):
         jaxlb.rollout(env, params, jaxlb.scheduler("lwr"), (), key, **counts)

@@ -211,7 +211,7 @@ def test_weights_for_each_priority_fit_as_many_priorities_only(trained, tmp_path
         ({"seeds": 0}, (), "seeds = 0: must be a whole number of at least 1"),
         ({}, ("lr=1",), "unknown setting 'lr'"),
         ({}, ("learning_rate=0",), "learning_rate = 0: must be above 0"),
-        ({}, ("learning_rate=null",), "learning_rate = nan: must be a number"),
+        ({}, ("learning_rate=null",), "learning_rate = None: must be a number"),
         ({}, ("network=gcn",), "unknown network 'gcn'"),
         ({}, ("widths=64",), "widths = 64: must be a list"),
     ],

@@ -9,7 +9,7 @@ from scipy import interpolate, stats
 import jaxlb
 from jaxlb import theory, workload
 from jaxlb.env import with_lane_axis
-from jaxlb.schedulers import optimal
+from jaxlb.schedulers import as_scheduler, optimal
 from jaxlb.schedulers.size_based import load_cutoffs
 from jaxlb.workload import sizes
 
@@ -343,3 +343,15 @@ def test_a_rollout_calls_nothing_on_the_host(name):
     program = str(jax.make_jaxpr(summary)(params, key))
     assert "while" in program
     assert "callback" not in program
+
+
+def test_a_scheduler_may_be_given_by_its_name():
+    lwr = jaxlb.scheduler("lwr")
+    assert as_scheduler("lwr") is as_scheduler(lwr) is lwr
+    with pytest.raises(ValueError, match="unknown scheduler 'lwrr'; did you mean"):
+        as_scheduler("lwrr")
+    told = r"scheduler = .*: must be a name or a jaxlb.Scheduler"
+    for bad in (3, None, (lwr, ()), ["lwr"], lambda: lwr, np.ones(100)):
+        with pytest.raises(ValueError, match=told) as caught:
+            as_scheduler(bad)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 200

@@ -140,7 +140,8 @@ def test_lanes_replay_the_trace_from_their_own_place_at_the_wanted_load(tmp_path
     )
     text = "time,size,p\n" + "".join(f"{time},{size},{p}\n" for time, size, p in rows)
     trace = jaxlb.read_trace(write(tmp_path, text), "csv", priority_column="p")
-    env, params = jaxlb.make("heavy-tail", trace=trace, load=0.5)
+    classes = {"class_probability": [0.2, 0.3, 0.5], "class_slack": [2, 3, 4]}
+    env, params = jaxlb.make("heavy-tail", trace=trace, load=0.5, **classes)
     assert env.num_processors == 4
     np.testing.assert_allclose(params.size.mean(), jaxlb.make("heavy-tail")[1].size.mean(), rtol=1e-5)
     lanes = (7,)
@@ -155,6 +156,8 @@ def test_lanes_replay_the_trace_from_their_own_place_at_the_wanted_load(tmp_path
         place = (begin + step) % 50
         np.testing.assert_allclose(task.size, trace.size[place] * scale, rtol=1e-5)
         np.testing.assert_array_equal(task.priority, trace.priority[place])
+        slack = np.array([2.0, 3.0, 4.0], np.float32)[trace.priority[place]]
+        np.testing.assert_allclose(task.deadline, slack * task.size / params.speed.mean(), rtol=1e-5)
         gaps.append(np.asarray(task.gap))
     rate = float(workload.arrival_rate(params)[0])
     np.testing.assert_allclose(np.mean(gaps[:50]), 1.0 / rate, rtol=1e-5)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import logging
 import os
 import platform
@@ -54,6 +55,9 @@ XLA_FLAGS = " ".join(
 )
 """What XLA is told where the environment does not say otherwise."""
 
+_PATHS = ("--out", "--trace", "--config", "--checkpoint", "--reference")
+"""Options that are paths."""
+
 STOPPED = 130
 """Exit code after Ctrl-C, as of a shell."""
 
@@ -64,6 +68,10 @@ def _parse(arguments: Sequence[str]) -> Any:
     Raises:
       ValueError: they cannot be understood.
     """
+    for word, following in itertools.pairwise([*arguments, "--"]):
+        # pathlib would take nothing for the working directory.
+        if word.removesuffix("=") in _PATHS and (word.endswith("=") or following == ""):
+            raise ValueError(f"{word.removesuffix('=')} '': must be a path")
     configured = _configured(arguments)
     settings = vars(configured) if configured else {}
     lists = {name: value for name, value in settings.items() if isinstance(value, tuple)}

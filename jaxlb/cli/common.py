@@ -59,7 +59,9 @@ class Where:
     trace: Path | None = None
     """A recorded trace whose tasks replace the scenario's workload."""
     trace_format: str | None = None
-    """azure-llm, swf, swim or csv."""
+    """azure-llm, swf, swim, csv or jsonl."""
+    trace_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """Columns, units and window of the trace, such as time_column=at size_column=work start=3600."""
     load: float | None = None
     """Arrival rate x mean size / total speed; if not given, the scenario's."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
@@ -71,13 +73,24 @@ class Where:
         """Parameters of the scenario by name."""
         return overrides("--set", self.set) | ({} if self.load is None else {"load": self.load})
 
+    def recorded(self) -> list[Any] | None:
+        """The trace, if there is one: path, format, options."""
+        if self.trace is None:
+            return None
+        return [
+            str(self.trace.absolute()),
+            self.trace_format,
+            overrides("--trace-options", self.trace_options),
+        ]
+
     def environment(self) -> tuple[Env, EnvParams, dict[str, Any]]:
         """The environment, its parameters, and how the output names it."""
         if (self.trace is None) != (self.trace_format is None):
             raise ValueError("--trace and --trace-format go together: give both or none")
-        trace = None
-        if self.trace is not None and self.trace_format is not None:
-            trace = read_trace(self.trace, self.trace_format)
+        if self.trace_options and self.trace is None:
+            raise ValueError("--trace-options: of which trace? --trace and --trace-format name it")
+        recorded = self.recorded()
+        trace = None if recorded is None else read_trace(recorded[0], recorded[1], **recorded[2])
         env, params = make(self.scenario, trace=trace, allow_overload=self.allow_overload, **self.overrides())
         name = None if trace is None else trace.name
         return env, params, {"scenario": env.name, "trace": name, "load": float(params.load)}
@@ -100,6 +113,11 @@ def overrides(option: str, settings: tuple[str, ...]) -> dict[str, Any]:
             raise ValueError(f"{option} {setting!r}: must look like NAME=VALUE")
         values[name] = _value(text)
     return values
+
+
+def settings(values: dict[str, Any]) -> tuple[str, ...]:
+    """Values by name as settings NAME=VALUE, from which `overrides` makes the same values."""
+    return tuple(f"{name}={json.dumps(value)}" for name, value in values.items())
 
 
 def alone(command: str) -> None:

@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from jaxlb import checks, runs
 from jaxlb.cli import folders
-from jaxlb.cli.common import Where, Writes, console, dumps, progress
+from jaxlb.cli.common import Where, Writes, console, dumps, progress, settings
 from jaxlb.comparison import Comparison, Entry, Interval, compare
 from jaxlb.env import Env
 from jaxlb.schedulers import scheduler
@@ -64,7 +63,7 @@ class _Judge(Writes):
         """What the options ask for."""
         checks.at_least("lanes", self.lanes, 1)
         checks.at_least("tasks", self.tasks, 1)
-        checks.at_least("seed", self.seed, 0)
+        checks.seed("seed", self.seed)
         behaviour = scheduler(self.behaviour) if self.snapshot else None
         env, params, described = where.environment()
         chosen = entries(self.schedulers, checkpoints, env, params)
@@ -132,14 +131,17 @@ class Evaluate(_Judge, Where):
 
     def run(self) -> None:
         """Compare, print, write."""
-        options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Where)}
+        options: dict[str, Any] = {
+            field.name: getattr(self, field.name) for field in dataclasses.fields(Where)
+        }
         record = runs.find(self.directory).record
         if not self.scenario:
-            settings = (f"{name}={json.dumps(value)}" for name, value in record.overrides.items())
-            options |= {"scenario": record.scenario, "set": (*settings, *self.set)}
+            options |= {"scenario": record.scenario, "set": (*settings(record.overrides), *self.set)}
             options["allow_overload"] |= record.allow_overload
             if record.trace is not None and self.trace is None:
-                options |= {"trace": Path(record.trace[0]), "trace_format": record.trace[1]}
+                path, format, chosen = record.trace
+                options |= {"trace": Path(path), "trace_format": format}
+                options["trace_options"] = (*settings(chosen), *self.trace_options)
         self.judge_and_tell(self.asked(Where(**options), (self.directory,)))
 
 

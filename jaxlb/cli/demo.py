@@ -53,7 +53,7 @@ class Demo:
     def run(self) -> None:
         """Train, compare, write, print."""
         alone("demo")
-        checks.at_least("seed", self.seed, 0)
+        checks.seed("seed", self.seed)
         with folders.begin(self, self.out) as folder:
             report, tables = self._report()
             (self.out / "demo.json").write_text(dumps(report), encoding="utf-8")

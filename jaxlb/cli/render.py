@@ -35,7 +35,7 @@ class Render(Where):
         """Replay, draw, write."""
         alone("render")
         checks.at_least("tasks", self.tasks, 2)
-        checks.at_least("seed", self.seed, 0)
+        checks.seed("seed", self.seed)
         env, params, _ = self.environment()
         shown = entries(self.schedulers, self.checkpoint, env, params)
         if not shown:

@@ -49,8 +49,8 @@ class Train(Writes, Where):
 
     def run(self) -> None:
         """Train, log, save, draw."""
-        checks.at_least("seed", self.seed, 0)
         checks.at_least("seeds", self.seeds, 1)
+        checks.seed("seed", self.seed, self.seeds)
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite: give one of them")
         if jax.process_count() > 1:
@@ -96,7 +96,7 @@ class Train(Writes, Where):
             method=self.method,
             scenario=self.scenario,
             overrides=self.overrides(),
-            trace=None if self.trace is None else [str(self.trace.absolute()), str(self.trace_format)],
+            trace=self.recorded(),
             allow_overload=self.allow_overload,
             num_processors=env.num_processors,
             settings=settings,

@@ -30,7 +30,7 @@ class Verify(Writes):
 
     def run(self) -> None:
         """Verify, write, print; leave with 1 if a case fails."""
-        checks.at_least("seed", self.seed, 0)
+        checks.seed("seed", self.seed)
         with folders.begin(self, self.out) as folder:
             began = time.perf_counter()
             with progress() as advance:

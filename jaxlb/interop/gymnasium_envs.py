@@ -7,10 +7,12 @@ from typing import Any
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from jaxlb import checks
 from jaxlb.env import Env
 from jaxlb.interop.drawing import Picture
 from jaxlb.scenarios import make
@@ -44,9 +46,30 @@ _reset_lanes, _step_lanes = _over_lanes(_reset, 1), _over_lanes(_step, 3)
 _keys = jax.jit(jax.vmap(jax.random.key))
 
 
-def _words(seeds: Sequence[int]) -> np.ndarray:
-    """What seeds a key: any seed's lowest 32 bits."""
-    return np.asarray([int(seed) % 2**32 for seed in seeds], np.uint32)
+def _actions(name: str, actions: Any, shape: tuple[int, ...], num_actions: int) -> np.ndarray:
+    """Actions as int32 of a shape; ValueError if one is no processor, or no whole number."""
+    try:
+        found = np.asarray(actions)
+    except ValueError:
+        found = np.asarray(None)
+    # A single action may come in an array, as policies return it.
+    if found.shape != shape and (shape or found.size != 1):
+        allowed = f"{shape}, one for each lane" if shape else "one number"
+        raise ValueError(f"{name} has shape {found.shape}: must be {allowed}")
+    checks.leaf(name, found, whole=True)
+    outside = found[(found < 0) | (found >= num_actions)]
+    if outside.size:
+        raise ValueError(f"{name} = {outside.flat[0]}: must be in 0 .. {num_actions - 1}")
+    return found.reshape(shape).astype(np.int32)
+
+
+class ResetNeeded(gymnasium.error.ResetNeeded, ValueError):
+    """Gymnasium's error, and a ValueError like all that jaxlb refuses."""
+
+
+def _begun(state: EnvState | None) -> None:
+    if state is None:
+        raise ResetNeeded("step before reset: reset begins an episode")
 
 
 def _spaces(env: Env, params: EnvParams) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
@@ -95,10 +118,12 @@ class LoadBalancingEnv(gymnasium.Env[np.ndarray, np.int64]):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode; with a seed, it and all that follow are reproducible."""
         del options
+        if seed is not None:
+            checks.seed("seed", seed)
         super().reset(seed=seed)
         if seed is not None or self._key is None:
             word = int(self.np_random.integers(2**32)) if seed is None else seed
-            self._key, self._next_episode = jax.random.key(_words([word])[0]), None
+            self._key, self._next_episode = jax.random.key(np.uint32(word)), None
         observation = self._next_episode
         if observation is None:
             self._key, self._state, first = _reset_one(self.func_env, self.params, self._key)
@@ -112,12 +137,12 @@ class LoadBalancingEnv(gymnasium.Env[np.ndarray, np.int64]):
         """Assign the waiting task to a processor, and let the next one arrive.
 
         Raises:
-          ValueError: an action that is no processor.
+          ValueError: an action that is no processor, or no reset before.
         """
-        if not 0 <= action < self.func_env.num_actions:
-            raise ValueError(f"action = {action!r}: must be in 0 .. {self.func_env.num_actions - 1}")
+        _begun(self._state)
+        chosen = _actions("action", action, (), self.func_env.num_actions)
         self._key, self._state, (first, reward, terminated, truncated, info) = _step_one(
-            self.func_env, self.params, self._key, self._state, np.int32(action)
+            self.func_env, self.params, self._key, self._state, chosen
         )
         ended = bool(truncated)
         self._next_episode = np.array(first) if ended else None
@@ -177,6 +202,7 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode = {render_mode!r}: must be None or 'rgb_array'")
+        checks.at_least("num_envs", num_envs, 1)
         self.num_envs = num_envs
         self.render_mode = render_mode
         self._picture = Picture(window=False) if render_mode else None
@@ -188,32 +214,41 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._state: EnvState | None = None
 
     def reset(
-        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode in every lane.
 
         Args:
-          seed: of the first lane, whose neighbours take the numbers after it; or one for each lane.
+          seed: of the first lane, whose neighbours take the numbers after it; or one for each lane, None for
+            one that goes on as it would.
           options: ignored.
 
         Raises:
-          ValueError: another number of seeds than of lanes.
+          ValueError: another number of seeds than of lanes, or one that is no whole number from 0 below 2^32.
         """
         del options
-        if isinstance(seed, Sequence):
-            seeds = seed
-            if len(seeds) != self.num_envs:
-                raise ValueError(
-                    f"seed has {len(seeds)} entries: must have {self.num_envs}, one for each lane"
-                )
-            super().reset(seed=seeds[0])
+        lanes = self.num_envs
+        if isinstance(seed, (Sequence, np.ndarray)):
+            seeds = list(seed)
+            if len(seeds) != lanes:
+                raise ValueError(f"seed has {len(seeds)} entries: must have {lanes}, one for each lane")
+            for one in seeds:
+                if one is not None:
+                    checks.seed("seed", one)
+        elif seed is None:
+            seeds = [None] * lanes
         else:
-            super().reset(seed=seed)
-            first = int(self.np_random.integers(2**32)) if seed is None else seed
-            seeds = range(first, first + self.num_envs)
-        if seed is not None or self._key is None:
-            self._key = _keys(_words(seeds))
-        self._key, self._state, observation = _reset_lanes(self.func_env, self.params, self._key)
+            checks.seed("seed of the first lane", seed, lanes)
+            seeds = [seed + lane for lane in range(lanes)]
+        super().reset(seed=None if seeds[0] is None else int(seeds[0]))
+        key = self._key
+        if key is None:
+            key = _keys(self.np_random.integers(2**32, size=lanes, dtype=np.uint32))
+        given = np.array([one is not None for one in seeds])
+        words = np.array([0 if one is None else one for one in seeds], np.uint32)
+        if given.any():
+            key = jnp.where(given, _keys(words), key)
+        self._key, self._state, observation = _reset_lanes(self.func_env, self.params, key)
         return np.array(observation), {}
 
     def step(
@@ -222,19 +257,11 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Assign the waiting task of every lane, `actions` `[N]`, and let the next ones arrive.
 
         Raises:
-          ValueError: another shape, or an action that is no processor.
+          ValueError: another shape, an action that is no processor, or no reset before.
         """
-        actions = np.asarray(actions)
-        if actions.shape != (self.num_envs,):
-            raise ValueError(
-                f"actions have shape {actions.shape}: must be ({self.num_envs},), one for each lane"
-            )
-        if actions.min() < 0 or actions.max() >= self.func_env.num_actions:
-            found, last = f"{actions.min()} .. {actions.max()}", self.func_env.num_actions - 1
-            raise ValueError(f"actions are in {found}: must be in 0 .. {last}")
-        self._key, self._state, seen = _step_lanes(
-            self.func_env, self.params, self._key, self._state, actions.astype(np.int32)
-        )
+        _begun(self._state)
+        chosen = _actions("actions", actions, (self.num_envs,), self.func_env.num_actions)
+        self._key, self._state, seen = _step_lanes(self.func_env, self.params, self._key, self._state, chosen)
         *figures, info = seen
         observation, reward, terminated, truncated = map(np.array, figures)
         ended, outcome = terminated | truncated, _by_name(info["outcome"])

@@ -489,12 +489,12 @@ def plain_settings(config: DQNConfig) -> dict[str, Any]:
 
 def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
     """Raise ValueError if a setting is out of bounds; numbers under a trace pass."""
-    env.check(params)
     c = config
     if isinstance(c.network, Recurrent):
         raise ValueError("network: one that remembers, as recurrent-gnn, is for train_gnn only")
     for name in ("num_lanes", "batch_size", "num_iterations", "num_evaluations", "evaluation_tasks"):
         checks.at_least(name, getattr(c, name), 1)
+    env.check(params, (c.num_lanes,))
     checks.at_least("n_step", c.n_step, 1)
     checks.at_least("memory_rows", c.memory_rows, c.n_step + 1)
     if c.memory_rows * c.num_lanes < c.batch_size:
@@ -509,7 +509,7 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
     def bounded(names: Iterable[str], optional: bool = False, **bounds: Any) -> None:
         for name in names:
             value = getattr(c, name)
-            if not (optional and value is None) and not checks.traced(value):
+            if not (optional and value is None):
                 checks.leaf(name, value, **bounds)
 
     bounded(("learning_rate", "final_learning_rate"), above=0)
@@ -522,9 +522,9 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
         raise ValueError(
             "discount = 1, average_rate = 0: without a discount values are relative to the average reward"
         )
+    rewards.check(c.weights, np.shape(params.class_probability)[0], (c.num_lanes,))
     if c.weights.completion_exponent is None:
         raise ValueError("completion_exponent = None: must be a number here, which the network is told")
-    rewards.check(c.weights, np.shape(params.class_probability)[0])
 
 
 def _fits(settings: Mapping[str, Any], num_processors: int, env: Env, params: EnvParams) -> None:

@@ -469,9 +469,9 @@ def check(env: Systems, params: Any, config: GNNConfig) -> None:
             f"{len(env)} environments with {len(params)} parameters: must be as many, at least 1"
         )
     each = _each(env, params)
-    for one, own in each:
-        one.check(own)
     checks.at_least("num_lanes", c.num_lanes, HELD_OUT + 1)
+    for one, own in each:
+        one.check(own, (c.num_lanes,))
     for name in ("num_tasks", "sequence", "num_iterations", "num_evaluations"):
         checks.at_least(name, getattr(c, name), 1)
     checks.at_least("batch_size", c.batch_size, len(each))
@@ -492,8 +492,7 @@ def check(env: Systems, params: Any, config: GNNConfig) -> None:
     for name in c.behaviours:
         checks.known("scheduler", name, schedulers())
     for name in ("learning_rate", "final_learning_rate"):
-        if not checks.traced(getattr(c, name)):
-            checks.leaf(name, getattr(c, name), above=0)
+        checks.leaf(name, getattr(c, name), above=0)
     _check_outputs(each[0][0].num_processors, c)
 
 

@@ -168,7 +168,20 @@ def mlp(widths: tuple[int, ...] = (128, 128), duelling: bool = False) -> Network
       widths: of the hidden layers.
       duelling: whether level and advantages are separate outputs.
     """
-    return _network(_Perceptron(_widths(widths), duelling))
+    module = _Perceptron(_widths(widths), duelling)
+
+    def apply(parameters: Any, x: Features) -> Any:
+        found = x.task.shape[-1] + x.processor.shape[-2] * x.processor.shape[-1]
+        known = parameters["params"]["Dense_0"]["kernel"].shape[-2]
+        if known != found:
+            trained_for = (known - x.task.shape[-1]) / x.processor.shape[-1]
+            raise ValueError(
+                f"a perceptron trained for {trained_for:g} processors, here are {x.processor.shape[-2]}: "
+                "must be as many; networks per_processor and gnn serve any number"
+            )
+        return module.apply(parameters, x)
+
+    return _network(module, apply)
 
 
 @functools.cache

@@ -259,8 +259,8 @@ def defaults() -> dict[str, Any]:
 def check(env: Env, params: EnvParams, config: PredictorConfig) -> None:
     """Raise ValueError if a setting is out of bounds."""
     c = config
-    env.check(params)
     checks.at_least("num_lanes", c.num_lanes, HELD_OUT + 1)
+    env.check(params, (c.num_lanes,))
     for name in ("num_tasks", "num_examples", "num_iterations", "num_evaluations", "hold"):
         checks.at_least(name, getattr(c, name), 1)
     for name in ("warmup", "horizon"):

@@ -8,7 +8,7 @@ from jaxlb import checks
 from jaxlb.schedulers import adaptive, classical, optimal, predictive, size_based
 from jaxlb.types import Scheduler
 
-__all__ = ["add", "scheduler", "schedulers"]
+__all__ = ["add", "as_scheduler", "scheduler", "schedulers"]
 
 _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "random": classical.random,
@@ -57,6 +57,19 @@ def scheduler(name: str, **options: object) -> Scheduler:
     for option in options:
         checks.known(f"option of scheduler {name!r}", option, allowed)
     return _made(_FACTORIES[name], tuple(sorted(options.items())))
+
+
+def as_scheduler(given: object) -> Scheduler:
+    """A scheduler as it is, or the one of that name with its default options.
+
+    Raises:
+      ValueError: unknown name, or neither a name nor a scheduler.
+    """
+    if isinstance(given, str):
+        return scheduler(given)
+    if not isinstance(given, Scheduler):
+        raise ValueError(f"scheduler = {checks.shown(given)}: must be a name or a jaxlb.Scheduler")
+    return given
 
 
 def schedulers() -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlb import checks
 from jaxlb.numerics import broadcasts
@@ -22,6 +23,7 @@ __all__ = [
     "add",
     "arrival_rate",
     "arrivals",
+    "check",
     "deadline",
     "draw",
     "named",
@@ -79,6 +81,57 @@ def add(part: str, name: str, factory: Callable[[], Any]) -> None:
     """Let `make` know a name for what `factory()` makes; see `jaxlb.register`."""
     checks.free(_KIND[part], name, _NAMED[part])
     _NAMED[part][name] = factory
+
+
+def check(params: EnvParams, lanes: Lanes | None = None) -> None:
+    """Raise ValueError if the workload is out of bounds, or does not fit the rest; values under a trace pass.
+
+    Args:
+      params: arrival process, size law and classes.
+      lanes: shape of the lane axes that they will meet; None: not known yet.
+    """
+    parts = (params.arrival, params.size)
+    if checks.traced(parts):
+        return
+    for part in parts:
+        part.check()
+    if isinstance(params.arrival, arrivals.Trace):
+        _fits(params.arrival, params)
+    elif lanes is not None and any(np.ndim(leaf) for leaf in jax.tree.leaves(parts)):
+        # Which axes of a part are lanes and which are its own, only it knows: try whether it draws.
+        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(parts)]
+        try:
+            jax.eval_shape(lambda key: _sizes_and_gaps(key, params, lanes), jax.random.key(0))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"arrival and size have leaves of shapes {shapes}: must be numbers, or fit lanes {lanes}"
+            ) from None
+
+
+def _sizes_and_gaps(key: Key, params: EnvParams, lanes: Lanes) -> tuple[Array, Array]:
+    """One draw of what arrival process and size law alone decide; only its shape is meant."""
+    process, uniform = params.arrival, jnp.full(lanes, 0.5)
+    extra = jnp.full((process.extra_words, *lanes), 0.5)
+    gap, state = process.gap(process.start(key, lanes), jnp.float32(1.0), uniform, extra)
+    size = process.size(state, params.size.inverse_survival(uniform), extra)
+    return jnp.broadcast_to(gap, lanes), jnp.broadcast_to(size, lanes)
+
+
+def _fits(trace: arrivals.Trace, params: EnvParams) -> None:
+    """Raise ValueError if tasks of a trace are not what the other parameters say."""
+    classes = np.shape(params.class_probability)[0]
+    if trace.task_priority is not None and np.max(trace.task_priority) >= classes:
+        raise ValueError(
+            f"task_priority = {np.max(trace.task_priority)}: must be at most {classes - 1}, as the number of "
+            f"priority classes is {classes}; class_probability and class_slack, an entry for each, set it"
+        )
+    recorded = np.mean(np.asarray(trace.task_size, np.float64))
+    mean = np.asarray(params.size.mean(), np.float64)
+    if not np.allclose(mean, recorded, rtol=1e-3):
+        raise ValueError(
+            f"size: a law of mean {np.ravel(mean)[0]:g} with a trace of mean size {recorded:g}: must be the "
+            "same, as tasks of a trace have the recorded sizes and the load is told by the law"
+        )
 
 
 def arrival_rate(params: EnvParams) -> Array:

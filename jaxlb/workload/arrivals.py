@@ -318,10 +318,14 @@ class Trace(_Process, struct.PyTreeNode):
 
     def check(self) -> None:
         """Raise ValueError on a bad parameter."""
+        shapes = {name: np.shape(leaf) for name, leaf in vars(self).items() if leaf is not None}
+        if len(set(shapes.values())) > 1 or len(np.shape(self.unit_gap)) != 1 or not np.size(self.unit_gap):
+            raise ValueError(f"a trace has shapes {shapes}: must all be (T,), of at least one task")
         checks.leaf("unit_gap", self.unit_gap, low=0)
+        checks.leaf("mean of unit_gap", np.mean(np.asarray(self.unit_gap, np.float64)), low=0.999, high=1.001)
         checks.leaf("task_size", self.task_size, above=0)
         if self.task_priority is not None:
-            checks.leaf("task_priority", self.task_priority, low=0)
+            checks.leaf("task_priority", self.task_priority, whole=True, low=0)
         if self.task_deadline is not None:
             checks.leaf("task_deadline", self.task_deadline, low=0)
 

@@ -84,7 +84,7 @@ class Uniform(struct.PyTreeNode):
         """Raise ValueError on a bad parameter."""
         checks.leaf("low", self.low, low=0)
         checks.leaf("high", self.high, above=0)
-        checks.leaf("high - low", self.high - self.low, low=0)
+        checks.leaf("high - low", np.asarray(self.high) - np.asarray(self.low), low=0)
 
     def mean(self) -> Array:
         """Expected size."""
@@ -190,7 +190,7 @@ class Bimodal(struct.PyTreeNode):
         """Raise ValueError on a bad parameter."""
         checks.leaf("small", self.small, above=0)
         checks.leaf("large", self.large, above=0)
-        checks.leaf("large - small", self.large - self.small, low=0)
+        checks.leaf("large - small", np.asarray(self.large) - np.asarray(self.small), low=0)
         checks.leaf("large_probability", self.large_probability, low=0, high=1)
 
     def mean(self) -> Array:
@@ -214,6 +214,8 @@ class Empirical(struct.PyTreeNode):
     def check(self) -> None:
         """Raise ValueError on a bad parameter."""
         checks.leaf("sizes", self.descending, above=0)
+        if np.ndim(self.descending) != 1 or np.any(np.diff(self.descending) > 0):
+            raise ValueError(f"sizes have shape {np.shape(self.descending)}: must be (T,), the largest first")
 
     def mean(self) -> Array:
         """Expected size."""
