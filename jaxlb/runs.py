@@ -71,8 +71,12 @@ class Record:
         return TRAINERS[self.method]
 
     def check(self, env: Env, params: EnvParams) -> None:
-        """Raise ValueError unless the weights fit an environment."""
-        self.trainer().fits(self.settings, self.num_processors, env, params)
+        """Raise ValueError unless the weights fit an environment; warn where they may be of little use there."""
+        self.trainer().fits(self.settings, self.without_trace()[1], env, params)
+
+    def without_trace(self) -> tuple[Env, EnvParams]:
+        """What it was trained on, with the scenario's own tasks: weights look the same, and are found sooner."""
+        return dataclasses.replace(self, trace=None).environment()
 
 
 @dataclass(frozen=True)
@@ -219,8 +223,7 @@ def load_all(run: Run) -> dict[int, tuple[Scheduler, Any]]:
     """What a run trained, by seed: the scheduler and its best weights."""
     record, trainer = run.record, run.record.trainer()
     config = trainer.configure(**record.settings)
-    # Weights look the same whether tasks are recorded or not.
-    env, params = dataclasses.replace(record, trace=None).environment()
+    env, params = record.without_trace()
     looks = jax.eval_shape(lambda: start(trainer, env, params, config, record.seeds)).best
     # Plain arrays: what Orbax puts on one device could not meet lanes spread over all.
     best = jax.tree.map(np.asarray, run.restore(best=looks)["best"])

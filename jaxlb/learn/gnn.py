@@ -516,9 +516,8 @@ def _check_outputs(num_processors: int, config: GNNConfig) -> None:
         )
 
 
-def _fits(settings: Mapping[str, Any], num_processors: int, env: Env, params: EnvParams) -> None:
-    del params
-    networks.check_number(settings["network"], num_processors, env.name, env.num_processors)
+def _fits(settings: Mapping[str, Any], trained: EnvParams, env: Env, params: EnvParams) -> None:
+    networks.check_processors(settings["network"], trained.speed, env.name, params.speed)
 
 
 GNN = Trainer(
