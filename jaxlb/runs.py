@@ -71,11 +71,11 @@ class Record:
         return TRAINERS[self.method]
 
     def check(self, env: Env, params: EnvParams) -> None:
-        """Raise ValueError unless the weights fit an environment; warn where they may be of little use there."""
+        """Raise ValueError unless the weights fit an environment; warn where they may do badly there."""
         self.trainer().fits(self.settings, self.without_trace()[1], env, params)
 
     def without_trace(self) -> tuple[Env, EnvParams]:
-        """What it was trained on, with the scenario's own tasks: weights look the same, and are found sooner."""
+        """What it was trained on, but with the scenario's own tasks, for what depends on no tasks."""
         return dataclasses.replace(self, trace=None).environment()
 
 

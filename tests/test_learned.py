@@ -126,7 +126,7 @@ def test_what_never_varied_in_training_moves_no_choice(key, method):
 
 @pytest.mark.parametrize("method", TRAININGS)
 def test_by_default_processors_have_no_places(key, method):
-    """The same speeds in another order: the same tasks go to the same speeds, but for a rounded tie or two."""
+    """The same speeds in another order: tasks go to the same speeds, but for a rounded tie or two."""
     env, params, result = trained(method)
     tasks = jaxlb.workload.sample(key, with_lane_axis(params, (16,)), 200, (16,))
     order = jnp.array([2, 0, 3, 1])

@@ -194,7 +194,9 @@ def test_a_perceptron_that_meets_other_speeds_says_so(trained, tmp_path):
     for met in (speeds[::-1], np.full(4, 1.5), np.stack([speeds, speeds[::-1]], 1)):
         first = met.reshape(4, -1)[:, 0]
         lists = [", ".join(f"{speed:g}" for speed in listed) for listed in (speeds, first)]
-        with pytest.warns(UserWarning, match=re.escape(f"of speeds {lists[0]}, in this order, and heavy-tail")):
+        with pytest.warns(
+            UserWarning, match=re.escape(f"of speeds {lists[0]}, in this order, and heavy-tail")
+        ):
             record.check(env, params.replace(speed=met))
         other.check(env, params.replace(speed=met))
 

@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from jaxlb import checks
 from jaxlb.env import Env
 from jaxlb.scenarios import make
 from jaxlb.types import EnvParams
@@ -61,7 +62,7 @@ class Where:
 
     def overrides(self) -> dict[str, Any]:
         """Parameters of the scenario by name."""
-        return overrides("--set", self.set) | ({} if self.load is None else {"load": self.load})
+        return checks.settings("--set", self.set) | ({} if self.load is None else {"load": self.load})
 
     def environment(self) -> tuple[Env, EnvParams, dict[str, Any]]:
         """The environment, its parameters, and how the output names it."""
@@ -73,25 +74,6 @@ class Where:
         env, params = make(self.scenario, trace=trace, allow_overload=self.allow_overload, **self.overrides())
         name = None if trace is None else trace.name
         return env, params, {"scenario": env.name, "trace": name, "load": float(params.load)}
-
-
-def _value(text: str) -> Any:
-    """A JSON value, so numbers, lists, true and false; anything else stays text."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def overrides(option: str, settings: tuple[str, ...]) -> dict[str, Any]:
-    """Values by name from settings NAME=VALUE that an option brought."""
-    values = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"{option} {setting!r}: must look like NAME=VALUE")
-        values[name] = _value(text)
-    return values
 
 
 def alone(command: str) -> None:

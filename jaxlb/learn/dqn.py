@@ -345,9 +345,7 @@ def _update_moments(moments: Moments, x: Features, rate: Array) -> Moments:
         # Of a mixture: within its parts, and between them. Nothing is subtracted, so that what never varies
         # has a variance of next to nothing, however large it is.
         variance=jax.tree.map(
-            lambda variance, own, old, new: (
-                (1.0 - rate) * (variance + rate * (new - old) ** 2) + rate * own
-            ),
+            lambda variance, own, old, new: (1.0 - rate) * (variance + rate * (new - old) ** 2) + rate * own,
             moments.variance,
             own,
             moments.mean,

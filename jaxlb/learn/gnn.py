@@ -20,7 +20,7 @@ from jaxlb.learn.schedules import schedule
 from jaxlb.learn.trainer import Trainer, TrainResult, train
 from jaxlb.numerics import at_processor
 from jaxlb.rollout import first_arrival, watch
-from jaxlb.schedulers import forecasts, learned, regression, scheduler, schedulers
+from jaxlb.schedulers import forecasts, learned, regression, scheduler
 from jaxlb.schedulers.base import chosen_acts
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
 from jaxlb.schedulers.learned import Features, Network, Recurrent
@@ -490,7 +490,7 @@ def check(env: Systems, params: Any, config: GNNConfig) -> None:
     if not c.behaviours:
         raise ValueError("behaviours = (): must be at least one scheduler")
     for name in c.behaviours:
-        checks.known("scheduler", name, schedulers())
+        scheduler(name)
     for name in ("learning_rate", "final_learning_rate"):
         if not checks.traced(getattr(c, name)):
             checks.leaf(name, getattr(c, name), above=0)
