@@ -1,6 +1,5 @@
 """Networks from features to a number for each processor: Flax Linen modules behind (init, apply)."""
 
-import functools
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from flax import linen as nn
 
 from jaxlb import checks
 from jaxlb.numerics import stored
+from jaxlb.recipes import cached
 from jaxlb.schedulers.learned import PROCESSOR_FEATURES, Features, Network, Recurrent
 from jaxlb.types import Array, Key, Lanes
 
@@ -162,7 +162,7 @@ def _widths(widths: Sequence[int]) -> tuple[int, ...]:
     return tuple(widths)
 
 
-@functools.cache
+@cached
 def mlp(widths: tuple[int, ...] = (128, 128), duelling: bool = False) -> Network:
     """A multi-layer perceptron over all features: for processors of given speeds in a given order.
 
@@ -173,7 +173,7 @@ def mlp(widths: tuple[int, ...] = (128, 128), duelling: bool = False) -> Network
     return _network(_Perceptron(_widths(widths), duelling))
 
 
-@functools.cache
+@cached
 def per_processor(widths: tuple[int, ...] = (64, 64), duelling: bool = False) -> Network:
     """A permutation-equivariant network: the same weights for any number of processors.
 
@@ -184,7 +184,7 @@ def per_processor(widths: tuple[int, ...] = (64, 64), duelling: bool = False) ->
     return _network(_PerProcessor(_widths(widths), duelling))
 
 
-@functools.cache
+@cached
 def gnn(
     widths: tuple[int, ...] = (64, 32),
     rounds: int = 1,
@@ -224,7 +224,7 @@ def gnn(
     return _network(module, lambda parameters, x: module.apply(parameters, x)[0])
 
 
-@functools.cache
+@cached
 def recurrent_gnn(
     widths: tuple[int, ...] = (32, 32), rounds: int = 1, pooling: Pooling = "mean", outputs: int = 1
 ) -> Recurrent:

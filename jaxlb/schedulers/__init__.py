@@ -1,11 +1,11 @@
 """Schedulers by name."""
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Hashable
 
 from jaxlb import checks
+from jaxlb.recipes import cached
 from jaxlb.schedulers import adaptive, classical, optimal, predictive, size_based
 from jaxlb.types import Scheduler
 
@@ -37,7 +37,7 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
 }
 
 
-@functools.cache
+@cached
 def _made(factory: Callable[..., Scheduler], options: tuple[tuple[str, object], ...]) -> Scheduler:
     # The same object for the same request: compiled programs are looked up by it.
     return factory(**dict(options))

@@ -15,6 +15,7 @@ from flax import struct
 
 from jaxlb import rewards
 from jaxlb.numerics import deviation
+from jaxlb.recipes import cached, picklable
 from jaxlb.rewards import Weights
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
 from jaxlb.types import Array, Key, Lanes, Observation, Scalar, Scheduler
@@ -27,6 +28,7 @@ class Features(struct.PyTreeNode):
     processor: Array  # [..., P, L] of each processor
 
 
+@picklable
 class Network(NamedTuple):
     """A network, as pure functions.
 
@@ -39,6 +41,7 @@ class Network(NamedTuple):
     apply: Callable[[Any, Features], Array]
 
 
+@picklable
 class Recurrent(NamedTuple):
     """A network that remembers, as pure functions.
 
@@ -181,7 +184,7 @@ def untrained(network: Network, key: Key, x: Features, weights: Weights) -> Vari
     return Variables(network=network.init(key, x), moments=no_moments(x), weights=weights)
 
 
-@functools.cache
+@cached
 def dqn(network: Network, forecaster: Forecaster = FLUID) -> Scheduler:
     """The largest value, by a network trained with `jaxlb.train_dqn`.
 
