@@ -8,6 +8,7 @@ Every claim is held for every seed: figures are the DQN's divided by the baselin
 
 import dataclasses
 import functools
+import operator
 import os
 import platform
 import time
@@ -24,7 +25,7 @@ import tyro
 from claims import FIGURES, LANES, TASKS, TEST_SEED, WARMUP, Claim, Page, at_most, compared, line, rules
 
 import jaxlb
-from jaxlb import theory, workload
+from jaxlb import theory, tuning, workload
 from jaxlb.learn import networks
 from jaxlb.learn.dqn import plain_settings
 from jaxlb.report import plots
@@ -101,14 +102,7 @@ def bounded(bounds: Mapping[tuple[str, str], float]) -> Claims:
 
 def guarded() -> dict[str, Scheduler]:
     """Guarded SITA in every setting of a grid, and FPI."""
-    settings = [
-        {"big": big, "big_to": big_to, "share": share}
-        for big in (1, 2)
-        for big_to in ("slowest", "fastest")
-        for share in (0.4, 0.6, 0.8, 1.0, 1.2)
-    ]
-    found = {f"guarded {s}": jaxlb.scheduler("guarded-sita", **s) for s in settings}
-    return found | rules("fpi")
+    return rules(*tuning.GUARDED_SITA, "fpi")
 
 
 def heavy_tail(found: Found) -> list[Claim]:
@@ -402,6 +396,13 @@ def settings(config: jaxlb.DQNConfig) -> str:
     return ", ".join(f"{name} = {value}" for name, value in plain.items()) or "the defaults"
 
 
+def best_guarded(table: jaxlb.Comparison) -> list[Any]:
+    """The rows of a table, but of guarded SITA those settings only that are the best in some figure."""
+    settings = [row for row in table.schedulers if row.name in tuning.GUARDED_SITA]
+    best = {min(settings, key=operator.attrgetter(figure)).name for figure in FIGURES.values() if settings}
+    return [row for row in table.schedulers if row not in settings or row.name in best]
+
+
 def section(name: str, row: Row, seeds: list[list[Found]]) -> str:
     """A row's part of the page."""
     overrides = f" with {dict(row.overrides)}" if row.overrides else ""
@@ -412,7 +413,7 @@ def section(name: str, row: Row, seeds: list[list[Found]]) -> str:
     for at, found in enumerate(seeds[0]):
         suffix = f" at load {float(found.params.load):.2f}" if len(seeds[0]) > 1 else ""
         taken = {each[at].name: f", {each[at].seconds:.0f} s of training" for each in seeds}
-        shown = [one for one in found.table.schedulers if not one.name.startswith("guarded {")]
+        shown = best_guarded(found.table)
         lines += [line(one, one.name + suffix + taken.get(one.name, "")) for one in shown]
         for each in zip(*(row.claims(one[at]) for one in seeds), strict=True):
             claimed.append(Claim(each[0].name + suffix, [one.figures[0] for one in each], each[0].bound))

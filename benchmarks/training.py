@@ -31,6 +31,7 @@ from rich.table import Table
 
 import jaxlb
 from jaxlb import runs
+from jaxlb.learn import networks
 from jaxlb.rollout import side_by_side
 
 WIDTHS = (128, 128)
@@ -166,8 +167,9 @@ class OneDone(jaxlb.Env):
 
 
 def config(**settings: Any) -> jaxlb.DQNConfig:
-    """Judging the policy once, at the end, on one task."""
-    return jaxlb.DQNConfig(num_evaluations=1, evaluation_tasks=1, **settings)
+    """The peers' network; judging the policy once, at the end, on one task."""
+    network = networks.mlp(WIDTHS)
+    return jaxlb.DQNConfig(network=network, num_evaluations=1, evaluation_tasks=1, **settings)
 
 
 def compiled(name: str, amount: int, function: Callable[[Any], Any], key: Any) -> Program:
@@ -245,8 +247,8 @@ def rejax_duel(rejax: Any, memory: int, rounds: int) -> dict[str, Any]:
     settings = config(
         num_lanes=lanes, batch_size=batch, memory_rows=memory // lanes, num_iterations=iterations, n_step=1
     )
-    networks = importlib.import_module("rejax.networks")
-    agent = networks.EpsilonGreedyPolicy(networks.DiscreteQNetwork)(
+    theirs = importlib.import_module("rejax.networks")
+    agent = theirs.EpsilonGreedyPolicy(theirs.DiscreteQNetwork)(
         hidden_layer_sizes=WIDTHS, activation=jax.nn.relu, action_dim=ENV.num_actions
     )
     algorithm = rejax.DQN.create(

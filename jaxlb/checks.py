@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,6 +16,36 @@ from jax.core import Tracer
 def traced(tree: Any) -> bool:
     """Whether a leaf is under a trace, so that its value cannot be known."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+
+
+def entries(text: str) -> list[str]:
+    """What a list separated by commas has; those within brackets separate nothing."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts if part.strip()]
+
+
+def settings(what: str, texts: Iterable[str]) -> dict[str, Any]:
+    """Values by name from texts NAME=VALUE: numbers, lists and so on as JSON has them; anything else is text.
+
+    Raises:
+      ValueError: one looks different; `what` is what the message calls it.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise ValueError(f"{what} {text!r}: must look like NAME=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except json.JSONDecodeError:
+            values[name] = value
+    return values
 
 
 def known(kind: str, name: object, allowed: Iterable[str]) -> None:

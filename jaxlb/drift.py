@@ -14,9 +14,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks
+from jaxlb.recipes import cached, picklable
 from jaxlb.types import Array, Lanes, Scalar
 
 
+@picklable
 class Detector(NamedTuple):
     """A detector, as pure functions.
 
@@ -327,7 +329,7 @@ DETECTORS = {
 }
 
 
-@functools.cache
+@cached
 def detector(name: str, **options: Any) -> Detector:
     """A detector by its name and options; the same object for the same request.
 

@@ -119,6 +119,15 @@ def variance_grown(x: jax.Array, entry: jax.Array, growth: jax.Array) -> jax.Arr
     return jnp.maximum(variance(x) + more, 0.0)
 
 
+def deviation(mean: jax.Array, variance: jax.Array) -> jax.Array:
+    """What to divide by so that a variance becomes 1; infinite where nothing varied but by rounding.
+
+    That is told by the scale of the numbers, which is their mean, or 1 where that is smaller.
+    """
+    found = jnp.sqrt(jnp.maximum(variance, 0.0))
+    return jnp.where(found > 1e-3 * jnp.maximum(1.0, jnp.abs(mean)), found, jnp.inf)
+
+
 def processor_index(like: jax.Array) -> jax.Array:
     """The index of each processor, `[P, 1, ...]`, shaped to broadcast against `like` of shape `[P, ...]`."""
     return jnp.arange(like.shape[0], dtype=jnp.int32).reshape((-1,) + (1,) * (like.ndim - 1))

@@ -74,8 +74,12 @@ class Record:
         return TRAINERS[self.method]
 
     def check(self, env: Env, params: EnvParams) -> None:
-        """Raise ValueError unless the weights fit an environment."""
-        self.trainer().fits(self.settings, self.num_processors, env, params)
+        """Raise ValueError unless the weights fit an environment; warn where they may do badly there."""
+        self.trainer().fits(self.settings, self.without_trace()[1], env, params)
+
+    def without_trace(self) -> tuple[Env, EnvParams]:
+        """What it was trained on, but with the scenario's own tasks, for what depends on no tasks."""
+        return dataclasses.replace(self, trace=None).environment()
 
 
 @dataclass(frozen=True)
@@ -222,8 +226,7 @@ def load_all(run: Run) -> dict[int, tuple[Scheduler, Any]]:
     """What a run trained, by seed: the scheduler and its best weights."""
     record, trainer = run.record, run.record.trainer()
     config = trainer.configure(**record.settings)
-    # Weights look the same whether tasks are recorded or not.
-    env, params = dataclasses.replace(record, trace=None).environment()
+    env, params = record.without_trace()
     looks = jax.eval_shape(lambda: start(trainer, env, params, config, record.seeds)).best
     # Plain arrays: what Orbax puts on one device could not meet lanes spread over all.
     best = jax.tree.map(np.asarray, run.restore(best=looks)["best"])

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 from flax import struct
 
+from jaxlb.recipes import picklable
+
 Array = jax.Array
 Key = jax.Array
 """A typed key, as `jax.random.key` makes it."""
@@ -191,6 +193,7 @@ class SizeLaw(Protocol):
         ...
 
 
+@picklable
 class Scheduler(NamedTuple):
     """A policy, as pure functions.
 

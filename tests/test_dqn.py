@@ -102,6 +102,21 @@ def test_running_moments_are_those_of_the_features(key):
         np.testing.assert_allclose(variance, leaf.var(axes), rtol=1e-2, atol=1e-3)
 
 
+def test_the_running_variance_of_what_never_varies_is_next_to_nothing():
+    """However large it is, and from the first step on."""
+    x = learned.Features(jnp.full((48, 2), jnp.array([813.7, -0.6733])), jnp.full((48, 3, 1), 1e-3))
+    moments = learned.no_moments(x)
+    update = jax.jit(dqn._update_moments)
+    for step in range(300):
+        moments = update(moments, x, 1.0 / (1.0 + step))
+        for mean, variance in zip(*map(jax.tree.leaves, (moments.mean, moments.variance)), strict=True):
+            assert (variance >= 0.0).all()
+            np.testing.assert_array_less(jnp.sqrt(variance), 1e-5 * jnp.abs(mean))
+        # Nor is it listened to.
+        shown = learned.standardise(moments, jax.tree.map(lambda leaf: leaf + 100.0, x))
+        chex.assert_trees_all_equal(shown, jax.tree.map(jnp.zeros_like, shown))
+
+
 learn = jax.jit(dqn._learn)
 
 

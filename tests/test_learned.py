@@ -1,9 +1,12 @@
 """What a network sees, and how its values become choices."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxlb
 from jaxlb.env import with_lane_axis
@@ -73,11 +76,66 @@ def test_standardised_features_have_mean_0_and_variance_1(key):
     )
     for leaf in jax.tree.leaves(learned.standardise(moments, x)):
         np.testing.assert_allclose([leaf.mean(), leaf.std()], [0.0, 1.0], atol=0.03)
-    constant = learned.standardise(
-        moments.replace(variance=jax.tree.map(jnp.zeros_like, moments.variance)),
-        learned.Features(jnp.full((5, 2), 3.0), jnp.full((5, 3, 4), -1.0)),
-    )
-    chex.assert_trees_all_close(constant, jax.tree.map(jnp.zeros_like, constant))
+    # What lies beyond all that was seen counts as the farthest that is told.
+    far = jax.tree.map(lambda leaf: 1e3 * leaf, x)
+    for leaf in jax.tree.leaves(learned.standardise(moments, far)):
+        assert (float(leaf.min()), float(leaf.max())) == (-learned.BOUND, learned.BOUND)
+    # What never varied says nothing, whatever it is now.
+    unvaried = moments.replace(variance=jax.tree.map(jnp.zeros_like, moments.variance))
+    for shown in (x, far):
+        constant = learned.standardise(unvaried, shown)
+        chex.assert_trees_all_equal(constant, jax.tree.map(jnp.zeros_like, constant))
+
+
+TRAININGS = {
+    "dqn": (
+        jaxlb.train_dqn,
+        jaxlb.DQNConfig(
+            num_lanes=8, memory_rows=64, batch_size=32, num_iterations=300, num_evaluations=2,
+            evaluation_tasks=20,
+        ),
+    ),
+    "gnn": (
+        jaxlb.train_gnn,
+        jaxlb.GNNConfig(num_lanes=10, num_tasks=20, warmup=10, num_iterations=60, num_evaluations=2),
+    ),
+}  # fmt: skip
+
+
+@functools.cache
+def trained(method):
+    """A short training for tasks of one priority."""
+    train, config = TRAININGS[method]
+    env, params = jaxlb.make("heavy-tail")
+    return env, params, train(env, params, config, jax.random.key(3))
+
+
+@pytest.mark.parametrize("method", TRAININGS)
+def test_what_never_varied_in_training_moves_no_choice(key, method):
+    """Three priorities with one deadline: to who learned with one, the same tasks as ever."""
+    env, params, result = trained(method)
+    tasks = jaxlb.workload.sample(key, with_lane_axis(params, (16,)), 200, (16,))
+    of_many = params.replace(class_probability=jnp.full(3, 1 / 3), class_slack=jnp.full(3, 4.0))
+    known = jaxlb.replay(env, params, result.scheduler, result.variables, tasks, key)
+    assert len(np.unique(known.action)) > 1
+    for priority in (1, 2):
+        other = tasks.replace(priority=jnp.full_like(tasks.priority, priority))
+        met = jaxlb.replay(env, of_many, result.scheduler, result.variables, other, key)
+        np.testing.assert_array_equal(met.action, known.action)
+
+
+@pytest.mark.parametrize("method", TRAININGS)
+def test_by_default_processors_have_no_places(key, method):
+    """The same speeds in another order: tasks go to the same speeds, but for a rounded tie or two."""
+    env, params, result = trained(method)
+    tasks = jaxlb.workload.sample(key, with_lane_axis(params, (16,)), 200, (16,))
+    order = jnp.array([2, 0, 3, 1])
+    known = jaxlb.replay(env, params, result.scheduler, result.variables, tasks, key)
+    permuted = params.replace(speed=jnp.asarray(params.speed)[order])
+    met = jaxlb.replay(env, permuted, result.scheduler, result.variables, tasks, key)
+    same = (order[met.action] == known.action).all(0)
+    assert same.sum() >= 15
+    np.testing.assert_allclose(met.completion[:, same], known.completion[:, same], rtol=1e-4)
 
 
 def test_a_network_that_says_nothing_leaves_the_greedy_choice(key):

@@ -57,6 +57,17 @@ def test_a_line_that_goes_through_everything_is_found(key):
     assert float(fit.error) < 5e-3
 
 
+def test_a_predictor_does_not_listen_to_what_never_varied(key):
+    """Rounding in the mean of thousands of equal numbers is no variation."""
+    env, params = stale(speed=[0.7] * 8)
+    fit = train_predictor(env, params, SMALL.replace(num_iterations=10, num_evaluations=1), key).variables
+    place = SMALL.predictor.features.index("speed")
+    assert jnp.isinf(fit.feature_deviation[place])
+    x = jax.random.uniform(key, (len(SMALL.predictor.features), 8, 6))
+    other = x.at[place].add(3.0)
+    chex.assert_trees_all_equal(*(predictors.predict(SMALL.predictor, fit, x) for x in (x, other)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", [{"size_visible": False}, {"measure_noise": 0.5}])
 def test_stated_intervals_cover_what_they_should(key, overrides):

@@ -158,6 +158,10 @@ def test_a_predictor_is_trained_kept_and_loaded_like_a_dqn(tmp_path, capsys):
         Train(method="predictor", train=("learning_rate=1",), out=tmp_path / "no").run()
 
 
+def settings_of(source):
+    return json.loads((source / "run.json").read_text())["settings"]
+
+
 def changed(source, out, **fields):
     """A copy of a run whose record says something else."""
     record = json.loads((source / "run.json").read_text()) | fields
@@ -169,13 +173,32 @@ def changed(source, out, **fields):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scenario": "stale"}, "trained for 4 processors, stale has 8: networks that serve any number are "),
+        ({"scenario": "stale"}, "trained for 4 processors, stale has 8: networks that serve any are "),
         ({"directory": Path("none")}, "none: no run here"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(trained, options, message):
+def test_weights_that_do_not_fit_are_refused(trained, tmp_path, options, message):
+    perceptron = changed(trained, tmp_path / "mlp", settings=settings_of(trained) | {"network": "mlp"})
     with pytest.raises(ValueError, match=message):
-        Evaluate(**{"directory": trained} | options).run()
+        Evaluate(**{"directory": perceptron} | options).run()
+
+
+def test_a_perceptron_that_meets_other_speeds_says_so(trained, tmp_path):
+    """And no other network does: it has no places."""
+    perceptron = changed(trained, tmp_path / "mlp", settings=settings_of(trained) | {"network": "mlp"})
+    record, other = runs.find(perceptron).record, runs.find(trained).record
+    env, params = record.environment()
+    speeds = np.asarray(params.speed)
+    record.check(env, params)
+    record.check(env, params.replace(speed=3.0 * speeds))  # another unit
+    for met in (speeds[::-1], np.full(4, 1.5), np.stack([speeds, speeds[::-1]], 1)):
+        first = met.reshape(4, -1)[:, 0]
+        lists = [", ".join(f"{speed:g}" for speed in listed) for listed in (speeds, first)]
+        with pytest.warns(
+            UserWarning, match=re.escape(f"of speeds {lists[0]}, in this order, and heavy-tail")
+        ):
+            record.check(env, params.replace(speed=met))
+        other.check(env, params.replace(speed=met))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +215,7 @@ def test_runs_of_another_jaxlb_are_refused(trained, tmp_path, fields, message):
 
 
 def test_weights_for_each_priority_fit_as_many_priorities_only(trained, tmp_path):
-    settings = json.loads((trained / "run.json").read_text())["settings"] | {"sla_weight": [1.0, 2.0]}
+    settings = settings_of(trained) | {"sla_weight": [1.0, 2.0]}
     record = runs.find(changed(trained, tmp_path / "classes", settings=settings)).record
     with pytest.raises(ValueError, match=r"each of 2 priorities, heavy-tail has 1"):
         record.check(*jaxlb.make("heavy-tail"))

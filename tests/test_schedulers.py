@@ -196,6 +196,81 @@ def test_guarded_sita_keeps_big_tasks_off_all_but_the_guarded_processors():
     assert choose("guarded-sita", observation(**seen, size=900.0), big_to="fastest")[0] == 2
 
 
+def carried(law, speed, load, name, **options):
+    """Of the work of a law's tasks: the share of each size, and of each processor; and mean completions."""
+    _, params = jaxlb.make("heavy-tail", speed=list(speed), load=load, size=law)
+    env, _ = jaxlb.make("heavy-tail", speed=list(speed))
+    tasks = workload.sample(jax.random.key(3), with_lane_axis(params, (8,)), 2000, (8,))
+    outcome = jaxlb.replay(env, params, jaxlb.scheduler(name, **options), (), tasks, jax.random.key(0))
+    size, action = (np.asarray(leaf).ravel() for leaf in (tasks.size, outcome.action))
+    work = np.bincount(action, size, minlength=len(speed)) / size.sum()
+    return size, action, work, float(outcome.completion.mean())
+
+
+def logged(limit_share):
+    """A recorded log: sizes that spread, and a time limit that many tasks reach."""
+    spread = np.geomspace(1.0, 50.0, 900, dtype=np.float32)
+    at_limit = round(limit_share / (1.0 - limit_share) * spread.sum() / 60.0)
+    return sizes.Empirical(jnp.asarray([*[60.0] * at_limit, *spread[::-1]], jnp.float32))
+
+
+ATOMS = {
+    # Largest sizes that bring a quarter and a third of the work, where a quarter belongs to the guarded.
+    "bimodal, 1/4": (sizes.Bimodal(1.0, 30.0, 1 / 91), 30.0),
+    "a log, 1/4": (logged(0.25), 60.0),
+    "a log, 0.15": (logged(0.15), 60.0),
+    "bimodal, 0.3": (sizes.Bimodal(1.0, 30.0, 1 / 71), 30.0),
+}
+
+
+@pytest.mark.parametrize("name", ATOMS)
+def test_the_largest_size_may_be_an_atom_that_guarded_sita_guards_from(name):
+    """`size > cutoff` would never be true of it, and the rule would be greedy."""
+    law, largest = ATOMS[name]
+    speed = [1.0, 1.0, 1.0, 1.0]
+    size, action, _, _ = carried(law, speed, 0.6, "guarded-sita")
+    assert (action[size == largest] == 0).all() and (action[size < 0.9 * largest] > 0).any()
+    _, greedily, _, _ = carried(law, speed, 0.6, "greedy")
+    assert (greedily[size == largest] > 0).any()
+
+
+def test_of_an_atom_at_the_limit_the_nearer_side_is_taken():
+    # Sizes of 1, 2 and 4 that bring 40, 30 and 30 % of the work, on two guarded processors of five.
+    law = sizes.Empirical(jnp.asarray([4.0] * 30 + [2.0] * 60 + [1.0] * 160))
+    params = params_of([1.0] * 5, load=0.5, size=law)
+    for share, big in [(0.7, 4.0), (1.0, 4.0), (1.3, 2.0), (1.8, 2.0)]:
+        cutoff, _ = jaxlb.scheduler("guarded-sita", big=2, share=share).start(params, ())
+        larger = [size for size in (1.0, 2.0, 4.0) if size > float(cutoff)]
+        assert larger[0] == big, share
+    # What the guarded processors could not do they are not given: 30 % on a fifth of the speed at load 0.8.
+    heavy = params_of([1.0] * 5, load=0.8, size=law)
+    assert float(jaxlb.scheduler("guarded-sita").start(heavy, ())[0]) >= 4.0
+    # Nor does anything follow from a size that all tasks have.
+    same = params_of([1.0] * 5, size=sizes.Deterministic(3.0))
+    assert float(jaxlb.scheduler("guarded-sita").start(same, ())[0]) >= 3.0
+
+
+@pytest.mark.parametrize(
+    "law", [sizes.Deterministic(1.0), sizes.Bimodal(1.0, 10.0, 0.1), logged(0.4)], ids=str
+)
+@pytest.mark.parametrize("name", ["sita-e", "card"])
+def test_no_processor_is_left_out_where_many_tasks_are_of_one_size(name, law):
+    """Nor is any given more than it can do: at load 0.9 queues stay short."""
+    speed = [1.0, 1.0, 2.0, 1.0]
+    _, _, work, completion = carried(law, speed, 0.9, name)
+    assert (work > 0.05).all()
+    *_, greedy = carried(law, speed, 0.9, "greedy")
+    assert completion < 2.0 * greedy
+
+
+def test_where_a_size_belongs_to_one_interval_sita_e_goes_by_size_alone():
+    params = params_of([2.0, 0.5, 1.0])
+    cutoffs = np.asarray(load_cutoffs(params.size, jnp.cumsum(jnp.array([0.5, 1.0])) / 3.5))
+    for size, place in [(0.99 * cutoffs[0], 1), (1.01 * cutoffs[0], 2), (1.01 * cutoffs[1], 0)]:
+        waits = np.where(np.arange(3) == place, 1e4, 0.0)  # the one it belongs to is busy
+        assert choose("sita-e", observation(waits, speed=[2.0, 0.5, 1.0], size=size))[0] == place
+
+
 def test_fpi_weighs_the_harm_to_later_tasks():
     # Speeds 1 and 3, equal completion 4: the cost to later tasks, l_i ((w + x)^2 - w^2), decides.
     params = params_of([1.0, 3.0], load=0.8)
@@ -261,6 +336,34 @@ def test_names_and_options_are_checked():
     with pytest.raises(ValueError, match=r"share = -1: must be above 0"):
         jaxlb.scheduler("guarded-sita", share=-1)
     assert jaxlb.scheduler("lwr") is jaxlb.scheduler("lwr")
+
+
+def test_options_may_be_in_the_name():
+    named = jaxlb.scheduler("guarded-sita(big=2, big_to=fastest,share=0.8)")
+    assert named is jaxlb.scheduler("guarded-sita", big=2, big_to="fastest", share=0.8)
+    assert named is jaxlb.scheduler("guarded-sita(big=2)", big_to="fastest", share=0.8)
+    assert jaxlb.scheduler("lwr()") is jaxlb.scheduler("lwr")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("guarded-sita(big=0)", "big = 0: must be a whole number of at least 1"),
+        ("guarded-sita(big=two)", "big = 'two': must be a whole number of at least 1"),
+        ("guarded-sita(big=[1, 2])", r"big = \(1, 2\): must be a whole number"),
+        ('guarded-sita(big={"a": 1})', "big = {'a': 1}: must be a number, a word or a tuple"),
+        ("guarded-sita(big_to=x)", "unknown big_to 'x'; allowed: fastest, slowest"),
+        ("guarded-sita(large=2)", "unknown option of scheduler 'guarded-sita' 'large'; "),
+        ("guarded-sita(2)", "option of scheduler 'guarded-sita' '2': must look like NAME=VALUE"),
+        ("guarded-sita(big=2", r"unknown scheduler 'guarded-sita\(big=2'; did you mean guarded-sita"),
+        ("guarded(big=2)", "unknown scheduler 'guarded'; did you mean guarded-sita"),
+    ],
+)
+def test_bad_names_with_options_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        jaxlb.scheduler(name)
+    with pytest.raises(ValueError, match="big = 1: given twice to scheduler 'guarded-sita'"):
+        jaxlb.scheduler("guarded-sita(big=1)", big=2)
 
 
 @pytest.mark.parametrize(

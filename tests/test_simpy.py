@@ -112,8 +112,8 @@ def rules(speeds, params):
         return choose
 
     def sita(size, *_):
-        cutoffs, order = memory_of["sita-e"]
-        return int(order[sum(size > cutoff for cutoff in cutoffs)])
+        cutoffs, interval = memory_of["sita-e"]
+        return interval.ravel().tolist().index(sum(size > cutoff for cutoff in cutoffs))
 
     def guarded(size, lengths, waits, services):
         cutoff, allowed = memory_of["guarded-sita"]

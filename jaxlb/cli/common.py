@@ -14,6 +14,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from jaxlb import checks
 from jaxlb.env import Env
 from jaxlb.scenarios import make
 from jaxlb.types import EnvParams
@@ -71,7 +72,7 @@ class Where:
 
     def overrides(self) -> dict[str, Any]:
         """Parameters of the scenario by name."""
-        return overrides("--set", self.set) | ({} if self.load is None else {"load": self.load})
+        return checks.settings("--set", self.set) | ({} if self.load is None else {"load": self.load})
 
     def recorded(self) -> list[Any] | None:
         """The trace, if there is one: path, format, options."""
@@ -80,7 +81,7 @@ class Where:
         return [
             str(self.trace.absolute()),
             self.trace_format,
-            overrides("--trace-options", self.trace_options),
+            checks.settings("--trace-options", self.trace_options),
         ]
 
     def environment(self) -> tuple[Env, EnvParams, dict[str, Any]]:
@@ -96,27 +97,8 @@ class Where:
         return env, params, {"scenario": env.name, "trace": name, "load": float(params.load)}
 
 
-def _value(text: str) -> Any:
-    """A JSON value, so numbers, lists, true and false; anything else stays text."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
-
-
-def overrides(option: str, settings: tuple[str, ...]) -> dict[str, Any]:
-    """Values by name from settings NAME=VALUE that an option brought."""
-    values = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"{option} {setting!r}: must look like NAME=VALUE")
-        values[name] = _value(text)
-    return values
-
-
 def settings(values: dict[str, Any]) -> tuple[str, ...]:
-    """Values by name as settings NAME=VALUE, from which `overrides` makes the same values."""
+    """Values by name as settings NAME=VALUE, from which `checks.settings` makes the same values."""
     return tuple(f"{name}={json.dumps(value)}" for name, value in values.items())
 
 

@@ -39,7 +39,7 @@ class _Judge(Writes):
     """How schedulers are compared."""
 
     schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = DEFAULT_SCHEDULERS
-    """Names from `jaxlb schedulers`, separated by commas."""
+    """Names from `jaxlb schedulers`, such as lwr or guarded-sita(big=2,share=0.8), separated by commas."""
     lanes: int = 1024
     """Independent environments."""
     tasks: int = 2000
@@ -127,7 +127,7 @@ class Evaluate(_Judge, Where):
     scenario: str = ""
     """A name from `jaxlb scenarios`; if not given, the run's, with all it was trained on."""
     schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "rr,lwr,greedy,oracle"
-    """Names from `jaxlb schedulers`, separated by commas."""
+    """Names from `jaxlb schedulers`, such as lwr or guarded-sita(big=2,share=0.8), separated by commas."""
 
     def run(self) -> None:
         """Compare, print, write."""
@@ -147,8 +147,7 @@ class Evaluate(_Judge, Where):
 
 def entries(names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams) -> dict[str, Entry]:
     """The schedulers that options name, those that were trained last."""
-    listed = [name.strip() for name in names.split(",") if name.strip()]
-    chosen: dict[str, Entry] = {name: scheduler(name) for name in listed}
+    chosen: dict[str, Entry] = {name: scheduler(name) for name in checks.entries(names)}
     for directory in checkpoints:
         chosen |= _trained(directory, env, params)
     return chosen

@@ -21,7 +21,7 @@ class Render(Where):
     """Film schedulers side by side, on the same tasks."""
 
     schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "rr,lwr"
-    """Names from `jaxlb schedulers`, separated by commas."""
+    """Names from `jaxlb schedulers`, such as lwr or guarded-sita(big=2,share=0.8), separated by commas."""
     checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Run folder of a trained scheduler, which joins them; may be given several times."""
     tasks: int = 120

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from jaxlb import checks, runs
 from jaxlb.cli import folders, loggers
-from jaxlb.cli.common import Where, Writes, console, note, overrides, progress
+from jaxlb.cli.common import Where, Writes, console, note, progress
 from jaxlb.learn import TRAINERS
 from jaxlb.rollout import device_mesh, side_by_side
 from jaxlb.runs import Record, Run
@@ -90,7 +90,7 @@ class Train(Writes, Where):
         """What is asked for, checked."""
         env, params, _ = self.environment()
         trainer = TRAINERS[self.method]
-        settings = trainer.defaults() | overrides("--train", self.train)
+        settings = trainer.defaults() | checks.settings("--train", self.train)
         trainer.check(env, params, trainer.configure(**settings))
         return Record(
             method=self.method,

@@ -96,7 +96,7 @@ class DQNConfig(struct.PyTreeNode):
     huber: Any = None
     priority_exponent: Any = None
     priority_correction: Any = 1.0
-    network: Network = _static(networks.mlp())
+    network: Network = _static(networks.per_processor())
     forecaster: Forecaster = _static(FLUID)
     num_lanes: int = _static(256)
     memory_rows: int = _static(2048)
@@ -339,16 +339,15 @@ def _update_moments(moments: Moments, x: Features, rate: Array) -> Moments:
         return leaf.mean(tuple(range(leaf.ndim - 1)))
 
     mean = jax.tree.map(of_batch, x)
-    square = jax.tree.map(lambda x, mean: of_batch((x - mean) ** 2), x, moments.mean)
+    own = jax.tree.map(lambda x, mean: of_batch((x - mean) ** 2), x, mean)
     return Moments(
         mean=jax.tree.map(lambda old, new: old + rate * (new - old), moments.mean, mean),
-        # West (1979): the variance about the new mean, from squares about the old one.
+        # Of a mixture: within its parts, and between them. Nothing is subtracted, so that what never varies
+        # has a variance of next to nothing, however large it is.
         variance=jax.tree.map(
-            lambda variance, square, old, new: (
-                (1.0 - rate) * variance + rate * square - (rate * (new - old)) ** 2
-            ),
+            lambda variance, own, old, new: (1.0 - rate) * (variance + rate * (new - old) ** 2) + rate * own,
             moments.variance,
-            square,
+            own,
             moments.mean,
             mean,
         ),
@@ -466,7 +465,7 @@ def configure(**settings: Any) -> DQNConfig:
     def among(names: set[str]) -> dict[str, Any]:
         return {name: value for name, value in settings.items() if name in names}
 
-    network = networks.network(settings.get("network", "mlp"), **among(options))
+    network = networks.network(settings.get("network", "per-processor"), **among(options))
     made = {"network": network, "weights": Weights(**among(weights))}
     if "forecaster" in settings:
         made["forecaster"] = forecasts.forecaster(settings["forecaster"])
@@ -475,7 +474,7 @@ def configure(**settings: Any) -> DQNConfig:
 
 def defaults() -> dict[str, Any]:
     """The default settings, as `configure` takes them."""
-    return plain_settings(DQNConfig()) | {"network": "mlp"}
+    return plain_settings(DQNConfig()) | {"network": "per-processor"}
 
 
 def plain_settings(config: DQNConfig) -> dict[str, Any]:
@@ -527,8 +526,8 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
         raise ValueError("completion_exponent = None: must be a number here, which the network is told")
 
 
-def _fits(settings: Mapping[str, Any], num_processors: int, env: Env, params: EnvParams) -> None:
-    networks.check_number(settings["network"], num_processors, env.name, env.num_processors)
+def _fits(settings: Mapping[str, Any], trained: EnvParams, env: Env, params: EnvParams) -> None:
+    networks.check_processors(settings["network"], trained.speed, env.name, params.speed)
     classes, weight = params.class_probability.shape[0], settings["sla_weight"]
     if isinstance(weight, list) and len(weight) != classes:
         raise ValueError(

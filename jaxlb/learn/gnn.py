@@ -20,7 +20,7 @@ from jaxlb.learn.schedules import schedule
 from jaxlb.learn.trainer import Trainer, TrainResult, train
 from jaxlb.numerics import at_processor
 from jaxlb.rollout import first_arrival, watch
-from jaxlb.schedulers import forecasts, learned, regression, scheduler, schedulers
+from jaxlb.schedulers import forecasts, learned, regression, scheduler
 from jaxlb.schedulers.base import chosen_acts
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
 from jaxlb.schedulers.learned import Features, Network, Recurrent
@@ -490,7 +490,7 @@ def check(env: Systems, params: Any, config: GNNConfig) -> None:
     if not c.behaviours:
         raise ValueError("behaviours = (): must be at least one scheduler")
     for name in c.behaviours:
-        checks.known("scheduler", name, schedulers())
+        scheduler(name)
     for name in ("learning_rate", "final_learning_rate"):
         checks.leaf(name, getattr(c, name), above=0)
     _check_outputs(each[0][0].num_processors, c)
@@ -515,9 +515,8 @@ def _check_outputs(num_processors: int, config: GNNConfig) -> None:
         )
 
 
-def _fits(settings: Mapping[str, Any], num_processors: int, env: Env, params: EnvParams) -> None:
-    del params
-    networks.check_number(settings["network"], num_processors, env.name, env.num_processors)
+def _fits(settings: Mapping[str, Any], trained: EnvParams, env: Env, params: EnvParams) -> None:
+    networks.check_processors(settings["network"], trained.speed, env.name, params.speed)
 
 
 GNN = Trainer(

@@ -1,16 +1,18 @@
 """Networks from features to a number for each processor: Flax Linen modules behind (init, apply)."""
 
-import functools
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxlb import checks
 from jaxlb.numerics import stored
+from jaxlb.recipes import cached
 from jaxlb.schedulers.learned import PROCESSOR_FEATURES, Features, Network, Recurrent
 from jaxlb.types import Array, Key, Lanes
 
@@ -160,9 +162,9 @@ def _widths(widths: Sequence[int]) -> tuple[int, ...]:
     return tuple(widths)
 
 
-@functools.cache
+@cached
 def mlp(widths: tuple[int, ...] = (128, 128), duelling: bool = False) -> Network:
-    """A multi-layer perceptron over all features: for one number of processors.
+    """A multi-layer perceptron over all features: for processors of given speeds in a given order.
 
     Args:
       widths: of the hidden layers.
@@ -184,7 +186,7 @@ def mlp(widths: tuple[int, ...] = (128, 128), duelling: bool = False) -> Network
     return _network(module, apply)
 
 
-@functools.cache
+@cached
 def per_processor(widths: tuple[int, ...] = (64, 64), duelling: bool = False) -> Network:
     """A permutation-equivariant network: the same weights for any number of processors.
 
@@ -195,7 +197,7 @@ def per_processor(widths: tuple[int, ...] = (64, 64), duelling: bool = False) ->
     return _network(_PerProcessor(_widths(widths), duelling))
 
 
-@functools.cache
+@cached
 def gnn(
     widths: tuple[int, ...] = (64, 32),
     rounds: int = 1,
@@ -235,7 +237,7 @@ def gnn(
     return _network(module, lambda parameters, x: module.apply(parameters, x)[0])
 
 
-@functools.cache
+@cached
 def recurrent_gnn(
     widths: tuple[int, ...] = (32, 32), rounds: int = 1, pooling: Pooling = "mean", outputs: int = 1
 ) -> Recurrent:
@@ -308,11 +310,29 @@ def network(name: str, **options: Any) -> Network | Recurrent:
     return NETWORKS[name](**options)
 
 
-def check_number(name: str, trained_for: int, scenario: str, num_processors: int) -> None:
-    """Raise ValueError if a network, by its name, cannot serve that many processors."""
-    any_number = [name for name in NETWORKS if name != "mlp"]
-    if num_processors != trained_for and name not in any_number:
-        raise ValueError(
-            f"trained for {trained_for} processors, {scenario} has {num_processors}: "
-            f"networks that serve any number are {', '.join(map(repr, any_number))}"
+def check_processors(name: str, trained: Any, scenario: str, met: Any) -> None:
+    """Raise ValueError if a network, by its name, cannot serve so many processors; warn if of other speeds.
+
+    A perceptron knows processors by their places, and nothing of speeds there that it has not seen.
+
+    Args:
+      name: of the network.
+      trained: speeds `[P]` that it was trained for.
+      scenario: how messages name where it is to serve.
+      met: speeds `[P, ...]` there.
+    """
+    if name != "mlp":
+        return
+    free = f"networks that serve any are {', '.join(repr(other) for other in NETWORKS if other != 'mlp')}"
+    trained, met = np.asarray(trained), np.asarray(met)
+    if len(met) != len(trained):
+        raise ValueError(f"trained for {len(trained)} processors, {scenario} has {len(met)}: {free}")
+    met = met.reshape(len(met), -1)
+    # In mean speeds, as networks are told them.
+    if not np.allclose(met / met.mean(0), (trained / trained.mean())[:, None], rtol=1e-3):
+        was, now = (", ".join(f"{speed:.4g}" for speed in speeds) for speeds in (trained, met[:, 0]))
+        warnings.warn(
+            f"network 'mlp' was trained for processors of speeds {was}, in this order, and {scenario} has "
+            f"{now}: it may choose badly there; {free}",
+            stacklevel=2,
         )

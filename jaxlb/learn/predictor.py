@@ -12,7 +12,7 @@ from jaxlb import checks, drift, workload
 from jaxlb.drift import Detector
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn.trainer import Trainer, TrainResult, train
-from jaxlb.numerics import first_smallest
+from jaxlb.numerics import deviation, first_smallest
 from jaxlb.rollout import watch
 from jaxlb.schedulers import predictors, tracking
 from jaxlb.schedulers.predictive import predicting
@@ -141,12 +141,13 @@ def start_predictor(env: Env, params: EnvParams, config: PredictorConfig, key: K
     """Before the first iteration: examples, and a predictor of their mean."""
     example_key, network_key = jax.random.split(key)
     seen, unseen = examples(env, params, config, example_key)
-    deviation = seen.x.std(1)
+    feature_mean = seen.x.mean(1)
     fit = Fit(
         network=config.predictor.init(network_key, seen.x),
-        feature_mean=seen.x.mean(1),
-        # What never varied is not listened to.
-        feature_deviation=jnp.where(deviation > 1e-6, deviation, jnp.inf),
+        feature_mean=feature_mean,
+        # What never varied is not listened to. What did has no bounds, unlike in `learned.standardise`: a
+        # backlog is an account, linear in the work that is told, and as true of ten times as much.
+        feature_deviation=deviation(feature_mean, seen.x.var(1)),
         mean=seen.backlog.mean(),
         deviation=seen.backlog.std(),
         error=jnp.float32(jnp.inf),
@@ -280,5 +281,5 @@ PREDICTOR = Trainer(
     start=start_predictor,
     advance=continue_predictor,
     acting=lambda config: predicting("drift-aware", config.predictor, config.detector, config.hold),
-    fits=lambda settings, num_processors, env, params: None,
+    fits=lambda settings, trained, env, params: None,
 )

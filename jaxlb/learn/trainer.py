@@ -32,8 +32,8 @@ class Trainer(NamedTuple):
         judgement, and that. The key is the same every time, and that of `start`. A state has fields
         `iteration`, `variables`, `best` (variables) and `diverged` (iteration, or -1).
       acting: config -> the scheduler whose variables are learned.
-      fits: (settings, num_processors, env, params) -> None, or ValueError if what was trained with these
-        settings for so many processors cannot serve that environment.
+      fits: (settings, parameters it was trained for, env, params) -> None, or ValueError if what was trained
+        with these settings cannot serve that environment; what it may serve badly is warned of.
       inspect: (env, params, config, variables, key) -> what a picture of its predictions needs, if any.
     """
 
@@ -48,7 +48,7 @@ class Trainer(NamedTuple):
     start: Callable[[Any, Any, Any, Key], Any]
     advance: Callable[[Any, Any, Any, Key, Any], tuple[Any, Any]]
     acting: Callable[[Any], Scheduler]
-    fits: Callable[[Mapping[str, Any], int, Env, EnvParams], None]
+    fits: Callable[[Mapping[str, Any], EnvParams, Env, EnvParams], None]
     inspect: Callable[[Env, EnvParams, Any, Any, Key], Any] | None = None
 
 

@@ -1,10 +1,11 @@
 """Schedulers by name."""
 
-import functools
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Hashable
 
 from jaxlb import checks
+from jaxlb.recipes import cached
 from jaxlb.schedulers import adaptive, classical, optimal, predictive, size_based
 from jaxlb.types import Scheduler
 
@@ -36,7 +37,7 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
 }
 
 
-@functools.cache
+@cached
 def _made(factory: Callable[..., Scheduler], options: tuple[tuple[str, object], ...]) -> Scheduler:
     # The same object for the same request: compiled programs are looked up by it.
     return factory(**dict(options))
@@ -46,16 +47,27 @@ def scheduler(name: str, **options: object) -> Scheduler:
     """A scheduler by name.
 
     Args:
-      name: one of `schedulers()`.
+      name: one of `schedulers()`; options may follow in it, as in "guarded-sita(big=2, share=0.8)".
       options: what its factory takes, such as `d=2` for "power-of-d"; see `jaxlb.schedulers`.
 
     Raises:
-      ValueError: unknown name or option, or an option out of bounds.
+      ValueError: unknown name or option, or an option out of bounds or given twice.
     """
+    asked = re.fullmatch(r"([^()]*?)\s*\((.*)\)", str(name), re.DOTALL)
+    if asked:
+        name = asked[1]
+        for option, value in checks.settings(
+            f"option of scheduler {name!r}", checks.entries(asked[2])
+        ).items():
+            if option in options:
+                raise ValueError(f"{option} = {value!r}: given twice to scheduler {name!r}")
+            options[option] = tuple(value) if isinstance(value, list) else value
     checks.known("scheduler", name, _FACTORIES)
     allowed = inspect.signature(_FACTORIES[name]).parameters
-    for option in options:
+    for option, value in options.items():
         checks.known(f"option of scheduler {name!r}", option, allowed)
+        if not isinstance(value, Hashable):
+            raise ValueError(f"{option} = {value!r}: must be a number, a word or a tuple")
     return _made(_FACTORIES[name], tuple(sorted(options.items())))
 
 

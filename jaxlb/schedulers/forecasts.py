@@ -1,12 +1,12 @@
 """What waits a learned scheduler expects: reckoned from the last measurement, or predicted."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from jaxlb import checks
+from jaxlb.recipes import cached, picklable, recorded
 from jaxlb.schedulers import predictors, tracking
 from jaxlb.schedulers.predictors import Fit, Predictor
 from jaxlb.schedulers.tracking import Tracking
@@ -14,6 +14,7 @@ from jaxlb.schedulers.units import in_mean_services, mean_service
 from jaxlb.types import Array, EnvParams, Lanes, Observation
 
 
+@picklable
 class Forecaster(NamedTuple):
     """Of the wait at each processor, as pure functions.
 
@@ -33,19 +34,28 @@ def _fluid_look(unit: Array, observation: Observation) -> tuple[Array, Observati
     return unit, o, jnp.maximum(o.wait + o.assigned / o.speed - o.age, 0.0)
 
 
-FLUID = Forecaster("fluid", mean_service, _fluid_look)
+@cached
+def _fluid() -> Forecaster:
+    return Forecaster("fluid", mean_service, _fluid_look)
+
+
+FLUID = _fluid()
 """Waits as measured, and assigned since, less the time since: too small by the time a processor idled.
 
 Where figures are fresh, they are the forecast. Its memory is the mean service.
 """
 
 
+@recorded
 def predicted(predictor: Predictor, fit: Fit) -> Forecaster:
     """Waits by a predictor that was trained, as in `drift-aware`. Its memory is of loads.
 
     Make it once: programs are compiled for each.
     """
+    return _predicted(predictor, fit)
 
+
+def _predicted(predictor: Predictor, fit: Fit) -> Forecaster:
     def look(memory: Tracking, observation: Observation) -> tuple[Tracking, Observation, Array]:
         memory, seen, backlog, _ = predictors.forecast(predictor, fit, memory, observation)
         return memory, seen, backlog / seen.speed
@@ -53,9 +63,9 @@ def predicted(predictor: Predictor, fit: Fit) -> Forecaster:
     return Forecaster("predicted", tracking.start, look)
 
 
-@functools.cache
+@cached
 def _shipped() -> Forecaster:
-    return predicted(*predictors.shipped())
+    return _predicted(*predictors.shipped())
 
 
 FORECASTERS: dict[str, Callable[[], Forecaster]] = {"fluid": lambda: FLUID, "predicted": _shipped}

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import rewards
+from jaxlb.numerics import deviation
+from jaxlb.recipes import cached, picklable
 from jaxlb.rewards import Weights
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
 from jaxlb.types import Array, Key, Lanes, Observation, Scalar, Scheduler
@@ -26,6 +28,7 @@ class Features(struct.PyTreeNode):
     processor: Array  # [..., P, L] of each processor
 
 
+@picklable
 class Network(NamedTuple):
     """A network, as pure functions.
 
@@ -38,6 +41,7 @@ class Network(NamedTuple):
     apply: Callable[[Any, Features], Array]
 
 
+@picklable
 class Recurrent(NamedTuple):
     """A network that remembers, as pure functions.
 
@@ -137,16 +141,19 @@ def objective(weights: Weights) -> list[Array]:
     return [jnp.log(jnp.asarray(weight) + 0.01) for weight in told]
 
 
+BOUND = 6.0
+"""Deviations from the mean that a network is told at most: it has learned nothing of what lies beyond."""
+
+
 def standardise(moments: Moments, x: Features) -> Features:
-    """Features with mean 0 and variance 1; what never varies becomes 0."""
+    """Features with mean 0 and variance 1, within bounds; what never varied is 0, whatever it is now."""
 
     def of(x: Array, mean: Array, variance: Array) -> Array:
         # Feature by feature: XLA computes each in a loop over lanes, where a loop over features would pick
         # its formula anew for every number.
-        mean, deviation = (
-            leaf.reshape(-1, *(1,) * (x.ndim - 1)) for leaf in (mean, jnp.sqrt(variance + 1e-4))
-        )
-        return jnp.moveaxis((jnp.moveaxis(x, -1, 0) - mean) / deviation, 0, -1)
+        mean, spread = (leaf.reshape(-1, *(1,) * (x.ndim - 1)) for leaf in (mean, deviation(mean, variance)))
+        shown = jnp.clip((jnp.moveaxis(x, -1, 0) - mean) / spread, -BOUND, BOUND)
+        return jnp.moveaxis(shown, 0, -1)
 
     return jax.tree.map(of, x, moments.mean, moments.variance)
 
@@ -177,7 +184,7 @@ def untrained(network: Network, key: Key, x: Features, weights: Weights) -> Vari
     return Variables(network=network.init(key, x), moments=no_moments(x), weights=weights)
 
 
-@functools.cache
+@cached
 def dqn(network: Network, forecaster: Forecaster = FLUID) -> Scheduler:
     """The largest value, by a network trained with `jaxlb.train_dqn`.
 

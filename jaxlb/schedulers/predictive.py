@@ -1,6 +1,5 @@
 """Least Work Remaining on predicted loads: always, or where a detector says that the reported drifted."""
 
-import functools
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +8,7 @@ from flax import struct
 from jaxlb import checks, drift
 from jaxlb.drift import Detector
 from jaxlb.numerics import first_smallest
+from jaxlb.recipes import cached
 from jaxlb.schedulers import predictors, tracking
 from jaxlb.schedulers.predictors import Predictor
 from jaxlb.schedulers.tracking import Tracking
@@ -44,7 +44,7 @@ def drifted(detector: Detector, state: Any, load: Array, backlog: Array, error: 
     )
 
 
-@functools.cache
+@cached
 def predicting(name: str, predictor: Predictor, detector: Detector | None, hold: int = 1) -> Scheduler:
     """LWR that takes predicted loads for `hold` decisions after every alarm; without a detector, always.
 

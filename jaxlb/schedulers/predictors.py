@@ -15,6 +15,7 @@ from flax import linen as nn
 from flax import struct
 
 from jaxlb import checks
+from jaxlb.recipes import cached, picklable
 from jaxlb.schedulers import tracking
 from jaxlb.schedulers.tracking import FEATURES, Tracking
 from jaxlb.types import Array, Key, Observation
@@ -23,6 +24,7 @@ ORIGINAL = ("sma", "ewma", "system load average")
 """What the original predictor was told."""
 
 
+@picklable
 class Predictor(NamedTuple):
     """A predictor, as pure functions.
 
@@ -67,7 +69,7 @@ class _Regressor(nn.Module):
         return jnp.moveaxis(nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(h), -1, 0)
 
 
-@functools.cache
+@cached
 def _predictor(name: str, features: tuple[str, ...], widths: tuple[int, ...], outputs: int) -> Predictor:
     for feature in features:
         checks.known("feature", feature, FEATURES)

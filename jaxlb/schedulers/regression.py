@@ -1,6 +1,5 @@
 """The smallest predicted completion: what a network that regresses completion times becomes when it acts."""
 
-import functools
 from typing import Any, Literal
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb.numerics import at_processor, processor_index
+from jaxlb.recipes import cached
 from jaxlb.schedulers import learned
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
 from jaxlb.schedulers.learned import Features, Moments, Network, Recurrent
@@ -132,7 +132,7 @@ def _lanes_first(memory: Any, count: int) -> Any:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, back, front), memory)
 
 
-@functools.cache
+@cached
 def gnn(
     network: Network | Recurrent,
     forecaster: Forecaster = FLUID,

@@ -1,6 +1,8 @@
 """Rules that use a task's size and the size law: SITA-E, guarded SITA, FPI, CARD.
 
-Their cutoffs are computed from the law when a run starts, as constants in the scheduler's memory.
+Their cutoffs are computed from the law when a run starts, as constants in the scheduler's memory. Where a
+cutoff falls on an atom, a size that many tasks have (of `Bimodal`, or the time limit of a recorded log), each
+rule says what becomes of those tasks.
 """
 
 import jax.numpy as jnp
@@ -38,12 +40,26 @@ def load_cutoffs(law: SizeLaw, fractions: Array) -> Array:
       fractions: `[F]` of the total work, in [0, 1].
 
     Returns:
-      `[F]` work.
+      `[F]` work. An atom that a fraction falls into is returned as it is.
     """
     size, probability = quadrature(law)
     work = size * probability
     below = jnp.cumsum(work) - 0.5 * work
     return jnp.interp(fractions * work.sum(), below, size)
+
+
+def around(law: SizeLaw, cutoffs: Array) -> tuple[Array, Array]:
+    """Fractions `[F]` of the load that tasks smaller than each cutoff bring, and those at most as large."""
+    size, probability = quadrature(law)
+    work = jnp.cumsum(size * probability)
+    up_to = jnp.concatenate([jnp.zeros(1), work / work[-1]])
+    below, at_most = (up_to[jnp.searchsorted(size, cutoffs, side=side)] for side in ("left", "right"))
+    return below, at_most
+
+
+def with_larger(cutoffs: Array, moved: Array) -> Array:
+    """Cutoffs for `size > cutoff`, those that are `moved` just below: then tasks of that size are larger."""
+    return jnp.where(moved, jnp.nextafter(cutoffs, jnp.zeros_like(cutoffs)), cutoffs)
 
 
 def speeds(params: EnvParams) -> Array:
@@ -54,7 +70,8 @@ def speeds(params: EnvParams) -> Array:
 def sita_e(small_to: str = "slowest") -> Scheduler:
     """Size Interval Task Assignment with Equal load (Harchol-Balter, Crovella, Murta 1999).
 
-    Each processor serves one interval of sizes, cut so that all are utilised equally.
+    Each processor serves one interval of sizes, cut so that all are utilised equally. Tasks of a size that a
+    cut falls on belong to the intervals on both sides of it, and go where they complete first.
 
     Args:
       small_to: "slowest" or "fastest": which end of the processors, ordered by speed, gets small tasks.
@@ -65,15 +82,19 @@ def sita_e(small_to: str = "slowest") -> Scheduler:
         speed = speeds(params)
         order = jnp.argsort(speed if small_to == "slowest" else -speed, stable=True)
         share = jnp.cumsum(speed[order]) / speed.sum()
-        return load_cutoffs(params.size, share[:-1]), order.astype(jnp.int32)
+        interval = jnp.argsort(order).astype(jnp.int32)
+        return load_cutoffs(params.size, share[:-1]), interval.reshape(-1, *(1,) * len(lanes))
 
     def act(memory, observation: Observation, key: Key):
         del key
-        cutoffs, order = memory
-        interval = jnp.zeros(observation.size.shape, jnp.int32)
+        cutoffs, interval = memory
+        first = last = jnp.zeros(observation.size.shape, jnp.int32)
         for index in range(cutoffs.shape[0]):
-            interval = interval + (observation.size > cutoffs[index]).astype(jnp.int32)
-        return order[interval], memory
+            first = first + (observation.size > cutoffs[index]).astype(jnp.int32)
+            last = last + (observation.size >= cutoffs[index]).astype(jnp.int32)
+        cost = observation.wait + observation.size / observation.speed
+        cost = jnp.where((interval >= first) & (interval <= last), cost, jnp.inf)
+        return first_smallest(cost, -observation.speed), memory
 
     return with_memory("sita-e", start, act)
 
@@ -83,7 +104,8 @@ def guarded_sita(big: int = 1, big_to: str = "slowest", share: float = 1.0) -> S
 
     A task is big if it belongs to the largest ones that together bring `share` times the work that the
     guarded processors can do in proportion to their speed. Within its processors a task goes where its wait
-    + size / speed is smallest.
+    + size / speed is smallest. Tasks of a size that the limit falls on are big if that comes nearer to the
+    share, or if no others would be; unless the guarded processors could not do the work of all big ones.
 
     Args:
       big: number of processors that big tasks may use.
@@ -99,7 +121,12 @@ def guarded_sita(big: int = 1, big_to: str = "slowest", share: float = 1.0) -> S
         rank = jnp.argsort(jnp.argsort(speed if big_to == "slowest" else -speed, stable=True))
         guarded = rank < big
         part = jnp.where(guarded, speed, 0.0).sum() / speed.sum()
-        cutoff = load_cutoffs(params.size, jnp.clip(1.0 - share * part, 0.0, 1.0)[None])[0]
+        small = jnp.clip(1.0 - share * part, 0.0, 1.0)[None]
+        cutoff = load_cutoffs(params.size, small)
+        below, up_to = around(params.size, cutoff)
+        atom, nearer = below < up_to, (small - below <= up_to - small) | (up_to == 1.0)
+        bearable = jnp.ravel(params.load)[0] * (1.0 - below) < part
+        cutoff = with_larger(cutoff, atom & nearer & bearable)[0]
         return cutoff, guarded.reshape(-1, *(1,) * len(lanes))
 
     def act(memory, observation: Observation, key: Key):
@@ -141,6 +168,8 @@ def card(band: float = 0.2, threshold: float = 2.0) -> Scheduler:
     ones to the long processor, medium ones to that short processor while its wait is at most a threshold,
     else to the long one. The cutoffs enclose the size at which large and small tasks would load long and
     short processors in proportion to their speed. The paper has equal processors; here the slowest is long.
+    Tasks of a size that a cutoff falls on are on that side of it which comes nearer to its part of the work,
+    and medium if both cutoffs fall on it.
 
     Args:
       band: small tasks bring (1 - band) times the short processors' part of the work, large ones
@@ -155,7 +184,11 @@ def card(band: float = 0.2, threshold: float = 2.0) -> Scheduler:
         long = first_smallest(speed)
         part = 1.0 - speed[long] / speed.sum()
         fractions = jnp.stack([(1.0 - band) * part, 1.0 - (1.0 - band) * (1.0 - part)])
-        return load_cutoffs(params.size, fractions), long, threshold * params.size.mean() / speed.mean()
+        cutoffs = load_cutoffs(params.size, fractions)
+        below, up_to = around(params.size, cutoffs)
+        larger = (below < up_to) & (fractions - below < up_to - fractions)
+        larger = jnp.where(cutoffs[0] == cutoffs[1], jnp.array([True, False]), larger)
+        return with_larger(cutoffs, larger), long, threshold * params.size.mean() / speed.mean()
 
     def act(memory, observation: Observation, key: Key):
         del key

@@ -1,0 +1,72 @@
+"""How schedulers, networks and other tuples of functions are pickled: as the call that made them.
+
+Functions made within functions cannot be pickled, and compiled programs are looked up by the very objects. So
+what a factory of jaxlb makes is kept, with the call, and unpickling it makes the call again: in the same
+process that is the same object.
+"""
+
+import copyreg
+import functools
+import pickle
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Made = TypeVar("Made")
+
+_CALLS: dict[Any, tuple[Callable[..., Any], tuple, dict[str, Any]]] = {}
+"""What was made, and by which call."""
+
+
+def cached(factory: Callable[..., Made]) -> Callable[..., Made]:
+    """A factory that makes one object for the same arguments, which is pickled as the call."""
+    return recorded(functools.cache(factory))
+
+
+def recorded(factory: Callable[..., Made]) -> Callable[..., Made]:
+    """A factory at the top of a module, what it makes being pickled as the call."""
+
+    @functools.wraps(factory)
+    def make(*arguments: Any, **options: Any) -> Made:
+        made = factory(*arguments, **options)
+        # The first call counts: one that passes on what another has made adds nothing.
+        _CALLS.setdefault(made, (make, arguments, options))
+        return made
+
+    return make
+
+
+def picklable(kind: type[Made]) -> type[Made]:
+    """Have named tuples of a kind pickled as the calls that made them; others as their functions."""
+    copyreg.pickle(kind, _reduced)  # pyright: ignore[reportArgumentType]
+    return kind
+
+
+def _reduced(made: Any) -> tuple[Callable[..., Any], tuple]:
+    if made in _CALLS:
+        call, parts = _called, _CALLS[made]
+        named = {"factory": parts[0]} | {f"argument {place}": part for place, part in enumerate(parts[1])}
+        named |= parts[2]
+    else:
+        call, parts, named = type(made), tuple(made), made._asdict()
+    # Others than pickle itself may take functions as they are.
+    asking = sys._getframe(1).f_globals.get("__name__", "")
+    if not any(word in asking for word in ("copy", "cloudpickle", "dill")):
+        _check(type(made).__name__, named)
+    return call, parts
+
+
+def _called(make: Callable[..., Any], arguments: tuple, options: dict[str, Any]) -> Any:
+    return make(*arguments, **options)
+
+
+def _check(kind: str, parts: dict[str, Any]) -> None:
+    """Raise PicklingError if a part cannot be pickled, and say what helps."""
+    for name, part in parts.items():
+        try:
+            pickle.dumps(part)
+        except Exception as error:
+            raise pickle.PicklingError(
+                f"{name} of a {kind} cannot be pickled ({error}): take functions from the top of a module, "
+                f"or make the {kind} in one such function that is decorated with jaxlb.recipes.cached"
+            ) from error

@@ -1,0 +1,90 @@
+"""The best settings of a rule, found by simulation: what a learned scheduler has to beat."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlb import checks, observe
+from jaxlb.env import Env, with_lane_axis
+from jaxlb.rollout import rollout
+from jaxlb.schedulers import scheduler
+from jaxlb.types import EnvParams, Key, Scheduler
+
+GUARDED_SITA = tuple(
+    f"guarded-sita(big={big}, big_to={big_to}, share={share})"
+    for big in (1, 2)
+    for big_to in ("slowest", "fastest")
+    for share in (0.4, 0.6, 0.8, 1.0, 1.2)
+)
+"""Guarded SITA in 20 settings."""
+
+
+class Tuned(NamedTuple):
+    """A rule in one of its settings.
+
+    Attributes:
+      name: of the rule with its settings, for `jaxlb.scheduler`.
+      scheduler: that it makes.
+      mean_completion: time, in the simulation.
+      sla_violation_rate: of tasks, the same.
+    """
+
+    name: str
+    scheduler: Scheduler
+    mean_completion: float
+    sla_violation_rate: float
+
+
+# All settings are one program: they differ in what `start` computes, which is handed in as variables.
+_AS_TOLD = Scheduler(
+    name="guarded-sita",
+    init=lambda key, observation: (),
+    start=lambda params, lanes: (),
+    act=lambda settings, memory, observation, key: (
+        scheduler("guarded-sita").act((), settings, observation, key)[0],
+        memory,
+    ),
+)
+
+
+def guarded_sita(
+    env: Env,
+    params: EnvParams,
+    key: Key,
+    num_lanes: int = 256,
+    num_tasks: int = 2000,
+    warmup: int = 500,
+) -> dict[str, Tuned]:
+    """The best of `GUARDED_SITA` on a system, by mean "completion" and by "violations".
+
+    All settings get the same tasks, side by side in one program.
+
+    Args:
+      env: from `jaxlb.make`.
+      params: of the environment.
+      key: consumed. It is best not that of a comparison to come, whose tasks would have chosen the settings.
+      num_lanes: environments for each setting.
+      num_tasks: tasks counted in each lane.
+      warmup: tasks run before that, not counted.
+
+    Raises:
+      ValueError: as `jaxlb.rollout`.
+    """
+    checks.at_least("num_lanes", num_lanes, 1)
+    env.check(params)
+    rules, lanes = [scheduler(name) for name in GUARDED_SITA], (num_lanes,)
+    told = observe.as_told(with_lane_axis(params, lanes))
+    each = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(rule.start(told, lanes) for rule in rules))
+    found = jax.vmap(
+        lambda settings: rollout(env, params, _AS_TOLD, settings, key, num_lanes, num_tasks, warmup)
+    )(each)
+    completion, violations = (
+        np.asarray(figure).mean(1) for figure in (found.mean_completion, found.sla_violation_rate)
+    )
+
+    def tuned(place: int) -> Tuned:
+        return Tuned(GUARDED_SITA[place], rules[place], float(completion[place]), float(violations[place]))
+
+    return {"completion": tuned(completion.argmin()), "violations": tuned(violations.argmin())}
