@@ -14,6 +14,7 @@ from jaxlb.env import Env, canonical
 from jaxlb.metrics import Summary
 from jaxlb.random import typed
 from jaxlb.rollout import Carry, at_hand, continue_rollout, start_rollout
+from jaxlb.schedulers import as_scheduler
 from jaxlb.statistics import (
     MAX_GROUPS,
     Histogram,
@@ -26,8 +27,8 @@ from jaxlb.statistics import (
 from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Scheduler
 
-Entry = Scheduler | tuple[Scheduler, Any]
-"""A scheduler, with its variables where it has any."""
+Entry = str | Scheduler | tuple[Scheduler, Any]
+"""A scheduler or its name, or a scheduler with its variables."""
 
 _CHUNKS = 8
 _MAX_RECENT = 4_000_000  # completion times on the device at a time: 16 MB
@@ -143,7 +144,8 @@ def compare(
     Args:
       env: from `jaxlb.make`.
       params: of the environment.
-      schedulers: by the name that the table gives them; each a scheduler or a pair (scheduler, variables).
+      schedulers: by the name that the table gives them; each a scheduler, the name of one, or a pair
+        (scheduler, variables).
       key: consumed; decides the tasks.
       num_lanes: environments side by side; one gives no intervals.
       num_tasks: tasks counted in each.
@@ -164,7 +166,7 @@ def compare(
     if baseline is None:
         baseline = "lwr" if "lwr" in schedulers else next(iter(schedulers))
     checks.known("baseline", baseline, schedulers)
-    env.check(params)
+    env.check(params, (num_lanes,))
     params, key = canonical(params), typed(key)
     mover = None if behaviour is None else pair(behaviour)
     work = _Work(params, key, num_lanes, num_tasks, warmup, mover)
@@ -313,7 +315,8 @@ class _Work(NamedTuple):
 
 def pair(entry: Entry) -> tuple[Scheduler, Any]:
     """A scheduler and its variables."""
-    return (entry, ()) if isinstance(entry, Scheduler) else entry
+    scheduler, variables = entry if type(entry) is tuple else (entry, ())
+    return as_scheduler(scheduler), variables
 
 
 def _row(name: str, found: _Judged, baseline: _Judged) -> Row:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import checks, observe, rewards, spaces, system, workload
-from jaxlb.numerics import at_processor, broadcasts, stored, variance_grown
+from jaxlb.numerics import at_processor, broadcasts, select, stored, variance_grown
 from jaxlb.random import split, typed
 from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, SystemState, Task
 
@@ -152,19 +152,7 @@ class Env(_Settings):
         stepped = stepped.replace(workload=process)
         truncated = stepped.steps >= params.max_steps_in_episode
 
-        def restart(_: Array, carry: tuple[EnvState, Key]) -> tuple[EnvState, Key]:
-            old, key = carry
-            reset_key = split(key, 4)[-1]
-            fresh = Env.reset(self, reset_key, params)[1]  # not what a wrapper put in its place
-            # Under `vmap` all lanes count time from a new origin at the same task, whenever they began.
-            fresh = fresh.replace(system=fresh.system.replace(age=old.system.age))
-            return jax.tree.map(functools.partial(jnp.where, truncated), fresh, old), reset_key
-
-        # A loop of one turn or none: a step in which no lane ends does not pay for a reset. The key changes
-        # in it, so that XLA does not draw the fresh state beforehand.
-        # Under `shard_map` all of the state is different on each device, after a reset as before.
-        before = jax.tree.map(lambda leaf: jnp.where(truncated, leaf, leaf), stepped)
-        state, _ = jax.lax.fori_loop(0, truncated.astype(jnp.int32), restart, (before, key))
+        state = _restarted(self, truncated, key, params, stepped)
         observation = self._flat(state, params, observe_key)
         final = self._flat(stepped, params, observe_key)
         terminated = jnp.zeros((), bool)
@@ -305,6 +293,37 @@ class Env(_Settings):
         # Arrival process and size law have axes of their own kind.
         checks.lane_axes(shapes | {"arrival": (), "size": ()}, lanes)
         workload.check(params, lanes)
+
+
+def _fresh(env: Env, key: Key, params: EnvParams, old: EnvState) -> EnvState:
+    """The state to begin with again."""
+    fresh = Env.reset(env, split(key, 4)[-1], params)[1]  # not what a wrapper put in its place
+    # Under `vmap` all lanes count time from a new origin at the same task, whenever they began.
+    return fresh.replace(system=fresh.system.replace(age=old.system.age))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _restarted(env: Env, ended: Array, key: Key, params: EnvParams, stepped: EnvState) -> EnvState:
+    """A state, begun again where the episode has ended."""
+
+    def restart(_: Array, carry: tuple[EnvState, Key]) -> tuple[EnvState, Key]:
+        old, key = carry
+        fresh = _fresh(env, key, params, old)
+        return jax.tree.map(functools.partial(jnp.where, ended), fresh, old), split(key, 4)[-1]
+
+    # A loop of one turn or none: a step in which no lane ends does not pay for a reset. The key changes
+    # in it, so that XLA does not draw the fresh state beforehand.
+    # Under `shard_map` all of the state is different on each device, after a reset as before.
+    before = jax.tree.map(lambda leaf: jnp.where(ended, leaf, leaf), stepped)
+    return jax.lax.fori_loop(0, ended.astype(jnp.int32), restart, (before, key))[0]
+
+
+@_restarted.defjvp
+def _restarted_jvp(env: Env, primals: tuple, tangents: tuple) -> tuple[EnvState, EnvState]:
+    """The same by selection, since loops have no reverse mode."""
+    ended, key, *rest = primals
+    begun = jax.jvp(functools.partial(_fresh, env, key), tuple(rest), tuple(tangents[2:]))
+    return jax.tree.map(lambda new, old: select(ended, new, old), begun, (rest[1], tangents[3]))
 
 
 def canonical(params: EnvParams) -> EnvParams:

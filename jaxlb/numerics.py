@@ -26,6 +26,11 @@ def broadcasts(function: Function) -> Function:
     return cast(Function, allowed)
 
 
+def select(which: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """One leaf of a pytree, or of its tangents, of which those of whole numbers are nothing."""
+    return new if new.dtype == jax.dtypes.float0 else jnp.where(which, new, old)
+
+
 def two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Add two floats and keep what rounding lost: `a + b == total + error` exactly (Knuth 1969)."""
     total = a + b

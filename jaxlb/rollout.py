@@ -21,6 +21,7 @@ from jaxlb.env import Env, canonical, with_lane_axis
 from jaxlb.metrics import Summary, Totals
 from jaxlb.numerics import broadcasts
 from jaxlb.random import fold_in, typed
+from jaxlb.schedulers import as_scheduler
 from jaxlb.types import (
     Array,
     EnvParams,
@@ -274,7 +275,7 @@ def continue_rollout(
 def rollout(
     env: Env,
     params: EnvParams,
-    scheduler: Scheduler,
+    scheduler: str | Scheduler,
     variables: Any,
     key: Key,
     num_lanes: int,
@@ -293,7 +294,7 @@ def rollout(
     Args:
       env: from `jaxlb.make`.
       params: of the environment; `speed` `[P]`, or `[P, num_lanes]` for other speeds in each lane.
-      scheduler: from `jaxlb.scheduler`, or your own.
+      scheduler: from `jaxlb.scheduler`, its name, or your own.
       variables: of the scheduler; `()` for one that learns nothing.
       key: consumed.
       num_lanes: environments side by side.
@@ -309,8 +310,8 @@ def rollout(
     checks.at_least("num_lanes", num_lanes, 1)
     checks.at_least("num_tasks", num_tasks, 1)
     checks.at_least("warmup", warmup, 0)
-    env.check(params)
-    params, key = canonical(params), typed(key)
+    env.check(params, (num_lanes,))
+    params, key, scheduler = canonical(params), typed(key), as_scheduler(scheduler)
 
     def run(env: Env) -> tuple[Summary, Carry]:
         # The same key for all: the same streams, of which each function takes others.
@@ -339,7 +340,7 @@ def rollout(
 def replay(
     env: Env,
     params: EnvParams,
-    scheduler: Scheduler,
+    scheduler: str | Scheduler,
     variables: Any,
     tasks: Task,
     key: Key,
@@ -350,7 +351,7 @@ def replay(
     Args:
       env: from `jaxlb.make`.
       params: of the environment; its workload is not used.
-      scheduler: from `jaxlb.scheduler`, or your own.
+      scheduler: from `jaxlb.scheduler`, its name, or your own.
       variables: of the scheduler; `()` for one that learns nothing.
       tasks: leaves `[T]`, or `[T, N]` for N lanes.
       key: consumed by schedulers that draw and by the monitor's noise.
@@ -380,7 +381,7 @@ def replay(
     checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
     floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
     tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats)
-    params, key = canonical(params), typed(key)
+    params, key, scheduler = canonical(params), typed(key), as_scheduler(scheduler)
     lanes = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1
 
     def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:

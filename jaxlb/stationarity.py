@@ -46,8 +46,9 @@ def unsettled(run: Run, params: EnvParams) -> str | None:
     load = float(np.max(np.asarray(params.load)))
     if load >= 1.0:
         return f"load {load:g} is more than can be done: queues grow for ever"
-    missing, enough = _of_empty_start(params, run)
-    advice = f"raise warmup ({run.warmup:,} tasks now" + (f", theory asks for {enough:,})" if enough else ")")
+    missing, enough = _missing(params, run), warmup_asked(params)
+    asked = f", theory asks for {enough:,}" if enough and enough > run.warmup else ""
+    advice = f"raise warmup ({run.warmup:,} tasks now{asked})"
     lanes, busy = run.elapsed.size, run.utilisation.mean(-1) >= _ALL_THE_TIME
     behind = run.wait_growth.mean(-1) / run.elapsed.mean()
     if lanes > 1:
@@ -92,28 +93,47 @@ def _deviations(x: np.ndarray) -> np.ndarray:
     return np.where(error > 0, x.mean(-1) / np.where(error > 0, error, 1.0), 0.0)
 
 
-def _of_empty_start(params: EnvParams, run: Run) -> tuple[float, int | None]:
-    """The share of waits that a run lacks for having started empty, and a warm-up that leaves 0.1 %.
+def warmup_asked(params: EnvParams) -> int | None:
+    """The tasks of warm-up that theory asks for: waits then lack 0.1 % for having started empty.
 
-    Of a single queue as fast as all processors together, which no rule outdoes by much, in heavy traffic
-    (reflected Brownian motion; Abate and Whitt 1987, "Transient behavior of regulated Brownian motion").
-    Gaps are taken for exponential ones.
+    None where none are enough, sizes having no variance, or queues no end.
+    """
+    unit = _relaxation(params)
+    if unit is None:
+        return None
+    enough = next(t for t in np.geomspace(0.01, 100.0, _STEPS) if _deviation(t) < 1e-3)
+    return int(enough * unit) + 1
+
+
+def _relaxation(params: EnvParams) -> float | None:
+    """Tasks in a unit of the Brownian motion that a queue's work is like in heavy traffic; None: endless.
+
+    Of a single queue as fast as all processors together, which no rule outdoes by much. Gaps are taken for
+    exponential ones.
     """
     mean, second = float(params.size.mean()), float(params.size.second_moment())
-    if mean**2 > float(np.finfo(np.float32).max) or not math.isfinite(mean):
+    if mean**2 > float(np.finfo(np.float32).max):
         second = 2.0 * mean**2  # too large for the law to say: as of exponential sizes
-    if not math.isfinite(second):
-        return 1.0, None
     load = float(np.max(np.asarray(params.load)))
-    unit = (load / (1.0 - load)) ** 2 * max(second / mean**2, 1.0)  # tasks
-    begin, length = run.warmup / unit, run.num_tasks / unit
-    enough = next(t for t in np.geomspace(0.01, 100.0, _STEPS) if _deviation(t) < 1e-3)
-    times = begin + length * (np.arange(_STEPS) + 0.5) / _STEPS
-    return sum(map(_deviation, times)) / _STEPS, int(enough * unit) + 1
+    if load >= 1.0 or not math.isfinite(second):
+        return None
+    return (load / (1.0 - load)) ** 2 * max(second / mean**2, 1.0)
+
+
+def _missing(params: EnvParams, run: Run) -> float:
+    """The share of the waits that a run lacks for having started empty."""
+    unit = _relaxation(params)
+    if unit is None:
+        return 1.0
+    times = (run.warmup + run.num_tasks * (np.arange(_STEPS) + 0.5) / _STEPS) / unit
+    return sum(map(_deviation, times)) / _STEPS
 
 
 def _deviation(t: float) -> float:
-    """1 - E[W(t)] / E[W] of a queue that was empty at 0, t in the units of Brownian motion."""
+    """1 - E[W(t)] / E[W] of reflected Brownian motion that begins at 0, of drift -1 and variance 1.
+
+    Abate and Whitt (1987), "Transient behavior of regulated Brownian motion".
+    """
     root = math.sqrt(t)
     density, above = math.exp(-0.5 * t) / math.sqrt(2.0 * math.pi), 0.5 * math.erfc(root / math.sqrt(2.0))
     return 2.0 * (1.0 + t) * above - 2.0 * root * density

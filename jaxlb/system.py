@@ -15,6 +15,7 @@ from jaxlb.numerics import (
     divide,
     processor_index,
     put_at,
+    select,
     stored,
     two_sum,
 )
@@ -55,6 +56,7 @@ def _until(state: SystemState, time: Array, error: Array) -> Array:
 
 
 def _queue_length(state: SystemState) -> Array:
+    state = jax.lax.stop_gradient(state)  # whole numbers have no slope
     now = state.clock - (state.free_error - state.clock_error)
     # Rounded, `now` may be the departure of a task that is not quite over.
     now = jnp.where(_until(state, now, state.free_error) > 0, jnp.nextafter(now, -jnp.inf), now)
@@ -108,25 +110,38 @@ def assign(state: SystemState, speed: Array, size: Array, action: Array) -> tupl
     return _with_new_origin(after), wait, service
 
 
+def _from_now(state: SystemState) -> SystemState:
+    """Count time from now."""
+    free, lost = two_sum(state.free, -state.clock)
+    # Differences instead of zeros: under `shard_map` what is different on each device has to stay so.
+    return state.replace(
+        clock=state.clock - state.clock,
+        clock_error=state.clock_error - state.clock_error,
+        free=free,
+        free_error=lost + (state.free_error - state.clock_error),
+        departure=state.departure - state.clock,
+        age=state.age - state.age,
+    )
+
+
+def _is_due(state: SystemState) -> Array:
+    # In long rings, less often: times then are as coarse as the waits of the many tasks that ask for them.
+    return state.age >= max(8, state.free.shape[0], state.departure.shape[1] // 8)
+
+
+@jax.custom_jvp
 def _with_new_origin(state: SystemState) -> SystemState:
     """Count time from now, once in so many tasks that rewriting all times for it costs next to nothing."""
-
-    def move(_: Array, state: SystemState) -> SystemState:
-        free, lost = two_sum(state.free, -state.clock)
-        # Differences instead of zeros: under `shard_map` what is different on each device has to stay so.
-        return state.replace(
-            clock=state.clock - state.clock,
-            clock_error=state.clock_error - state.clock_error,
-            free=free,
-            free_error=lost + (state.free_error - state.clock_error),
-            departure=state.departure - state.clock,
-            age=state.age - state.age,
-        )
-
-    # In long rings, less often: times then are as coarse as the waits of the many tasks that ask for them.
-    due = state.age >= max(8, state.free.shape[0], state.departure.shape[1] // 8)
     # A loop of one turn or none: XLA updates it in place, where a branch would copy what it returns.
-    return jax.lax.fori_loop(0, due.astype(jnp.int32), move, state)
+    return jax.lax.fori_loop(0, _is_due(state).astype(jnp.int32), lambda _, state: _from_now(state), state)
+
+
+@_with_new_origin.defjvp
+def _with_new_origin_jvp(primals: tuple, tangents: tuple) -> tuple[SystemState, SystemState]:
+    """The same by selection, since loops have no reverse mode."""
+    (state,) = primals
+    moved = jax.jvp(_from_now, primals, tangents)
+    return jax.tree.map(lambda new, old: select(_is_due(state), new, old), moved, (state, *tangents))
 
 
 def holding_cost(state: SystemState, gap: Array) -> Array:

@@ -13,7 +13,7 @@ import jax
 import tyro
 from rich.table import Table
 
-from jaxlb import checks, runs
+from jaxlb import checks, runs, stationarity
 from jaxlb.cli import folders
 from jaxlb.cli.common import Where, Writes, console, dumps, progress, settings
 from jaxlb.comparison import Comparison, Entry, Interval, compare
@@ -45,7 +45,8 @@ class _Judge(Writes):
     tasks: int = 2000
     """Tasks counted in each lane."""
     warmup: int | None = None
-    """Tasks run before that, not counted; if not given, a quarter of the tasks."""
+    """Tasks run before that, not counted; if not given, a quarter of the tasks, or as many as theory asks for
+    at this load, up to the number of tasks."""
     seed: int = 0
     """Of the random tasks."""
     baseline: str | None = None
@@ -79,11 +80,15 @@ class _Judge(Writes):
                 jax.random.key(self.seed),
                 num_lanes=self.lanes,
                 num_tasks=self.tasks,
-                warmup=self.tasks // 4 if self.warmup is None else self.warmup,
+                warmup=self._warmup(asked.params) if self.warmup is None else self.warmup,
                 baseline=self.baseline,
                 behaviour=asked.behaviour,
                 on_progress=advance,
             )
+
+    def _warmup(self, params: EnvParams) -> int:
+        enough = stationarity.warmup_asked(params)
+        return min(max(self.tasks // 4, enough or 0), self.tasks)
 
     def judge_and_tell(self, asked: Asked) -> None:
         """Compare, write, print."""

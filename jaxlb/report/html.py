@@ -195,7 +195,7 @@ def remarks(rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> I
             yield (
                 f"{row.name} fails here (completion {row.mean_completion:.3g}; {best.name}: "
                 f"{best.mean_completion:.3g}): it was trained on {where}, and what it learned of sizes, loads, "
-                "speeds and ages of figures there does not hold here."
+                "speeds and ages there does not hold here."
             )
 
 
