@@ -389,7 +389,7 @@ def adaptive(seeds: int) -> str:
     for scenario in jaxlb.scenarios():
         env, params = jaxlb.make(scenario)
         candidates = rules("lwr", "predictive", "greedy")
-        hedge = jaxlb.scheduler("hedge", wait_visible=env.wait_visible, queue_capacity=env.queue_capacity)
+        hedge = jaxlb.scheduler("hedge")
         few = {"num_lanes": 256, "num_tasks": 2000} if scenario == "large" else {}
         table = compared(env, params, candidates | {"hedge": hedge}, **few)
         best = min(table.row(name).mean_completion for name in candidates)

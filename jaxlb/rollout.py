@@ -22,6 +22,7 @@ from jaxlb.metrics import Summary, Totals
 from jaxlb.numerics import broadcasts
 from jaxlb.random import fold_in, typed
 from jaxlb.schedulers import as_scheduler
+from jaxlb.schedulers.base import first_memory
 from jaxlb.types import (
     Array,
     EnvParams,
@@ -102,8 +103,8 @@ def start_rollout(
     carry = Carry(
         index=jnp.int32(0),
         state=state,
-        memory=_first_memory(scheduler, params, lanes),
-        behaviour_memory=() if behaviour is None else _first_memory(behaviour, params, lanes),
+        memory=_first_memory(env, scheduler, params, lanes),
+        behaviour_memory=() if behaviour is None else _first_memory(env, behaviour, params, lanes),
         totals=metrics.start(state.system, params.class_probability.shape[0]),
         recent=jnp.zeros((num_recent, num_lanes), jnp.float32),
     )
@@ -197,10 +198,10 @@ def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> EnvSta
     return env.start(params, task, fold_in(noise_key, 0)).replace(workload=process)
 
 
-@functools.partial(jax.jit, static_argnames=("scheduler", "lanes"))
+@functools.partial(jax.jit, static_argnames=("env", "scheduler", "lanes"))
 @broadcasts
-def _first_memory(scheduler: Scheduler, params: EnvParams, lanes: Lanes) -> Any:
-    return scheduler.start(observe.as_told(with_lane_axis(params, lanes)), lanes)
+def _first_memory(env: Env, scheduler: Scheduler, params: EnvParams, lanes: Lanes) -> Any:
+    return first_memory(scheduler, env, observe.as_told(with_lane_axis(params, lanes)), lanes)
 
 
 @functools.partial(jax.jit, static_argnames=("env", "scheduler", "behaviour"))
@@ -446,7 +447,7 @@ def _watched(
     # After the last task comes the first again, with nobody looking.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
     state = env.start(params, first, fold_in(noise_key, 0), system)
-    start = state, scheduler.start(observe.as_told(params), lanes)
+    start = state, first_memory(scheduler, env, observe.as_told(params), lanes)
 
     def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, tuple[Outcome, Any]]:
         state, memory = carry

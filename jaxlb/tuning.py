@@ -41,7 +41,7 @@ class Tuned(NamedTuple):
 _AS_TOLD = Scheduler(
     name="guarded-sita",
     init=lambda key, observation: (),
-    start=lambda params, lanes: (),
+    start=lambda env, params, lanes: (),
     act=lambda settings, memory, observation, key: (
         scheduler("guarded-sita").act((), settings, observation, key)[0],
         memory,
@@ -76,7 +76,7 @@ def guarded_sita(
     env.check(params)
     rules, lanes = [scheduler(name) for name in GUARDED_SITA], (num_lanes,)
     told = observe.as_told(with_lane_axis(params, lanes))
-    each = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(rule.start(told, lanes) for rule in rules))
+    each = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(rule.start(env, told, lanes) for rule in rules))
     found = jax.vmap(
         lambda settings: rollout(env, params, _AS_TOLD, settings, key, num_lanes, num_tasks, warmup)
     )(each)

@@ -143,6 +143,35 @@ class EnvState(struct.PyTreeNode):
     steps: Array  # [...] int32, tasks assigned in this episode
 
 
+class Static(Protocol):
+    """What is settled of an environment before its numbers: `jaxlb.Env`, as a scheduler is told of it."""
+
+    @property
+    def name(self) -> str:
+        """Of the scenario."""
+        ...
+
+    @property
+    def num_processors(self) -> int:
+        """P."""
+        ...
+
+    @property
+    def queue_capacity(self) -> int:
+        """How long a queue is counted exactly."""
+        ...
+
+    @property
+    def size_visible(self) -> bool:
+        """Whether a task's size is seen; if not, the law's mean."""
+        ...
+
+    @property
+    def wait_visible(self) -> bool:
+        """Whether load and wait are seen; if not, what queue lengths tell of them."""
+        ...
+
+
 class ArrivalProcess(Protocol):
     """Makes gaps, and may have a say in the tasks. A pytree whose leaves are its parameters."""
 
@@ -200,11 +229,12 @@ class Scheduler(NamedTuple):
     Attributes:
       name: what tables call it.
       init: (key, observation) -> variables, the learned weights; `()` for a scheduler that learns nothing.
-      start: (params, lanes) -> memory, what it carries from task to task.
+      start: (env, params, lanes) -> memory, what it carries from task to task; of the static `env` it may ask
+        what `Static` has.
       act: (variables, memory, observation, key) -> (action, memory); `action` is int32 of the lanes' shape.
     """
 
     name: str
     init: Callable[[Key, Observation], Any]
-    start: Callable[[EnvParams, Lanes], Any]
+    start: Callable[[Static, EnvParams, Lanes], Any]
     act: Callable[[Any, Any, Observation, Key], tuple[Array, Any]]

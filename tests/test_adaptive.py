@@ -16,14 +16,21 @@ HORIZON = 1e9  # costs are not forgotten
 
 
 @pytest.mark.parametrize(
-    "scenario", ["stale", *(pytest.param(name, marks=pytest.mark.slow) for name in ("heavy-tail", "seed"))]
+    ("scenario", "overrides"),
+    [
+        ("stale", {}),
+        # What is hidden from the rules is hidden from them in their twins too.
+        ("two-server", {"size_visible": True, "wait_visible": False, "queue_capacity": 8}),
+        pytest.param("heavy-tail", {}, marks=pytest.mark.slow),
+        pytest.param("seed", {}, marks=pytest.mark.slow),
+    ],
 )
-def test_a_twin_costs_what_its_rule_costs_alone(key, scenario):
+def test_a_twin_costs_what_its_rule_costs_alone(key, scenario, overrides):
     """Costs of each twin, against a replay of the same tasks under that rule."""
-    env, params = jaxlb.make(scenario)
+    env, params = jaxlb.make(scenario, **overrides)
     names = ("lwr", "predictive", "greedy", "rr")
     rules = tuple(jaxlb.scheduler(name) for name in names)
-    hedge = adaptive.hedge(rules, horizon=HORIZON, queue_capacity=env.queue_capacity)
+    hedge = adaptive.hedge(rules, horizon=HORIZON)
     tasks = workload.sample(key, with_lane_axis(params, (5,)), 200, (5,))
     _, costs = watch(env, params, hedge, (), tasks, key, lambda memory, observation: memory)
     costs = np.asarray(costs.twins.cost)[-1]  # before the last task
@@ -50,7 +57,7 @@ def test_a_candidate_keeps_its_variables(key):
     named = jaxlb.Scheduler(
         "named",
         lambda key, observation: jnp.int32(0),
-        lambda params, lanes: jnp.zeros(lanes, jnp.int32),
+        lambda env, params, lanes: jnp.zeros(lanes, jnp.int32),
         lambda variables, memory, observation, key: (
             jnp.full(observation.size.shape, variables),
             memory + 1,
@@ -68,7 +75,7 @@ def test_weights_forget(key):
     """After a change, the rule that is best now is found again."""
     env, params = jaxlb.make("stale")
     hedge = adaptive.hedge(horizon=50.0)
-    memory = hedge.start(with_lane_axis(params, (3,)), (3,))
+    memory = hedge.start(env, with_lane_axis(params, (3,)), (3,))
     tasks = workload.sample(key, with_lane_axis(params, (3,)), 2, (3,))
     state = env.start(with_lane_axis(params, (3,)), jax.tree.map(lambda leaf: leaf[0], tasks), key)
     seen = env.observe(state, with_lane_axis(params, (3,)), key)

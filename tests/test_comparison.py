@@ -260,7 +260,7 @@ def test_scheduler_pairs_carry_their_variables(key):
     fixed = jaxlb.Scheduler(
         name="fixed",
         init=lambda key, observation: 0,
-        start=lambda params, lanes: (),
+        start=lambda env, params, lanes: (),
         act=lambda variables, memory, o, key: (
             jax.numpy.full(o.size.shape, variables, jax.numpy.int32),
             memory,

@@ -25,7 +25,7 @@ def forecast(key, name, **overrides):
         _, seen, wait = forecaster.look(memory, observation)
         return wait, seen.truth.wait
 
-    rule = Scheduler("looking", lambda key, observation: (), forecaster.start, act)
+    rule = Scheduler("looking", lambda key, observation: (), lambda env, *told: forecaster.start(*told), act)
     tasks = workload.sample(key, with_lane_axis(params, (4,)), 200, (4,))
     return jax.tree.map(np.asarray, watch(env, params, rule, (), tasks, key, look)[1])
 

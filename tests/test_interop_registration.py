@@ -30,7 +30,7 @@ def favourite(place: int = 0):
     def act(variables, memory, observation, key):
         return jnp.full(observation.size.shape, place, jnp.int32), memory
 
-    return jaxlb.Scheduler("favourite", lambda key, observation: (), lambda params, lanes: (), act)
+    return jaxlb.Scheduler("favourite", lambda key, observation: (), lambda env, params, lanes: (), act)
 
 
 class Triangular(struct.PyTreeNode):

@@ -54,7 +54,7 @@ def test_an_alarm_lasts_as_long_as_it_is_to(key):
     never = predictors.from_plain({"slopes": {"load": 0.0}, "level": 5.0, "error": 1.0})
     scheduler = predictive.predicting("held", never[0], drift.threshold(1.0), hold=3)
     env, params = jaxlb.make("stable")
-    memory = scheduler.start(params, ())
+    memory = scheduler.start(env, params, ())
     state = first_arrival(env, params, key, ())
     observation = env.observe(state, params, key)
     trusted = []
@@ -78,7 +78,7 @@ def test_types_stay(key):
     scheduler = jaxlb.scheduler("drift-aware", detector="cusum", hold=4)
     env, params = jaxlb.make("two-server")
     with_lanes = with_lane_axis(params, (3,))
-    memory = scheduler.start(with_lanes, (3,))
+    memory = scheduler.start(env, with_lanes, (3,))
     tasks = workload.sample(key, with_lanes, 2, (3,))
     state = env.start(with_lanes, jax.tree.map(lambda leaf: leaf[0], tasks), key)
     action, after = jax.jit(scheduler.act)((), memory, env.observe(state, with_lanes, key), key)

@@ -45,7 +45,7 @@ def environment(speed, **overrides):
 FIXED = jaxlb.Scheduler(
     name="fixed",
     init=lambda key, observation: (),
-    start=lambda params, lanes: jnp.int32(0),
+    start=lambda env, params, lanes: jnp.int32(0),
     act=lambda choices, index, observation, key: (choices[index], index + 1),
 )
 """A scheduler that makes the choices that its variables list, one after the other."""

@@ -65,7 +65,7 @@ def test_a_forecaster_of_ones_own_is_made_anew_by_the_same_fit():
 
 
 # What a user would write at the top of a module.
-def own_start(params, lanes):
+def own_start(env, params, lanes):
     return ()
 
 

@@ -113,7 +113,7 @@ def only_the_first():
     return jaxlb.Scheduler(
         name="one",
         init=lambda key, observation: (),
-        start=lambda params, lanes: (),
+        start=lambda env, params, lanes: (),
         act=lambda variables, memory, observation, key: (observation.priority * 0, memory),
     )
 

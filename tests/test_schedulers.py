@@ -49,7 +49,8 @@ def choose(name, seen, params=None, memory=None, key=None, **options):
     """One choice of a scheduler; its memory starts fresh unless given."""
     scheduler = jaxlb.scheduler(name, **options)
     params = params_of(np.asarray(seen.speed)) if params is None else params
-    memory = scheduler.start(params, ()) if memory is None else memory
+    env, _ = jaxlb.make("heavy-tail", num_processors=len(seen.speed))
+    memory = scheduler.start(env, params, ()) if memory is None else memory
     action, memory = scheduler.act((), memory, seen, jax.random.key(0) if key is None else key)
     assert action.dtype == jnp.int32 and action.shape == ()
     return int(action), memory
@@ -237,17 +238,21 @@ def test_the_largest_size_may_be_an_atom_that_guarded_sita_guards_from(name):
 def test_of_an_atom_at_the_limit_the_nearer_side_is_taken():
     # Sizes of 1, 2 and 4 that bring 40, 30 and 30 % of the work, on two guarded processors of five.
     law = sizes.Empirical(jnp.asarray([4.0] * 30 + [2.0] * 60 + [1.0] * 160))
+    env, _ = jaxlb.make("heavy-tail", num_processors=5)
+
+    def limit(params, **options):
+        return float(jaxlb.scheduler("guarded-sita", **options).start(env, params, ())[0])
+
     params = params_of([1.0] * 5, load=0.5, size=law)
     for share, big in [(0.7, 4.0), (1.0, 4.0), (1.3, 2.0), (1.8, 2.0)]:
-        cutoff, _ = jaxlb.scheduler("guarded-sita", big=2, share=share).start(params, ())
-        larger = [size for size in (1.0, 2.0, 4.0) if size > float(cutoff)]
+        larger = [size for size in (1.0, 2.0, 4.0) if size > limit(params, big=2, share=share)]
         assert larger[0] == big, share
     # What the guarded processors could not do they are not given: 30 % on a fifth of the speed at load 0.8.
     heavy = params_of([1.0] * 5, load=0.8, size=law)
-    assert float(jaxlb.scheduler("guarded-sita").start(heavy, ())[0]) >= 4.0
+    assert limit(heavy) >= 4.0
     # Nor does anything follow from a size that all tasks have.
     same = params_of([1.0] * 5, size=sizes.Deterministic(3.0))
-    assert float(jaxlb.scheduler("guarded-sita").start(same, ())[0]) >= 3.0
+    assert limit(same) >= 3.0
 
 
 @pytest.mark.parametrize(
@@ -302,7 +307,7 @@ def test_card_follows_its_definition():
 @pytest.mark.parametrize("name", [name for name in jaxlb.schedulers() if name != "optimal"])
 def test_lanes_decide_alone_and_memory_keeps_its_types(name, key):
     """Lane n of many chooses as it would alone; works under vmap and scan."""
-    _, params = jaxlb.make("heavy-tail")
+    env, params = jaxlb.make("heavy-tail")
     scheduler = jaxlb.scheduler(name)
     rng = np.random.default_rng(0)
     lanes = 6
@@ -314,7 +319,7 @@ def test_lanes_decide_alone_and_memory_keeps_its_types(name, key):
         queue_length=jnp.asarray(rng.integers(0, 4, (4, lanes)), jnp.int32),
     )
     many = many.replace(truth=many.truth.replace(size=many.size))
-    memory = scheduler.start(with_lane_axis(params, (lanes,)), (lanes,))
+    memory = scheduler.start(env, with_lane_axis(params, (lanes,)), (lanes,))
     action, after = scheduler.act((), memory, many, key)
     assert action.shape == (lanes,) and action.dtype == jnp.int32
     assert int(action.min()) >= 0 and int(action.max()) < 4
@@ -322,7 +327,7 @@ def test_lanes_decide_alone_and_memory_keeps_its_types(name, key):
     if name not in ("random", "weighted-random", "jiq", "power-of-d", "hedge"):
         for lane in range(lanes):
             one = jax.tree.map(lambda leaf, lane=lane: leaf[..., lane] if leaf.ndim else leaf, many)
-            alone, _ = scheduler.act((), scheduler.start(params, ()), one, key)
+            alone, _ = scheduler.act((), scheduler.start(env, params, ()), one, key)
             assert int(alone) == int(action[lane])
 
 
@@ -458,3 +463,16 @@ def test_a_scheduler_may_be_given_by_its_name():
         with pytest.raises(ValueError, match=told) as caught:
             as_scheduler(bad)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
+
+
+def test_a_start_that_takes_too_few_arguments_is_told_what_it_must_take(key):
+    env, params = jaxlb.make("stable")
+    own = jaxlb.scheduler("lwr")._replace(name="own", start=lambda params, lanes: ())
+    said = r"scheduler 'own': its start takes \(params, lanes\), must take \(env, params, lanes\)"
+    with pytest.raises(ValueError, match=said):
+        jaxlb.rollout(env, params, own, (), key, 2, 10)
+    with pytest.raises(ValueError, match=said):
+        jaxlb.replay(env, params, own, (), workload.sample(key, params, 3), key)
+    hedge = jaxlb.scheduler("hedge", candidates=(jaxlb.scheduler("lwr"), own))
+    with pytest.raises(ValueError, match=said):
+        jaxlb.rollout(env, params, hedge, (), key, 2, 10)

@@ -61,7 +61,7 @@ def first(costs, speeds=None):
     return min(range(len(costs)), key=lambda i: (costs[i], 0 if speeds is None else -speeds[i], i))
 
 
-def rules(speeds, params):
+def rules(speeds, env, params):
     """Every rule that draws nothing, once more in plain Python.
 
     A rule is (size, lengths, waits, services) -> processor. What one computes beforehand (cutoffs, weights)
@@ -70,7 +70,7 @@ def rules(speeds, params):
     everyone = range(len(speeds))
 
     def memory(name):
-        return jax.tree.map(np.asarray, jaxlb.scheduler(name).start(params, ()))
+        return jax.tree.map(np.asarray, jaxlb.scheduler(name).start(env, params, ()))
 
     def completions(waits, services):
         return [wait + service for wait, service in zip(waits, services, strict=True)]
@@ -175,7 +175,7 @@ def test_simpy_makes_the_same_choices_and_completions(name, speeds, load, key):
         tasks.gap.astype(float).tolist(),
         tasks.size.astype(float).tolist(),
         speeds,
-        rules(speeds, params)[name],
+        rules(speeds, env, params)[name],
     )
     np.testing.assert_array_equal(outcome.action, actions)
     np.testing.assert_array_equal(outcome.completion, completions)

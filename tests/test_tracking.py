@@ -19,7 +19,7 @@ def act(variables, memory, observation, key):
     return jnp.argmin(seen.load / seen.speed, 0).astype(jnp.int32), memory
 
 
-RULE = Scheduler("tracking lwr", lambda key, observation: (), tracking.start, act)
+RULE = Scheduler("tracking lwr", lambda key, observation: (), lambda env, *told: tracking.start(*told), act)
 
 
 def tracked(memory, observation):

@@ -23,7 +23,7 @@ def trajectory(env, params, scheduler, tasks, key):
             state, outcome, _ = env.transition(state, action, task, params, key)
             return (state, memory), (outcome, *found)
 
-        return jax.lax.scan(body, (state, scheduler.start(params, lanes)), following)
+        return jax.lax.scan(body, (state, scheduler.start(env, params, lanes)), following)
 
     (state, _), (outcome, queue_length, wait) = run(state)
     return outcome, queue_length, wait, state

@@ -69,7 +69,7 @@ def observing_lwr() -> Scheduler:
         of_each = (o.queue_length.astype(jnp.float32), o.load, o.wait, o.speed)
         return action, memory + sum((total(x) for x in of_each), told)
 
-    return Scheduler("lwr, observing", lwr.init, lambda params, lanes: jnp.zeros(lanes), act)
+    return Scheduler("lwr, observing", lwr.init, lambda env, params, lanes: jnp.zeros(lanes), act)
 
 
 def system(num_processors: int) -> tuple[Env, EnvParams]:

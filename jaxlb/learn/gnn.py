@@ -21,11 +21,11 @@ from jaxlb.learn.trainer import Trainer, TrainResult, train
 from jaxlb.numerics import at_processor
 from jaxlb.rollout import first_arrival, watch
 from jaxlb.schedulers import forecasts, learned, regression, scheduler
-from jaxlb.schedulers.base import chosen_acts
+from jaxlb.schedulers.base import chosen_acts, first_memory
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
 from jaxlb.schedulers.learned import Features, Network, Recurrent
 from jaxlb.schedulers.regression import Decision, Regression
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 Target = Literal["time", "mean", "log-time", "quantile", "distribution", "choice"]
 HELD_OUT = 5
@@ -126,8 +126,9 @@ def _each(env: Systems, params: Any) -> tuple[tuple[Env, EnvParams], ...]:
 def _mixture(own: Scheduler, behaviours: tuple[Scheduler, ...]) -> Scheduler:
     """Every second lane under its own policy once that is trained, the others under one of the rules."""
 
-    def start(params: EnvParams, lanes: Lanes) -> tuple:
-        return own.start(params, lanes), tuple(rule.start(params, lanes) for rule in behaviours)
+    def start(env: Static, params: EnvParams, lanes: Lanes) -> tuple:
+        each = tuple(first_memory(rule, env, params, lanes) for rule in behaviours)
+        return own.start(env, params, lanes), each
 
     def act(variables: tuple[Regression, Array], memory: tuple, observation: Observation, key: Key) -> tuple:
         (ours, trained), (tracked, memories) = variables, memory

@@ -18,7 +18,7 @@ from jaxlb.schedulers import predictors, tracking
 from jaxlb.schedulers.predictive import predicting
 from jaxlb.schedulers.predictors import Fit, Predictor
 from jaxlb.schedulers.tracking import FEATURES, Tracking
-from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 _OPTIMISER = optax.lbfgs()
 HELD_OUT = 5
@@ -90,7 +90,12 @@ def _act(variables: Any, memory: Tracking, observation: Observation, key: Key) -
     return action, tracked
 
 
-_COLLECTING = Scheduler("collecting", lambda key, observation: (), tracking.start, _act)
+def _start(env: Static, params: EnvParams, lanes: Lanes) -> Tracking:
+    del env
+    return tracking.start(params, lanes)
+
+
+_COLLECTING = Scheduler("collecting", lambda key, observation: (), _start, _act)
 
 
 def _example(memory: Tracking, observation: Observation) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks, observe, system
-from jaxlb.schedulers.base import chosen_acts, sampled
+from jaxlb.schedulers.base import chosen_acts, first_memory, sampled
 from jaxlb.schedulers.classical import greedy, lwr
 from jaxlb.schedulers.predictive import predictive
 from jaxlb.schedulers.units import mean_service
@@ -24,6 +24,7 @@ from jaxlb.types import (
     MonitorState,
     Observation,
     Scheduler,
+    Static,
     SystemState,
     Task,
 )
@@ -41,6 +42,7 @@ class Twins(struct.PyTreeNode):
 class Memory(struct.PyTreeNode):
     """What `hedge` carries from task to task."""
 
+    wait_visible: bool = struct.field(pytree_node=False)  # whether waits are measured, and so the twins'
     params: EnvParams
     unit: Array  # [...] time, the mean service
     twins: Twins
@@ -51,8 +53,6 @@ def hedge(
     candidates: tuple[Scheduler, ...] | None = None,
     rate: float = 1.0,
     horizon: float = 3000.0,
-    queue_capacity: int = 16,
-    wait_visible: bool = True,
 ) -> Scheduler:
     """One of several rules, drawn by weights exp(-rate x what it would have cost so far).
 
@@ -63,36 +63,31 @@ def hedge(
       candidates: None: LWR, predictive and greedy. The variables are a tuple of theirs; `()`: none has any.
       rate: of the weights.
       horizon: tasks after which costs are forgotten to 1 / e.
-      queue_capacity: how long the twins' queues are counted exactly.
-      wait_visible: whether the system's waits are measured, and so the twins'.
     """
     rules = (lwr(), predictive(), greedy()) if candidates is None else tuple(candidates)
     if not rules:
         raise ValueError("candidates = (): must be at least one")
     checks.leaf("rate", rate, above=0)
     checks.leaf("horizon", horizon, low=1)
-    checks.at_least("queue_capacity", queue_capacity, 1)
 
     def init(key: Key, observation: Observation) -> tuple:
         keys = jax.random.split(key, len(rules))
         return tuple(rule.init(key, observation) for rule, key in zip(rules, keys, strict=True))
 
-    def memories(params: EnvParams, lanes: Lanes) -> tuple[Any, ...]:
-        return tuple(rule.start(params, lanes) for rule in rules)
-
-    def start(params: EnvParams, lanes: Lanes) -> Memory:
-        num_processors, beside = params.speed.shape[0], (len(rules), *lanes)
+    def start(env: Static, params: EnvParams, lanes: Lanes) -> Memory:
+        beside = (len(rules), *lanes)
+        memories = tuple(first_memory(rule, env, params, lanes) for rule in rules)
         twins = Twins(
-            system=system.start(num_processors, queue_capacity, beside),
-            monitor=observe.start(params, num_processors, beside),
-            memories=memories(params, lanes),
+            system=system.start(env.num_processors, env.queue_capacity, beside),
+            monitor=observe.start(params, env.num_processors, beside),
+            memories=memories,
             cost=jnp.zeros(beside, jnp.float32),
         )
-        return Memory(params, mean_service(params, lanes), twins, memories(params, lanes))
+        return Memory(env.wait_visible, params, mean_service(params, lanes), twins, memories)
 
     def counterfactual(variables: tuple, twins: Twins, memory: Memory, task: Task, key: Key) -> Twins:
         """The twins after the task."""
-        p = memory.params
+        p, wait_visible = memory.params, memory.wait_visible
         nominal = None if p.nominal_speed is None else p.nominal_speed[:, None]
         params = p.replace(speed=p.speed[:, None], nominal_speed=nominal)
         task = jax.tree.map(lambda x: jnp.broadcast_to(x, twins.cost.shape), task)

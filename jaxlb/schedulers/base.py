@@ -1,26 +1,27 @@
 """What all schedulers share: the stateless protocol, random numbers that do not depend on the lane count."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 
 def stateless(name: str, choose: Callable[[Observation, Key], Array]) -> Scheduler:
     """A scheduler without variables or memory, from (observation, key) -> action."""
     return with_memory(
         name,
-        start=lambda params, lanes: (),
+        start=lambda env, params, lanes: (),
         act=lambda memory, observation, key: (choose(observation, key), memory),
     )
 
 
 def with_memory(
     name: str,
-    start: Callable[[EnvParams, Lanes], Any],
+    start: Callable[[Static, EnvParams, Lanes], Any],
     act: Callable[[Any, Observation, Key], tuple[Array, Any]],
 ) -> Scheduler:
     """A scheduler without variables; `act` is (memory, observation, key) -> (action, memory)."""
@@ -30,6 +31,23 @@ def with_memory(
         start=start,
         act=lambda variables, memory, observation, key: act(memory, observation, key),
     )
+
+
+def first_memory(scheduler: Scheduler, env: Static, params: EnvParams, lanes: Lanes) -> Any:
+    """What a scheduler carries to the first task, if it takes what it is told.
+
+    Raises:
+      ValueError: its `start` takes other arguments.
+    """
+    try:
+        signature = inspect.signature(scheduler.start)
+        signature.bind(env, params, lanes)
+    except TypeError:
+        raise ValueError(
+            f"scheduler {scheduler.name!r}: its start takes {signature}, must take (env, params, lanes): the "
+            "environment's static settings come first"
+        ) from None
+    return scheduler.start(env, params, lanes)
 
 
 def uniform_per_processor(key: Key, like: Array) -> Array:

@@ -39,7 +39,7 @@ def rr() -> Scheduler:
         del key
         return turn, (turn + 1) % observation.speed.shape[0]
 
-    return with_memory("rr", lambda params, lanes: jnp.zeros(lanes, jnp.int32), act)
+    return with_memory("rr", lambda env, params, lanes: jnp.zeros(lanes, jnp.int32), act)
 
 
 def wrr() -> Scheduler:
@@ -56,7 +56,7 @@ def wrr() -> Scheduler:
         paid = jnp.where(processor_index(credit) == action, observation.speed.sum(0), 0.0)
         return action, credit - paid
 
-    def start(params, lanes):
+    def start(env, params, lanes):
         return jnp.zeros((params.speed.shape[0], *lanes), jnp.float32)
 
     return with_memory("wrr", start, act)

@@ -18,7 +18,7 @@ from jaxlb.numerics import deviation
 from jaxlb.recipes import cached, picklable
 from jaxlb.rewards import Weights
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
-from jaxlb.types import Array, Key, Lanes, Observation, Scalar, Scheduler
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scalar, Scheduler, Static
 
 
 class Features(struct.PyTreeNode):
@@ -203,4 +203,8 @@ def dqn(network: Network, forecaster: Forecaster = FLUID) -> Scheduler:
         value = values(network, variables, x, known_rewards(seen, forecast, variables.weights))
         return jnp.argmax(value, -1).astype(jnp.int32), memory
 
-    return Scheduler("dqn", init, forecaster.start, act)
+    def start(env: Static, params: EnvParams, lanes: Lanes) -> Any:
+        del env
+        return forecaster.start(params, lanes)
+
+    return Scheduler("dqn", init, start, act)

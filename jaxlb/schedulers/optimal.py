@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxlb.numerics import first_smallest
 from jaxlb.schedulers.base import with_memory
 from jaxlb.schedulers.size_based import quadrature, speeds
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
 
 _SIZES, _GAPS = 96, 64
 
@@ -172,7 +172,7 @@ def optimal() -> Scheduler:
     fresh and exact, and gaps and sizes independent; and for the mean response, not for deadlines.
     """
 
-    def start(params: EnvParams, lanes: Lanes) -> Values:
+    def start(env: Static, params: EnvParams, lanes: Lanes) -> Values:
         del lanes
         if params.speed.shape[0] != 2:
             raise ValueError(f"num_processors = {params.speed.shape[0]}: must be 2 for scheduler 'optimal'")

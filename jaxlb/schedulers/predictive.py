@@ -13,7 +13,7 @@ from jaxlb.schedulers import predictors, tracking
 from jaxlb.schedulers.predictors import Predictor
 from jaxlb.schedulers.tracking import Tracking
 from jaxlb.schedulers.units import mean_size
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 IDLE = 1e-3
 """Work, in mean sizes, that is as good as none: rounding decides nothing between idle processors."""
@@ -57,7 +57,7 @@ def predicting(name: str, predictor: Predictor, detector: Detector | None, hold:
         del key, observation
         return ()
 
-    def start(params: EnvParams, lanes: Lanes) -> Memory:
+    def start(env: Static, params: EnvParams, lanes: Lanes) -> Memory:
         return Memory(
             tracking=tracking.start(params, lanes),
             detector=() if detector is None else detector.init((params.speed.shape[0], *lanes)),

@@ -11,7 +11,7 @@ from jaxlb.recipes import cached
 from jaxlb.schedulers import learned
 from jaxlb.schedulers.forecasts import FLUID, Forecaster
 from jaxlb.schedulers.learned import Features, Moments, Network, Recurrent
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Truth
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static, Truth
 
 Decision = Literal["completion", "violation"]
 
@@ -156,7 +156,7 @@ def gnn(
     def init(key: Key, observation: Observation) -> Regression:
         return untrained(network, key, features(observation, observation.wait))
 
-    def start(params: EnvParams, lanes: Lanes) -> tuple:
+    def start(env: Static, params: EnvParams, lanes: Lanes) -> tuple:
         num_processors = params.speed.shape[0]
         feedback = () if adaptation is None else no_feedback(num_processors, lanes)
         remembered = _lanes_last(recurrent.start(lanes, num_processors), len(lanes))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxlb import checks
 from jaxlb.numerics import first_smallest, processor_index
 from jaxlb.schedulers.base import with_memory
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
 
 _CELLS, _TAIL_CELLS = 2**14, 2**12
 
@@ -78,7 +78,7 @@ def sita_e(small_to: str = "slowest") -> Scheduler:
     """
     checks.known("small_to", small_to, ("slowest", "fastest"))
 
-    def start(params: EnvParams, lanes: Lanes):
+    def start(env: Static, params: EnvParams, lanes: Lanes):
         speed = speeds(params)
         order = jnp.argsort(speed if small_to == "slowest" else -speed, stable=True)
         share = jnp.cumsum(speed[order]) / speed.sum()
@@ -116,7 +116,7 @@ def guarded_sita(big: int = 1, big_to: str = "slowest", share: float = 1.0) -> S
     checks.known("big_to", big_to, ("slowest", "fastest"))
     checks.leaf("share", share, above=0)
 
-    def start(params: EnvParams, lanes: Lanes):
+    def start(env: Static, params: EnvParams, lanes: Lanes):
         speed = speeds(params)
         rank = jnp.argsort(jnp.argsort(speed if big_to == "slowest" else -speed, stable=True))
         guarded = rank < big
@@ -147,7 +147,7 @@ def fpi() -> Scheduler:
     (w + x/s) + l_i / (2 (1 - r)) ((w + x/s)^2 - w^2). The load r is capped at 0.99, where that is defined.
     """
 
-    def start(params: EnvParams, lanes: Lanes):
+    def start(env: Static, params: EnvParams, lanes: Lanes):
         rate = params.load * params.speed / params.size.mean()
         return rate / (2.0 * (1.0 - jnp.minimum(params.load, 0.99)))
 
@@ -179,7 +179,7 @@ def card(band: float = 0.2, threshold: float = 2.0) -> Scheduler:
     checks.leaf("band", band, above=0, below=1)
     checks.leaf("threshold", threshold, above=0)
 
-    def start(params: EnvParams, lanes: Lanes):
+    def start(env: Static, params: EnvParams, lanes: Lanes):
         speed = speeds(params)
         long = first_smallest(speed)
         part = 1.0 - speed[long] / speed.sum()
