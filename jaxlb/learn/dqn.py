@@ -181,7 +181,7 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
     _, seen, forecast = config.forecaster.look(tracked, env.observe(state, params, observe_key))
     x = learned.features(seen, forecast, learned.objective(config.weights))
     variables = learned.untrained(config.network, network_key, x, config.weights)
-    nothing = jnp.zeros(lanes)
+    nothing = jnp.zeros(lanes, jnp.float32)
     row = Step(
         features=x,
         known=learned.known_rewards(seen, forecast, config.weights),
@@ -272,7 +272,7 @@ def _exploring(greedy: Scheduler) -> Scheduler:
         chance_key, choice_key, greedy_key = jax.random.split(key, 3)
         action, memory = greedy.act(trained, memory, observation, greedy_key)
         explored, _ = by_speed.act((), (), observation, choice_key)
-        explore = jax.random.uniform(chance_key, action.shape) < exploration
+        explore = jax.random.uniform(chance_key, action.shape, jnp.float32) < exploration
         return jnp.where(explore, explored, action), memory
 
     return Scheduler("exploring", greedy.init, greedy.start, act)
@@ -359,7 +359,7 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
     c, variables, rows = config, state.variables, state.memory.rows
     num_rows = rows.action.shape[0]
     (row, lane), weight = replay.draw(state.memory, key, c.batch_size, c.n_step, c.priority_correction)
-    window = (row[:, None] + jnp.arange(c.n_step)) % num_rows, lane[:, None]
+    window = (row[:, None] + jnp.arange(c.n_step, dtype=jnp.int32)) % num_rows, lane[:, None]
     now = jax.tree.map(lambda leaf: leaf[row, lane], rows)
     then = jax.tree.map(lambda leaf: leaf[(row + c.n_step) % num_rows, lane], rows)
     # What came after queues were emptied is not a consequence.

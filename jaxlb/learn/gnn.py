@@ -297,15 +297,15 @@ def continue_gnn(
     variables = jax.tree.map(
         functools.partial(jnp.where, round_ == 0), _standardising(c, state.variables, new), state.variables
     )
-    fitted = jnp.array([lane for lane in range(c.num_lanes) if lane % HELD_OUT])
+    fitted = jnp.array([lane for lane in range(c.num_lanes) if lane % HELD_OUT], jnp.int32)
 
     def drawn(pool: Examples, key: Key) -> Examples:
         round_key, time_key, lane_key = jax.random.split(key, 3)
         count = (c.batch_size // len(each),)
-        which = jax.random.randint(round_key, count, 0, round_ + 1)
-        first = jax.random.randint(time_key, count, 0, c.num_tasks - c.sequence + 1)
-        lane = fitted[jax.random.randint(lane_key, count, 0, fitted.size)]
-        time = first + jnp.arange(c.sequence)[:, None]
+        which = jax.random.randint(round_key, count, 0, round_ + 1, jnp.int32)
+        first = jax.random.randint(time_key, count, 0, c.num_tasks - c.sequence + 1, jnp.int32)
+        lane = fitted[jax.random.randint(lane_key, count, 0, fitted.size, jnp.int32)]
+        time = first + jnp.arange(c.sequence, dtype=jnp.int32)[:, None]
         return jax.tree.map(lambda leaf: leaf[which, time, lane], pool)
 
     def loss_of(network: Any, batches: tuple[Examples, ...]) -> Array:
@@ -500,8 +500,8 @@ def check(env: Systems, params: Any, config: GNNConfig) -> None:
 def _check_outputs(num_processors: int, config: GNNConfig) -> None:
     """Raise ValueError if the network has not the outputs that the target needs."""
     x = Features(
-        task=jnp.zeros((1, len(regression.TASK_FEATURES))),
-        processor=jnp.zeros((1, num_processors, len(learned.PROCESSOR_FEATURES))),
+        task=jnp.zeros((1, len(regression.TASK_FEATURES)), jnp.float32),
+        processor=jnp.zeros((1, num_processors, len(learned.PROCESSOR_FEATURES)), jnp.float32),
     )
     network = learned.remembering(config.network)
 

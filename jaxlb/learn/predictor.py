@@ -117,14 +117,14 @@ def examples(env: Env, params: EnvParams, config: PredictorConfig, key: Key) -> 
     x = x[c.warmup : c.warmup + c.num_tasks]
     backlog = backlog[c.warmup + c.horizon :]
     names = tuple(FEATURES)
-    x = x[:, jnp.array([names.index(name) for name in c.predictor.features])]
+    x = x[:, jnp.array([names.index(name) for name in c.predictor.features], jnp.int32)]
     held_out = (jnp.arange(c.num_lanes) % HELD_OUT == 0).astype(jnp.float32)
 
     def drawn(key: Key, among: Array) -> Examples:
         time_key, place_key, lane_key = jax.random.split(key, 3)
         count = (c.num_examples,)
-        time = jax.random.randint(time_key, count, 0, c.num_tasks)
-        place = jax.random.randint(place_key, count, 0, env.num_processors)
+        time = jax.random.randint(time_key, count, 0, c.num_tasks, jnp.int32)
+        place = jax.random.randint(place_key, count, 0, env.num_processors, jnp.int32)
         lane = jax.random.choice(lane_key, c.num_lanes, count, p=among / among.sum())
         return Examples(x=x[time, :, place, lane].T, backlog=backlog[time, place, lane])
 

@@ -28,7 +28,7 @@ def start(row: Any, num_rows: int, prioritised: bool = False) -> Memory:
     lanes = jax.tree.leaves(row)[0].shape[:1]
     return Memory(
         rows=jax.tree.map(lambda leaf: jnp.zeros((num_rows, *leaf.shape), leaf.dtype), row),
-        priority=jnp.ones((num_rows, *lanes)) if prioritised else None,
+        priority=jnp.ones((num_rows, *lanes), jnp.float32) if prioritised else None,
         count=jnp.int32(0),
     )
 
@@ -66,13 +66,16 @@ def draw(
     num_rows, num_lanes = jax.tree.leaves(memory.rows)[0].shape[:2]
     usable = jnp.maximum(jnp.minimum(memory.count, num_rows) - horizon, 1)
     drawn = batch_size if memory.priority is None else CANDIDATES * batch_size
-    back = horizon + 1 + jax.random.randint(row_key, (drawn,), 0, usable)
-    row, lane = (memory.count - back) % num_rows, jax.random.randint(lane_key, (drawn,), 0, num_lanes)
+    back = horizon + 1 + jax.random.randint(row_key, (drawn,), 0, usable, jnp.int32)
+    row, lane = (
+        (memory.count - back) % num_rows,
+        jax.random.randint(lane_key, (drawn,), 0, num_lanes, jnp.int32),
+    )
     if memory.priority is None:
-        return (row, lane), jnp.ones(batch_size)
+        return (row, lane), jnp.ones(batch_size, jnp.float32)
     priority = memory.priority[row, lane]
     below = jnp.cumsum(priority)
-    picked = jnp.searchsorted(below, below[-1] * jax.random.uniform(pick_key, (batch_size,)))
+    picked = jnp.searchsorted(below, below[-1] * jax.random.uniform(pick_key, (batch_size,), jnp.float32))
     weight = (priority.mean() / priority[picked]) ** correction
     return (row[picked], lane[picked]), weight
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks
@@ -81,7 +82,7 @@ def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any
     """
     trainer.check(env, params, config)
     params = jax.tree.map(canonical, params, is_leaf=lambda leaf: isinstance(leaf, EnvParams))
-    key = typed(key)
+    config, key = jax.tree.map(_single, config), typed(key)
     result = _train(trainer, env, params, config, key)
     if not checks.traced(result.diverged) and int(result.diverged) >= 0:
         raise FloatingPointError(
@@ -89,6 +90,11 @@ def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any
             f"try {trainer.remedy}"
         )
     return result
+
+
+def _single(x: Any) -> Array:
+    """A setting in the precision of all else, whether JAX is told to take more or not."""
+    return jnp.asarray(x, jnp.int32 if jnp.issubdtype(jnp.result_type(x), jnp.integer) else jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames=("trainer", "env"))

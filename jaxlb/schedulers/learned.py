@@ -173,8 +173,8 @@ def values(network: Network, variables: Variables, x: Features, known: Array) ->
 def no_moments(x: Features) -> Moments:
     """Of features `[..., G]` and `[..., P, L]` that are taken as they are."""
     return Moments(
-        mean=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[-1:]), x),
-        variance=jax.tree.map(lambda leaf: jnp.ones(leaf.shape[-1:]), x),
+        mean=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[-1:], jnp.float32), x),
+        variance=jax.tree.map(lambda leaf: jnp.ones(leaf.shape[-1:], jnp.float32), x),
     )
 
 

@@ -173,8 +173,8 @@ def from_plain(plain: dict[str, Any]) -> tuple[Predictor, Fit]:
     one = jnp.float32(1.0)
     return linear(names), Fit(
         network={"params": {"Dense_0": layer}},
-        feature_mean=jnp.zeros(len(names)),
-        feature_deviation=jnp.ones(len(names)),
+        feature_mean=jnp.zeros(len(names), jnp.float32),
+        feature_deviation=jnp.ones(len(names), jnp.float32),
         mean=jnp.float32(0.0),
         deviation=one,
         error=jnp.float32(plain["error"]),

@@ -24,8 +24,8 @@ def quadrature(law: SizeLaw) -> tuple[Array, Array]:
     Returns:
       `[G]` work and `[G]`.
     """
-    tail = jnp.exp2(jnp.linspace(-27.0, -5.0, _TAIL_CELLS + 1))
-    body = jnp.linspace(2.0**-5, 1.0, _CELLS + 1)
+    tail = jnp.exp2(jnp.linspace(-27.0, -5.0, _TAIL_CELLS + 1, dtype=jnp.float32))
+    body = jnp.linspace(2.0**-5, 1.0, _CELLS + 1, dtype=jnp.float32)
     middles = [jnp.sqrt(tail[1:] * tail[:-1]), 0.5 * (body[1:] + body[:-1])]
     size = law.inverse_survival(jnp.concatenate(middles))
     order = jnp.argsort(size)
