@@ -10,6 +10,7 @@ import pytest
 
 import jaxlb
 from jaxlb import cli, verification
+from jaxlb.cli.compare import entries
 from jaxlb.verification import Experiment, Finding
 
 
@@ -161,3 +162,14 @@ def test_verify_writes_what_it_found_and_tells_by_its_exit_code(exact, passed, m
     assert f"jaxlb verify --quick --out {tmp_path}" in page
     assert ("All 1 cases passed" if passed else "**1 of 1 cases failed**") in page
     assert (tmp_path / "verification.png").stat().st_size > 5000
+
+
+def test_commas_within_brackets_do_not_separate_schedulers():
+    env, params = jaxlb.make("heavy-tail")
+    listed = "lwr, guarded-sita(big=2, share=0.8),,power-of-d(d=3)"
+    named = {
+        "lwr": jaxlb.scheduler("lwr"),
+        "guarded-sita(big=2, share=0.8)": jaxlb.scheduler("guarded-sita", big=2, share=0.8),
+        "power-of-d(d=3)": jaxlb.scheduler("power-of-d", d=3),
+    }
+    assert entries(listed, (), env, params) == named

@@ -102,6 +102,12 @@ def test_running_moments_are_those_of_the_features(key):
         np.testing.assert_allclose(variance, leaf.var(axes), rtol=1e-2, atol=1e-3)
 
 
+def test_the_default_network_serves_processors_in_any_order():
+    default = networks.per_processor()
+    assert DQNConfig().network is default and dqn.configure().network is default
+    assert dqn.configure(**dqn.defaults()) == DQNConfig()
+
+
 def test_the_running_variance_of_what_never_varies_is_next_to_nothing():
     """However large it is, and from the first step on."""
     x = learned.Features(jnp.full((48, 2), jnp.array([813.7, -0.6733])), jnp.full((48, 3, 1), 1e-3))

@@ -41,9 +41,10 @@ class _Perceptron(nn.Module):
 
 
 class _PerProcessor(nn.Module):
-    """The same layers for every processor, each with the mean over all of the layer before.
+    """The same layers for every processor, each told the mean, the most and the least of the layer before.
 
-    Permuting processors permutes the values, and any number of processors will do.
+    Permuting processors permutes the values, and any number of processors will do. The first layer is told of
+    all processors too: who completes first is a matter of the least completion.
     """
 
     widths: Sequence[int]
@@ -51,10 +52,14 @@ class _PerProcessor(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Array:
-        h, shared = x.processor, x.task
+        def of_all(h: Array) -> Array:
+            return jnp.concatenate([h.mean(-2), h.max(-2), h.min(-2)], -1)
+
+        h = x.processor
+        shared = jnp.concatenate([x.task, of_all(h)], -1)
         for width in self.widths:
             h = nn.relu(nn.Dense(width)(h) + nn.Dense(width, use_bias=False)(shared)[..., None, :])
-            shared = h.mean(-2)
+            shared = of_all(h)
         value = nn.Dense(1)(h)[..., 0]
         return _duel(value, nn.Dense(1)(shared)) if self.duelling else value
 
@@ -187,11 +192,11 @@ def mlp(widths: tuple[int, ...] = (128, 128), duelling: bool = False) -> Network
 
 
 @cached
-def per_processor(widths: tuple[int, ...] = (64, 64), duelling: bool = False) -> Network:
-    """A permutation-equivariant network: the same weights for any number of processors.
+def per_processor(widths: tuple[int, ...] = (64, 32, 32), duelling: bool = False) -> Network:
+    """A permutation-equivariant network: the same weights for any number of processors, in any order.
 
     Args:
-      widths: of the layers; between them each processor learns the mean over all.
+      widths: of the layers; before each a processor learns the mean, the most and the least over all.
       duelling: whether level and advantages are separate outputs.
     """
     return _network(_PerProcessor(_widths(widths), duelling))
