@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import jaxlb
+from jaxlb import workload
 
 
 def test_reset_and_step_follow_gymnax(key):
@@ -200,3 +201,47 @@ def test_trainers_are_imported_when_they_are_asked_for():
         "assert 'optax' in sys.modules and not hasattr(jaxlb, 'train_nothing')\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def cost_of_steps(env, params, key, num_steps):
+    """Completion times, in a loop of steps with given actions."""
+
+    def cost(speed, scale):
+        changed = params.replace(speed=speed)
+        _, state = env.reset(key, changed)
+        state = state.replace(task=state.task.replace(size=state.task.size * scale))
+
+        def step(state, index):
+            step_key = jax.random.fold_in(key, index)
+            _, state, _, _, _, info = env.step(step_key, state, index % env.num_actions, changed)
+            return state, info["outcome"].completion
+
+        return jax.lax.scan(step, state, jnp.arange(num_steps, dtype=jnp.int32))[1].sum()
+
+    return cost
+
+
+def cost_of_tasks(env, params, key, num_tasks):
+    """Completion times of given tasks, whose sizes scale."""
+    tasks = workload.sample(key, params, num_tasks)
+
+    def cost(speed, scale):
+        scaled = tasks.replace(size=tasks.size * scale)
+        return jaxlb.replay(env, params.replace(speed=speed), "rr", (), scaled, key).completion.sum()
+
+    return cost
+
+
+@pytest.mark.parametrize("cost", [cost_of_steps, cost_of_tasks])
+def test_costs_have_the_gradients_of_finite_differences(cost, key):
+    """With respect to speeds and sizes, through waits, past new origins of time and new episodes."""
+    env, params = jaxlb.make("seed", max_steps_in_episode=15)
+    cost = jax.jit(cost(env, params, key, 25))
+    speed, scale, little = params.speed, jnp.float32(1.0), 1e-3
+    by_speed, by_scale = jax.grad(cost, (0, 1))(speed, scale)
+    for processor in range(env.num_processors):
+        shift = jnp.zeros_like(speed).at[processor].set(little)
+        difference = (cost(speed + shift, scale) - cost(speed - shift, scale)) / (2.0 * little)
+        np.testing.assert_allclose(by_speed[processor], difference, rtol=1e-2, atol=1e-2)
+    difference = (cost(speed, scale + little) - cost(speed, scale - little)) / (2.0 * little)
+    np.testing.assert_allclose(by_scale, difference, rtol=1e-2)

@@ -184,3 +184,41 @@ def test_completion_scripts_complete(shell, tmp_path):
 
     assert set(completed("jaxlb sche", 1)) == {"schedulers"}
     assert "--trace-format" in completed("jaxlb compare --tra", 2)
+
+
+@pytest.mark.parametrize("reader", ["head -1", "true"])
+@pytest.mark.parametrize("form", ["", " --json"])
+def test_results_are_written_though_nobody_reads_them(reader, form, tmp_path):
+    command = " ".join([*JAXLB, "compare", *SMALL, "--out", str(tmp_path)]) + form
+    done = subprocess.run(
+        ["bash", "-c", f"{command} | {reader}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"compare.json", "compare.csv", "violations.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_signs_that_a_terminal_cannot_show_are_replaced():
+    asked = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [*JAXLB, "compare", *SMALL], env=os.environ | asked, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "? is half the 95 % interval" in done.stdout
+
+
+def test_what_was_compiled_is_kept_for_the_next_command(tmp_path):
+    def programs(**asked):
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)} | asked
+        subprocess.run([*JAXLB, "compare", *SMALL], env=environment, capture_output=True, check=True)
+        return {path.name for path in tmp_path.rglob("*-cache")}
+
+    assert programs(JAX_ENABLE_COMPILATION_CACHE="false") == set()
+    kept = programs()
+    assert kept and all(path.is_relative_to(tmp_path / "jaxlb") for path in tmp_path.rglob("*-cache"))
+    assert programs() == kept
+    elsewhere = tmp_path / "mine"
+    programs(JAX_COMPILATION_CACHE_DIR=str(elsewhere))
+    assert any(elsewhere.iterdir())
