@@ -39,8 +39,8 @@ def first_memory(scheduler: Scheduler, env: Static, params: EnvParams, lanes: La
     Raises:
       ValueError: its `start` takes other arguments.
     """
+    signature = inspect.signature(scheduler.start)
     try:
-        signature = inspect.signature(scheduler.start)
         signature.bind(env, params, lanes)
     except TypeError:
         raise ValueError(
