@@ -41,12 +41,12 @@ import jaxlb
 from jaxlb import drift, workload
 from jaxlb.comparison import Entry, mean_interval, pair
 from jaxlb.env import with_lane_axis
+from jaxlb.loop import continue_rollout, start_rollout, watch
 from jaxlb.report import plots
-from jaxlb.rollout import continue_rollout, start_rollout, watch
-from jaxlb.schedulers import forecasts, predictive, predictors
-from jaxlb.schedulers.forecasts import Forecaster
-from jaxlb.schedulers.predictors import Fit, Predictor
-from jaxlb.schedulers.units import in_mean_services, mean_service
+from jaxlb.scheduling import forecasts, predictive, predictors
+from jaxlb.scheduling.forecasts import Forecaster
+from jaxlb.scheduling.predictors import Fit, Predictor
+from jaxlb.scheduling.units import in_mean_services, mean_service
 
 HEAD = f"""# When prediction helps
 

@@ -36,11 +36,11 @@ import jaxlb
 from jaxlb.comparison import Entry
 from jaxlb.learn import gnn, networks
 from jaxlb.learn.gnn import GNNConfig
+from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.metrics import summarise
 from jaxlb.report import plots
-from jaxlb.rollout import continue_rollout, start_rollout
-from jaxlb.schedulers import forecasts, learned, regression
-from jaxlb.schedulers.learned import Features, Network
+from jaxlb.scheduling import forecasts, learned, regression
+from jaxlb.scheduling.learned import Features, Network
 
 HEAD = f"""# What message passing reaches
 

@@ -32,7 +32,7 @@ from rich.table import Table
 import jaxlb
 from jaxlb import runs
 from jaxlb.learn import networks
-from jaxlb.rollout import side_by_side
+from jaxlb.loop import side_by_side
 
 WIDTHS = (128, 128)
 SEEDS = 8
@@ -75,7 +75,7 @@ class HeavyTail:
                 queue.popleft()
 
     def features(self) -> np.ndarray:
-        """Of the task and of each processor, those that `jaxlb.schedulers.learned.features` makes."""
+        """Of the task and of each processor, those that `jaxlb.scheduling.learned.features` makes."""
         size = self.size / self.mean_size
         # What never varies here is 0: priority, age, weights of the reward, work not measured yet.
         x = [math.log(size), math.log1p(4.0 * size), *(0.0,) * 6]

@@ -1,16 +1,17 @@
 """Thousands of heterogeneous multiprocessor systems in parallel, and the schedulers that balance them."""
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from jaxlb.comparison import Comparison, compare
 from jaxlb.env import Env, flatten
+from jaxlb.environments import make, scenarios
 from jaxlb.interop import register
+from jaxlb.loop import device_mesh, replay, rollout
 from jaxlb.metrics import Summary
 from jaxlb.rewards import Weights
-from jaxlb.rollout import device_mesh, replay, rollout
-from jaxlb.scenarios import make, scenarios
-from jaxlb.schedulers import scheduler, schedulers
+from jaxlb.scheduling import scheduler, schedulers
 from jaxlb.types import EnvParams, EnvState, Observation, Outcome, Scheduler, Task
 from jaxlb.version import __version__
 from jaxlb.workload import read_trace, workloads
@@ -75,10 +76,12 @@ _IMPORTED_WHEN_ASKED_FOR = {
 
 
 def __getattr__(name: str) -> Any:
-    """What is imported when it is asked for."""
-    if name not in _IMPORTED_WHEN_ASKED_FOR:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_IMPORTED_WHEN_ASKED_FOR[name]), name)
+    """What is imported when it is asked for: trainers, and modules such as `jaxlb.cli`."""
+    if name in _IMPORTED_WHEN_ASKED_FOR:
+        return getattr(importlib.import_module(_IMPORTED_WHEN_ASKED_FOR[name]), name)
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

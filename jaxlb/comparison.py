@@ -11,10 +11,10 @@ import numpy as np
 
 from jaxlb import checks, lengths, metrics, stationarity
 from jaxlb.env import Env, canonical
+from jaxlb.loop import Carry, at_hand, continue_rollout, start_rollout
 from jaxlb.metrics import Summary
 from jaxlb.random import typed
-from jaxlb.rollout import Carry, at_hand, continue_rollout, start_rollout
-from jaxlb.schedulers import as_scheduler
+from jaxlb.scheduling import as_scheduler
 from jaxlb.statistics import (
     MAX_GROUPS,
     Histogram,

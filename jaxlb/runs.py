@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlb.env import Env
+from jaxlb.environments import make
 from jaxlb.learn import TRAINERS, Trainer
-from jaxlb.scenarios import make
 from jaxlb.types import EnvParams, Key, Scheduler
 from jaxlb.version import __version__
 from jaxlb.workload import read_trace

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxlb import checks, observe
 from jaxlb.env import Env, with_lane_axis
-from jaxlb.rollout import rollout
-from jaxlb.schedulers import scheduler
+from jaxlb.loop import rollout
+from jaxlb.scheduling import scheduler
 from jaxlb.types import EnvParams, Key, Scheduler
 
 GUARDED_SITA = tuple(

@@ -22,12 +22,12 @@ from scipy import stats
 
 from jaxlb import theory, workload
 from jaxlb.env import Env, with_lane_axis
+from jaxlb.environments import make, scenarios
+from jaxlb.loop import continue_rollout, replay, rollout, start_rollout
 from jaxlb.metrics import Summary
-from jaxlb.rollout import continue_rollout, replay, rollout, start_rollout
-from jaxlb.scenarios import make, scenarios
-from jaxlb.schedulers import scheduler
-from jaxlb.schedulers.base import stateless
-from jaxlb.schedulers.size_based import load_cutoffs
+from jaxlb.scheduling import scheduler
+from jaxlb.scheduling.base import stateless
+from jaxlb.scheduling.size_based import load_cutoffs
 from jaxlb.threads import threads
 from jaxlb.types import ArrivalProcess, EnvParams, Key, Scheduler, SizeLaw, Task
 from jaxlb.workload import arrivals, sizes

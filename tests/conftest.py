@@ -20,8 +20,8 @@ def key():
 def registries():
     """What a test registers is forgotten after it."""
     tables = [
-        sys.modules["jaxlb.scenarios"]._SCENARIOS,
-        sys.modules["jaxlb.schedulers"]._FACTORIES,
+        sys.modules["jaxlb.environments"]._SCENARIOS,
+        sys.modules["jaxlb.scheduling"]._FACTORIES,
         *sys.modules["jaxlb.workload"]._NAMED.values(),
         sys.modules["gymnasium"].registry if "gymnasium" in sys.modules else {},
     ]

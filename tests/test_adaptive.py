@@ -9,8 +9,8 @@ import pytest
 import jaxlb
 from jaxlb import workload
 from jaxlb.env import with_lane_axis
-from jaxlb.rollout import watch
-from jaxlb.schedulers import adaptive
+from jaxlb.loop import watch
+from jaxlb.scheduling import adaptive
 
 HORIZON = 1e9  # costs are not forgotten
 

@@ -1,11 +1,15 @@
 """The code in README and docs runs, and its command lines are understood."""
 
+import importlib.util
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import jaxlb
 from jaxlb import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,3 +95,23 @@ def test_links_lead_somewhere(page):
     text = FENCED.sub("", page.read_text())
     for target in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
         assert (page.parent / target).exists(), target
+
+
+def test_a_name_is_a_function_or_a_module():
+    for name in jaxlb.__all__:
+        module = importlib.util.find_spec(f"jaxlb.{name}")
+        assert module is None, f"jaxlb.{name} is a function, and {module.origin} a module"
+
+
+def test_names_that_docs_mention_exist():
+    """With `import jaxlb` alone, as people type them."""
+    named = re.compile(r"(?<![\w/.])jaxlb(?:\.[A-Za-z_]\w*)+")
+    found = {name for page in PAGES for name in named.findall(page.read_text(encoding="utf-8"))}
+    files = re.compile(r"\.(md|py|json|png|ipynb|yaml|gif)$")
+    names = sorted(name for name in found if not files.search(name))
+    assert len(names) > 60
+    program = "import operator, jaxlb\n" + "".join(
+        f"operator.attrgetter({name.removeprefix('jaxlb.')!r})(jaxlb)\n" for name in names
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr

@@ -12,7 +12,7 @@ import jaxlb
 from jaxlb.learn import dqn, networks, replay
 from jaxlb.learn.dqn import DQNConfig, continue_dqn, start_dqn, train_dqn
 from jaxlb.rewards import Weights
-from jaxlb.schedulers import forecasts, learned
+from jaxlb.scheduling import forecasts, learned
 from jaxlb.workload import arrivals
 
 SMALL = DQNConfig(

@@ -8,8 +8,8 @@ import jaxlb
 from jaxlb import workload
 from jaxlb.env import with_lane_axis
 from jaxlb.learn.dqn import configure
-from jaxlb.rollout import watch
-from jaxlb.schedulers import forecasts
+from jaxlb.loop import watch
+from jaxlb.scheduling import forecasts
 from jaxlb.types import Scheduler
 
 

@@ -11,7 +11,7 @@ from jaxlb import workload
 from jaxlb.env import with_lane_axis
 from jaxlb.learn import gnn, networks
 from jaxlb.learn.gnn import GNNConfig, continue_gnn, start_gnn, train_gnn
-from jaxlb.schedulers import learned
+from jaxlb.scheduling import learned
 
 SMALL = GNNConfig(
     network=networks.gnn((16,)),

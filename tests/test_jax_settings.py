@@ -12,7 +12,7 @@ import pytest
 
 import jaxlb
 from jaxlb import workload
-from jaxlb.rollout import continue_rollout
+from jaxlb.loop import continue_rollout
 
 SMALL = jaxlb.DQNConfig(
     num_iterations=4, num_evaluations=2, num_lanes=8, batch_size=8, memory_rows=32, evaluation_tasks=10

@@ -11,10 +11,10 @@ import pytest
 import jaxlb
 from jaxlb.env import with_lane_axis
 from jaxlb.learn import networks
+from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.rewards import Weights
-from jaxlb.rollout import continue_rollout, start_rollout
-from jaxlb.schedulers import learned
-from jaxlb.schedulers.forecasts import FLUID
+from jaxlb.scheduling import learned
+from jaxlb.scheduling.forecasts import FLUID
 
 
 def observed(key, num_lanes=8, **overrides):

@@ -7,9 +7,9 @@ import pytest
 
 import jaxlb
 from jaxlb.learn import networks
-from jaxlb.rollout import first_arrival
-from jaxlb.schedulers import learned
-from jaxlb.schedulers.learned import PROCESSOR_FEATURES, Features
+from jaxlb.loop import first_arrival
+from jaxlb.scheduling import learned
+from jaxlb.scheduling.learned import PROCESSOR_FEATURES, Features
 
 
 def parameters_of(network, key, x):

@@ -9,8 +9,8 @@ import pytest
 import jaxlb
 from jaxlb import drift, workload
 from jaxlb.env import with_lane_axis
-from jaxlb.rollout import first_arrival
-from jaxlb.schedulers import predictive, predictors
+from jaxlb.loop import first_arrival
+from jaxlb.scheduling import predictive, predictors
 
 REPORTED = predictors.from_plain({"slopes": {"load": 1.0}, "level": 0.0, "error": 0.1})
 

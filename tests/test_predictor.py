@@ -11,7 +11,7 @@ import pytest
 import jaxlb
 from jaxlb.learn import predictor as learn
 from jaxlb.learn.predictor import PredictorConfig, train_predictor
-from jaxlb.schedulers import predictors
+from jaxlb.scheduling import predictors
 
 SMALL = PredictorConfig(num_lanes=50, num_tasks=200, num_examples=5000, num_iterations=100)
 

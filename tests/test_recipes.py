@@ -13,7 +13,7 @@ import pytest
 import jaxlb
 from jaxlb import drift, recipes
 from jaxlb.learn import networks
-from jaxlb.schedulers import forecasts, learned, predictive, predictors, regression
+from jaxlb.scheduling import forecasts, learned, predictive, predictors, regression
 
 NETWORKS = [networks.mlp(), networks.per_processor((8,)), networks.gnn(), networks.recurrent_gnn(outputs=2)]
 

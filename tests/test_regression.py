@@ -9,10 +9,10 @@ import jaxlb
 from jaxlb import workload
 from jaxlb.learn import gnn
 from jaxlb.learn.gnn import GNNConfig
-from jaxlb.rollout import watch
-from jaxlb.schedulers import learned, regression
-from jaxlb.schedulers.learned import Network
-from jaxlb.schedulers.regression import Regression
+from jaxlb.loop import watch
+from jaxlb.scheduling import learned, regression
+from jaxlb.scheduling.learned import Network
+from jaxlb.scheduling.regression import Regression
 
 PLACE = list(learned.PROCESSOR_FEATURES).index("log forecast completion")
 TOLD = Network(init=lambda key, x: (), apply=lambda parameters, x: x.processor[..., PLACE])

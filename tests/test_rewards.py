@@ -8,8 +8,8 @@ import pytest
 import jaxlb
 from jaxlb import rewards
 from jaxlb.env import with_lane_axis
+from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.rewards import Weights
-from jaxlb.rollout import continue_rollout, start_rollout
 
 
 def decision(key, **overrides):

@@ -9,7 +9,7 @@ import pytest
 import jaxlb
 from jaxlb import metrics, system, workload
 from jaxlb.env import with_lane_axis
-from jaxlb.rollout import continue_rollout, start_rollout
+from jaxlb.loop import continue_rollout, start_rollout
 
 
 def tasks_of_rollout(params, key, num_lanes, num_tasks):

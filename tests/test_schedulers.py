@@ -9,8 +9,8 @@ from scipy import interpolate, stats
 import jaxlb
 from jaxlb import theory, workload
 from jaxlb.env import with_lane_axis
-from jaxlb.schedulers import as_scheduler, optimal
-from jaxlb.schedulers.size_based import load_cutoffs
+from jaxlb.scheduling import as_scheduler, optimal
+from jaxlb.scheduling.size_based import load_cutoffs
 from jaxlb.workload import sizes
 
 

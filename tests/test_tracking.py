@@ -8,9 +8,9 @@ import pytest
 
 import jaxlb
 from jaxlb import workload
-from jaxlb.rollout import watch
-from jaxlb.schedulers import tracking
-from jaxlb.schedulers.tracking import SPAN, WINDOW
+from jaxlb.loop import watch
+from jaxlb.scheduling import tracking
+from jaxlb.scheduling.tracking import SPAN, WINDOW
 from jaxlb.types import Scheduler
 
 

@@ -34,10 +34,10 @@ from jaxlb.bench.programs import (
     system,
 )
 from jaxlb.env import Env
+from jaxlb.environments import make, scenarios
 from jaxlb.learn import networks
-from jaxlb.rollout import continue_rollout, start_rollout
-from jaxlb.scenarios import make, scenarios
-from jaxlb.schedulers import learned, scheduler, schedulers
+from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.scheduling import learned, scheduler, schedulers
 from jaxlb.types import EnvParams, Scheduler
 
 

@@ -21,10 +21,10 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxlb.env import Env
+from jaxlb.environments import make
+from jaxlb.loop import DEVICES, continue_rollout, device_mesh, side_by_side, start_rollout
 from jaxlb.numerics import total
-from jaxlb.rollout import DEVICES, continue_rollout, device_mesh, side_by_side, start_rollout
-from jaxlb.scenarios import make
-from jaxlb.schedulers import scheduler
+from jaxlb.scheduling import scheduler
 from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler
 
 Program = Callable[[], float]

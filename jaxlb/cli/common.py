@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from jaxlb import checks
 from jaxlb.env import Env
-from jaxlb.scenarios import make
+from jaxlb.environments import make
 from jaxlb.types import EnvParams
 from jaxlb.workload import read_trace
 

@@ -18,7 +18,7 @@ from jaxlb.cli import folders
 from jaxlb.cli.common import Where, Writes, console, dumps, progress, settings
 from jaxlb.comparison import Comparison, Entry, Interval, compare
 from jaxlb.env import Env
-from jaxlb.schedulers import scheduler
+from jaxlb.scheduling import scheduler
 from jaxlb.types import EnvParams, Scheduler
 
 DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"

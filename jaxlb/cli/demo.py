@@ -17,8 +17,8 @@ from jaxlb.cli.common import alone, dumps
 from jaxlb.cli.compare import Compare, print_table
 from jaxlb.cli.train import Train
 from jaxlb.comparison import Comparison
+from jaxlb.environments import make
 from jaxlb.report import data, html
-from jaxlb.scenarios import make
 from jaxlb.threads import threads
 from jaxlb.version import __version__
 

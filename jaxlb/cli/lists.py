@@ -12,8 +12,8 @@ from rich.table import Table
 
 from jaxlb.cli import folders
 from jaxlb.cli.common import console, dumps
-from jaxlb.scenarios import scenarios
-from jaxlb.schedulers import schedulers
+from jaxlb.environments import scenarios
+from jaxlb.scheduling import schedulers
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jaxlb import checks, runs
 from jaxlb.cli import folders, loggers
 from jaxlb.cli.common import Where, Writes, console, note, progress
 from jaxlb.learn import TRAINERS
-from jaxlb.rollout import device_mesh, side_by_side
+from jaxlb.loop import device_mesh, side_by_side
 from jaxlb.runs import Record, Run
 
 

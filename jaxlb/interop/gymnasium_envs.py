@@ -14,8 +14,8 @@ from gymnasium.vector.utils import batch_space
 
 from jaxlb import checks
 from jaxlb.env import Env
+from jaxlb.environments import make
 from jaxlb.interop.drawing import Picture
-from jaxlb.scenarios import make
 from jaxlb.types import Array, EnvParams, EnvState, Key, Outcome
 
 

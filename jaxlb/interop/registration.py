@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxlb import workload
-from jaxlb.scenarios import add as add_scenario
-from jaxlb.scenarios import scenarios
-from jaxlb.schedulers import add as add_scheduler
+from jaxlb.environments import add as add_scenario
+from jaxlb.environments import scenarios
+from jaxlb.scheduling import add as add_scheduler
 from jaxlb.types import EnvParams, Scheduler
 
 

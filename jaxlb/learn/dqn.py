@@ -3,7 +3,7 @@
 What the trainer does beyond the textbook, and why:
 
 - The value of a choice is its reward, which the observation tells, plus what the network says of everything
-  after (`jaxlb.schedulers.learned`): the network learns consequences only.
+  after (`jaxlb.scheduling.learned`): the network learns consequences only.
 - Rewards are taken relative to that of the same task alone on a processor of mean speed, and to their running
   average (Naik et al. 2024). Neither changes which policy is best; the first removes the noise that heavy
   tailed sizes bring, the second the offset of 1 / (1 - discount) rewards that all values share. With
@@ -30,13 +30,13 @@ from jaxlb.learn import networks, replay
 from jaxlb.learn.replay import Memory
 from jaxlb.learn.schedules import Kind, schedule
 from jaxlb.learn.trainer import Trainer, TrainResult, train
+from jaxlb.loop import at_hand, decide, differing, first_arrival, over_devices, rollout
 from jaxlb.numerics import at_processor
 from jaxlb.rewards import Weights
-from jaxlb.rollout import at_hand, decide, differing, first_arrival, over_devices, rollout
-from jaxlb.schedulers import forecasts, learned, scheduler
-from jaxlb.schedulers.forecasts import FLUID, Forecaster
-from jaxlb.schedulers.learned import Features, Moments, Network, Recurrent, Variables
-from jaxlb.schedulers.units import mean_service
+from jaxlb.scheduling import forecasts, learned, scheduler
+from jaxlb.scheduling.forecasts import FLUID, Forecaster
+from jaxlb.scheduling.learned import Features, Moments, Network, Recurrent, Variables
+from jaxlb.scheduling.units import mean_service
 from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Scheduler
 
 MOMENTS_RATE = 1e-3
@@ -69,7 +69,7 @@ class DQNConfig(struct.PyTreeNode):
       priority_correction: exponent of the importance weights.
       network: from `jaxlb.learn.networks`, or your own (init, apply).
       forecaster: of the waits that it is told and that rewards are expected by, from
-        `jaxlb.schedulers.forecasts`.
+        `jaxlb.scheduling.forecasts`.
       num_lanes: N environments that collect, one task of each for every gradient step.
       memory_rows: steps of all lanes that are remembered.
       batch_size: steps that a gradient is taken over.

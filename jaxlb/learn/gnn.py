@@ -18,13 +18,13 @@ from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn import networks
 from jaxlb.learn.schedules import schedule
 from jaxlb.learn.trainer import Trainer, TrainResult, train
+from jaxlb.loop import first_arrival, watch
 from jaxlb.numerics import at_processor
-from jaxlb.rollout import first_arrival, watch
-from jaxlb.schedulers import forecasts, learned, regression, scheduler
-from jaxlb.schedulers.base import chosen_acts, first_memory
-from jaxlb.schedulers.forecasts import FLUID, Forecaster
-from jaxlb.schedulers.learned import Features, Network, Recurrent
-from jaxlb.schedulers.regression import Decision, Regression
+from jaxlb.scheduling import forecasts, learned, regression, scheduler
+from jaxlb.scheduling.base import chosen_acts, first_memory
+from jaxlb.scheduling.forecasts import FLUID, Forecaster
+from jaxlb.scheduling.learned import Features, Network, Recurrent
+from jaxlb.scheduling.regression import Decision, Regression
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 Target = Literal["time", "mean", "log-time", "quantile", "distribution", "choice"]
@@ -46,7 +46,7 @@ class GNNConfig(struct.PyTreeNode):
       learning_rate: of Adam, at first; it falls as a cosine does.
       final_learning_rate: at the end.
       network: from `jaxlb.learn.networks`, or your own.
-      forecaster: of the waits that it is told, from `jaxlb.schedulers.forecasts`.
+      forecaster: of the waits that it is told, from `jaxlb.scheduling.forecasts`.
       target: what is fitted: "time": completion times, by squares; "mean": their means, by the likelihood of
         a gamma law with a logarithmic link, which heavy tails do not upset; "log-time": their logarithms, by
         squares; "quantile": a quantile of them; "distribution": mean and spread of their logarithms, by

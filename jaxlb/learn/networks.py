@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxlb import checks
 from jaxlb.numerics import stored
 from jaxlb.recipes import cached
-from jaxlb.schedulers.learned import PROCESSOR_FEATURES, Features, Network, Recurrent
+from jaxlb.scheduling.learned import PROCESSOR_FEATURES, Features, Network, Recurrent
 from jaxlb.types import Array, Key, Lanes
 
 Pooling = Literal["mean", "max", "attention"]

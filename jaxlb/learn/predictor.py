@@ -12,12 +12,12 @@ from jaxlb import checks, drift, workload
 from jaxlb.drift import Detector
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn.trainer import Trainer, TrainResult, train
+from jaxlb.loop import watch
 from jaxlb.numerics import deviation, first_smallest
-from jaxlb.rollout import watch
-from jaxlb.schedulers import predictors, tracking
-from jaxlb.schedulers.predictive import predicting
-from jaxlb.schedulers.predictors import Fit, Predictor
-from jaxlb.schedulers.tracking import FEATURES, Tracking
+from jaxlb.scheduling import predictors, tracking
+from jaxlb.scheduling.predictive import predicting
+from jaxlb.scheduling.predictors import Fit, Predictor
+from jaxlb.scheduling.tracking import FEATURES, Tracking
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 _OPTIMISER = optax.lbfgs()
@@ -29,7 +29,7 @@ class PredictorConfig(struct.PyTreeNode):
     """Settings of the trainer; all static.
 
     Attributes:
-      predictor: from `jaxlb.schedulers.predictors`, or your own.
+      predictor: from `jaxlb.scheduling.predictors`, or your own.
       num_lanes: N environments that the examples are from.
       num_tasks: in each lane.
       warmup: tasks before these that no example is taken from.

@@ -10,9 +10,9 @@ from flax import struct
 
 from jaxlb import checks
 from jaxlb.env import Env, canonical
+from jaxlb.loop import differing
 from jaxlb.numerics import broadcasts
 from jaxlb.random import typed
-from jaxlb.rollout import differing
 from jaxlb.types import Array, EnvParams, Key, Scheduler
 
 

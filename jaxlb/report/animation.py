@@ -16,7 +16,7 @@ from matplotlib.text import Text
 
 from jaxlb.comparison import Entry, pair
 from jaxlb.env import Env
-from jaxlb.rollout import replay
+from jaxlb.loop import replay
 from jaxlb.types import EnvParams, Key, Outcome, Task
 from jaxlb.workload import sample
 

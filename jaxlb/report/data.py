@@ -10,7 +10,7 @@ import numpy as np
 from jaxlb import workload
 from jaxlb.comparison import Comparison, Entry, pair
 from jaxlb.env import Env
-from jaxlb.rollout import replay
+from jaxlb.loop import replay
 from jaxlb.statistics import bin_edges
 from jaxlb.types import EnvParams, Key, Outcome, Task
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from jaxlb.comparison import Comparison, Row
 from jaxlb.env import Env
+from jaxlb.environments import scenarios
 from jaxlb.report import data
 from jaxlb.runs import Run
-from jaxlb.scenarios import scenarios
 from jaxlb.types import EnvParams, Outcome, Task
 
 ORACLE = "oracle"
@@ -194,8 +194,8 @@ def remarks(rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> I
         if where != scenario and best and (row.mark or row.mean_completion > _FAILS * best.mean_completion):
             yield (
                 f"{row.name} fails here (completion {row.mean_completion:.3g}; {best.name}: "
-                f"{best.mean_completion:.3g}): it was trained on {where}, and what it learned of sizes, loads, "
-                "speeds and ages there does not hold here."
+                f"{best.mean_completion:.3g}): it was trained on {where}, and what it learned of sizes, "
+                "loads, speeds and ages of figures there does not hold here."
             )
 
 

@@ -18,7 +18,7 @@ from jaxlb.bench import Sweep
 from jaxlb.comparison import Comparison, Entry, Row
 from jaxlb.env import Env
 from jaxlb.report import data
-from jaxlb.schedulers import optimal
+from jaxlb.scheduling import optimal
 from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Outcome, Task
 from jaxlb.verification import Case

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb.numerics import first_smallest
-from jaxlb.schedulers.base import with_memory
-from jaxlb.schedulers.size_based import quadrature, speeds
+from jaxlb.scheduling.base import with_memory
+from jaxlb.scheduling.size_based import quadrature, speeds
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
 
 _SIZES, _GAPS = 96, 64

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from flax import struct
 
-from jaxlb.schedulers.units import in_mean_services, mean_service
+from jaxlb.scheduling.units import in_mean_services, mean_service
 from jaxlb.types import Array, EnvParams, Lanes, Observation
 
 WINDOW, SPAN = 10, 10.0

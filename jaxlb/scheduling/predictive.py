@@ -9,10 +9,10 @@ from jaxlb import checks, drift
 from jaxlb.drift import Detector
 from jaxlb.numerics import first_smallest
 from jaxlb.recipes import cached
-from jaxlb.schedulers import predictors, tracking
-from jaxlb.schedulers.predictors import Predictor
-from jaxlb.schedulers.tracking import Tracking
-from jaxlb.schedulers.units import mean_size
+from jaxlb.scheduling import predictors, tracking
+from jaxlb.scheduling.predictors import Predictor
+from jaxlb.scheduling.tracking import Tracking
+from jaxlb.scheduling.units import mean_size
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 IDLE = 1e-3

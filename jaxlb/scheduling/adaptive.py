@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks, observe, system
-from jaxlb.schedulers.base import chosen_acts, first_memory, sampled
-from jaxlb.schedulers.classical import greedy, lwr
-from jaxlb.schedulers.predictive import predictive
-from jaxlb.schedulers.units import mean_service
+from jaxlb.scheduling.base import chosen_acts, first_memory, sampled
+from jaxlb.scheduling.classical import greedy, lwr
+from jaxlb.scheduling.predictive import predictive
+from jaxlb.scheduling.units import mean_service
 from jaxlb.types import (
     Array,
     EnvParams,

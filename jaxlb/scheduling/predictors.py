@@ -16,8 +16,8 @@ from flax import struct
 
 from jaxlb import checks
 from jaxlb.recipes import cached, picklable
-from jaxlb.schedulers import tracking
-from jaxlb.schedulers.tracking import FEATURES, Tracking
+from jaxlb.scheduling import tracking
+from jaxlb.scheduling.tracking import FEATURES, Tracking
 from jaxlb.types import Array, Key, Observation
 
 ORIGINAL = ("sma", "ewma", "system load average")
@@ -30,7 +30,7 @@ class Predictor(NamedTuple):
 
     Attributes:
       name: what tables call it.
-      features: what it is told, among those of `jaxlb.schedulers.tracking`.
+      features: what it is told, among those of `jaxlb.scheduling.tracking`.
       init: (key, x) -> parameters, of standardised features x `[L, P, ...]`.
       apply: (parameters, x) -> `[1, P, ...]` mean, or `[2, P, ...]` mean and logarithm of the variance, of
         the standardised backlog.
@@ -185,6 +185,6 @@ def from_plain(plain: dict[str, Any]) -> tuple[Predictor, Fit]:
 @functools.cache
 def shipped() -> tuple[Predictor, Fit]:
     """The linear predictor that comes with jaxlb, trained by `python benchmarks/drift.py --ship`."""
-    text = resources.files("jaxlb.schedulers").joinpath("predictor.json").read_text(encoding="utf-8")
+    text = resources.files("jaxlb.scheduling").joinpath("predictor.json").read_text(encoding="utf-8")
     with jax.ensure_compile_time_eval():  # kept, so it must not belong to a trace that asks first
         return from_plain(json.loads(text))

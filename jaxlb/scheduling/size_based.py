@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxlb import checks
 from jaxlb.numerics import first_smallest, processor_index
-from jaxlb.schedulers.base import with_memory
+from jaxlb.scheduling.base import with_memory
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
 
 _CELLS, _TAIL_CELLS = 2**14, 2**12

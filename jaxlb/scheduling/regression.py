@@ -8,9 +8,9 @@ from flax import struct
 
 from jaxlb.numerics import at_processor, processor_index
 from jaxlb.recipes import cached
-from jaxlb.schedulers import learned
-from jaxlb.schedulers.forecasts import FLUID, Forecaster
-from jaxlb.schedulers.learned import Features, Moments, Network, Recurrent
+from jaxlb.scheduling import learned
+from jaxlb.scheduling.forecasts import FLUID, Forecaster
+from jaxlb.scheduling.learned import Features, Moments, Network, Recurrent
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static, Truth
 
 Decision = Literal["completion", "violation"]

@@ -17,7 +17,7 @@ from jaxlb import rewards
 from jaxlb.numerics import deviation
 from jaxlb.recipes import cached, picklable
 from jaxlb.rewards import Weights
-from jaxlb.schedulers.forecasts import FLUID, Forecaster
+from jaxlb.scheduling.forecasts import FLUID, Forecaster
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scalar, Scheduler, Static
 
 

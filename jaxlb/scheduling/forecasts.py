@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from jaxlb import checks
 from jaxlb.recipes import cached, picklable, recorded
-from jaxlb.schedulers import predictors, tracking
-from jaxlb.schedulers.predictors import Fit, Predictor
-from jaxlb.schedulers.tracking import Tracking
-from jaxlb.schedulers.units import in_mean_services, mean_service
+from jaxlb.scheduling import predictors, tracking
+from jaxlb.scheduling.predictors import Fit, Predictor
+from jaxlb.scheduling.tracking import Tracking
+from jaxlb.scheduling.units import in_mean_services, mean_service
 from jaxlb.types import Array, EnvParams, Lanes, Observation
 
 

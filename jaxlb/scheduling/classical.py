@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxlb import checks
 from jaxlb.numerics import at_processor, first_smallest, processor_index
-from jaxlb.schedulers.base import sampled, stateless, uniform_per_processor, with_memory
+from jaxlb.scheduling.base import sampled, stateless, uniform_per_processor, with_memory
 from jaxlb.types import Array, Key, Observation, Scheduler
 
 Ties = Literal["lowest", "fastest", "random"]

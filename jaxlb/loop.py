@@ -21,8 +21,8 @@ from jaxlb.env import Env, canonical, with_lane_axis
 from jaxlb.metrics import Summary, Totals
 from jaxlb.numerics import broadcasts
 from jaxlb.random import fold_in, typed
-from jaxlb.schedulers import as_scheduler
-from jaxlb.schedulers.base import first_memory
+from jaxlb.scheduling import as_scheduler
+from jaxlb.scheduling.base import first_memory
 from jaxlb.types import (
     Array,
     EnvParams,

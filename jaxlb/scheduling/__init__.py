@@ -6,10 +6,10 @@ from collections.abc import Callable, Hashable
 
 from jaxlb import checks
 from jaxlb.recipes import cached
-from jaxlb.schedulers import adaptive, classical, optimal, predictive, size_based
+from jaxlb.scheduling import adaptive, classical, forecasts, optimal, predictive, size_based
 from jaxlb.types import Scheduler
 
-__all__ = ["add", "as_scheduler", "scheduler", "schedulers"]
+__all__ = ["add", "as_scheduler", "forecasts", "scheduler", "schedulers"]
 
 _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "random": classical.random,
@@ -48,7 +48,7 @@ def scheduler(name: str, **options: object) -> Scheduler:
 
     Args:
       name: one of `schedulers()`; options may follow in it, as in "guarded-sita(big=2, share=0.8)".
-      options: what its factory takes, such as `d=2` for "power-of-d"; see `jaxlb.schedulers`.
+      options: what its factory takes, such as `d=2` for "power-of-d"; see `jaxlb.scheduling`.
 
     Raises:
       ValueError: unknown name or option, or an option out of bounds or given twice.
