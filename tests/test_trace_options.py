@@ -6,7 +6,8 @@ import pytest
 
 import jaxlb
 from jaxlb import cli, runs
-from jaxlb.cli.common import overrides, settings
+from jaxlb import checks
+from jaxlb.cli.common import settings
 from jaxlb.cli.compare import Evaluate
 
 OPTIONS = (
@@ -44,7 +45,7 @@ def test_settings_are_what_overrides_reads():
         "e": "2024-05-10T01:00:00Z",
         "f": "7",
     }
-    assert overrides("--set", settings(values)) == values
+    assert checks.settings("--set", settings(values)) == values
 
 
 def test_a_run_keeps_the_options_of_its_trace(trace, tmp_path, capsys, monkeypatch):
@@ -55,10 +56,10 @@ def test_a_run_keeps_the_options_of_its_trace(trace, tmp_path, capsys, monkeypat
         capsys.readouterr().err
     )
     record = runs.find(out).record
-    assert record.trace == [str(trace), "csv", overrides("", OPTIONS)]
+    assert record.trace == [str(trace), "csv", checks.settings("", OPTIONS)]
     _, params = record.environment()
     assert params.arrival.task_size.shape == (60,)
-    direct = jaxlb.read_trace(trace, "csv", **overrides("", OPTIONS))
+    direct = jaxlb.read_trace(trace, "csv", **checks.settings("", OPTIONS))
     np.testing.assert_array_equal(params.arrival.task_priority, direct.priority)
 
     # Its config, with nothing else, is the same command.
