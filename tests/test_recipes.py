@@ -48,7 +48,11 @@ def test_what_factories_make_is_the_same_object(made):
     assert copy.deepcopy(made) is made
 
 
-@pytest.mark.parametrize("config", [jaxlb.DQNConfig(), jaxlb.GNNConfig(), jaxlb.PredictorConfig()], ids=lambda config: type(config).__name__)
+@pytest.mark.parametrize(
+    "config",
+    [jaxlb.DQNConfig(), jaxlb.GNNConfig(), jaxlb.PredictorConfig()],
+    ids=lambda config: type(config).__name__,
+)
 def test_settings_are_equal(config):
     assert found(config) == config
 

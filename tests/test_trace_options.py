@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 import jaxlb
-from jaxlb import cli, runs
-from jaxlb import checks
+from jaxlb import checks, cli, runs
 from jaxlb.cli.common import settings
 from jaxlb.cli.compare import Evaluate
 
