@@ -104,7 +104,10 @@ def snapshot(seeds: int) -> str:
     env, params = jaxlb.make("seed")
     entries, results, seconds = trained(seeds, env, params)
     table = compared(
-        env, params, rules("oracle", "rr", "lwr", "greedy", "drift-aware") | entries, behaviour=jaxlb.scheduler("lwr")
+        env,
+        params,
+        rules("oracle", "rr", "lwr", "greedy", "drift-aware") | entries,
+        behaviour=jaxlb.scheduler("lwr"),
     )
     closed = compared(env, params, rules("lwr", "rr", "oracle") | entries)
     worst = table.row("oracle").sla_violation_rate

@@ -173,3 +173,29 @@ def test_commas_within_brackets_do_not_separate_schedulers():
         "power-of-d(d=3)": jaxlb.scheduler("power-of-d", d=3),
     }
     assert entries(listed, (), env, params) == named
+
+
+def test_what_has_not_settled_is_marked_in_all_that_is_written(tmp_path):
+    done = jaxlb_command(
+        "compare", "--scenario", "seed", "--schedulers", "rr,lwr", "--lanes", "32", "--tasks", "400",
+        "--warmup", "400", "--out", tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "rr (not stationary)" in done.stdout and "busy all the time and falling behind" in done.stdout
+    rows = {row["name"]: row for row in csv.DictReader((tmp_path / "compare.csv").open())}
+    assert (rows["rr"]["stationary"], rows["lwr"]["stationary"]) == ("False", "True")
+    assert rows["rr"]["mean_completion_ci_low"] == "" != rows["lwr"]["mean_completion_ci_low"]
+    table = json.loads((tmp_path / "compare.json").read_text())
+    assert [row["stationary"] for row in table["schedulers"]] == [False, True]
+    assert json.loads((tmp_path / "about.json").read_text())["result"].startswith("lwr: ")
+
+
+def test_warmup_is_what_theory_asks_for_up_to_the_number_of_tasks():
+    def warmup(*options):
+        done = jaxlb_command("compare", "--schedulers", "lwr", "--lanes", "2", "--json", *options)
+        return json.loads(done.stdout)["warmup"]
+
+    assert warmup("--scenario", "stable", "--tasks", "4000") == 1000  # a quarter is enough
+    assert 220 < warmup("--scenario", "stable", "--tasks", "400") < 260  # M/M/1 at load 0.8 as fast
+    assert warmup("--scenario", "stable", "--tasks", "50", "--load", "0.95") == 50
+    assert warmup("--scenario", "stable", "--tasks", "50", "--warmup", "7") == 7

@@ -35,7 +35,9 @@ def test_pictures_hold_every_scheduler(key, tmp_path):
     table = jaxlb.compare(env, params, chosen, key, num_lanes=20, num_tasks=100)
     figure = plots.completion_tails(table)
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
-    assert set(lines) == set(chosen)
+    # From empty queues and on: what has not settled says so.
+    assert set(lines) == {"rr (not stationary)", "lwr (not stationary)", "oracle (not stationary)"}
+    lines = {label.split()[0]: line for label, line in lines.items()}
     for name, line in lines.items():
         times, longer = (np.asarray(values, float) for values in line.get_data())
         assert np.nanmax(np.diff(longer)) <= 0

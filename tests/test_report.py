@@ -378,3 +378,23 @@ def test_the_demo_trains_compares_and_tells(tmp_path, monkeypatch, capsys):
         assert f"{one['name']}, load" in out.out
     page = (tmp_path / "my demo" / "report.html").read_text()
     assert html.page(told) == page
+
+
+def test_the_page_says_what_has_not_settled_and_what_fails_elsewhere(sections):
+    rows = {row.name: row for row in sections[0][0].schedulers}
+    hint = "processor 3 is busy all the time"
+    grows = replace(rows["rr"], stationary=False, hint=hint, sla_violation_rate=0.0, mean_completion=0.1)
+    lost = replace(rows["predictor"], mean_completion=10.0 * rows["lwr"].mean_completion)
+    table = [grows, rows["lwr"], rows["oracle"], rows["dqn"], lost]
+    said = list(html.remarks(table, TRAINED, "heavy-tail"))
+    assert said[0] == f"rr is not stationary: {hint}."
+    assert said[1].startswith("predictor fails here") and "it was trained on stale" in said[1]
+    assert len(said) == 2
+    # It wins nothing, however small its figures.
+    for figure in html.FIGURES:
+        found = html.verdict(figure, table, TRAINED, "heavy-tail")
+        assert found["rule"] == "lwr" and found["best"] != "rr"
+    unsettled = html.verdict(
+        "mean_completion", [rows["lwr"], replace(rows["dqn"], stationary=False)], TRAINED, "heavy-tail"
+    )
+    assert unsettled["outcome"] == "unsettled" and "cannot be compared with" in unsettled["text"]
