@@ -31,8 +31,8 @@ from rich.table import Table
 
 import jaxlb
 from jaxlb import runs
+from jaxlb.devices import side_by_side
 from jaxlb.learn import networks
-from jaxlb.loop import side_by_side
 
 WIDTHS = (128, 128)
 SEEDS = 8

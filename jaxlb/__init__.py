@@ -5,10 +5,11 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from jaxlb.comparison import Comparison, compare
+from jaxlb.devices import device_mesh
 from jaxlb.env import Env, flatten
 from jaxlb.environments import make, scenarios
 from jaxlb.interop import register
-from jaxlb.loop import device_mesh, replay, rollout
+from jaxlb.loop import replay, rollout
 from jaxlb.metrics import Summary
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import scheduler, schedulers

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from jaxlb import checks, lengths, metrics, stationarity
+from jaxlb.devices import at_hand
 from jaxlb.env import Env, canonical
-from jaxlb.loop import Carry, at_hand, continue_rollout, start_rollout
+from jaxlb.loop import Carry, continue_rollout, start_rollout
 from jaxlb.metrics import Summary
 from jaxlb.random import typed
 from jaxlb.scheduling import as_scheduler
@@ -204,6 +205,7 @@ class _Judged(NamedTuple):
     summary: Summary
     histogram: Histogram
     hint: str | None  # what keeps it from being stationary
+    overflow: np.ndarray  # [P, N] tasks that found a queue too long to be counted
     overflows: int = 0  # tasks for which the scheduler was told lengths that are too short
 
 
@@ -269,7 +271,7 @@ class _Work(NamedTuple):
             if at is env:
                 return self._run(program, carry, progress)
             longer = self.begin(at, entry[0])
-            return self._run(self.compile(at, entry, longer), longer, lambda share: progress(1.0))
+            return self._run(self.compile(at, entry, longer), longer, lambda share: None)
 
         acting = [(*entry, carry.memory)]
         if self.mover is not None:
@@ -278,10 +280,10 @@ class _Work(NamedTuple):
             name,
             env,
             run,
-            lambda one: one.summary.queue_overflows,
+            lambda one: one.overflow,
             lambda: lengths.matter(env, self.params, carry.state, acting),
-            self.num_lanes,
-            self.total,
+            lengths.room(env, self.num_lanes, self.total),
+            stacklevel=4,
         )
         return found._replace(overflows=overflows)
 
@@ -310,7 +312,9 @@ class _Work(NamedTuple):
             warmup=self.warmup,
             num_tasks=self.num_tasks,
         )
-        return _Judged(summary, histogram, stationarity.unsettled(shown, self.params))
+        rule = "this rule" if self.mover is None else self.mover[0].name
+        hint = stationarity.unsettled(shown, self.params, rule)
+        return _Judged(summary, histogram, hint, np.asarray(at_hand(carry.state.system.overflow)))
 
 
 def pair(entry: Entry) -> tuple[Scheduler, Any]:

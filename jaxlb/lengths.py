@@ -20,14 +20,19 @@ _FURTHER = 32
 Result = TypeVar("Result")
 
 
+def room(env: Env, lanes: int, num_tasks: int) -> int:
+    """The most tasks of a queue that there is any use, and memory, to remember."""
+    return min(num_tasks, _MOST_BYTES // (4 * env.num_processors * lanes))
+
+
 def exact(
     name: str,
     env: Env,
     run: Callable[[Env], Result],
-    overflows: Callable[[Result], Array],
+    overflows: Callable[[Result], Any],
     asked: Callable[[], bool],
-    lanes: int,
-    num_tasks: int,
+    most: int,
+    stacklevel: int = 3,
 ) -> tuple[Result, int]:
     """What a run brings once it has room to count every queue that somebody asks for.
 
@@ -35,27 +40,27 @@ def exact(
       name: of the scheduler.
       env: to begin with.
       run: of an environment with room for so many tasks of a queue as its `queue_capacity` says.
-      overflows: the tasks in it that found a queue longer than that.
+      overflows: the tasks in it that found a queue longer than that, the warm-up's too.
       asked: whether anybody asks for lengths.
-      lanes: N.
-      num_tasks: in each lane; no queue is longer.
+      most: room that there can be.
+      stacklevel: of the warning, 3 being who called the caller of this.
 
     Returns:
-      The result, and the tasks it was still too short for: where memory ends, with a warning.
+      The result, and the tasks it was still too short for: where there is no more room, with a warning.
     """
     while True:
         result = run(env)
         short = int(np.asarray(overflows(result), np.float64).sum())
-        capacity = min(env.queue_capacity * _FURTHER, num_tasks)
-        if not short or capacity <= env.queue_capacity or not asked():
+        if not short or not asked():
             return result, 0
-        if 4 * env.num_processors * capacity * lanes > _MOST_BYTES:
+        capacity = min(env.queue_capacity * _FURTHER, most)
+        if capacity <= env.queue_capacity:
             break
         env = dataclasses.replace(env, queue_capacity=capacity)
     warnings.warn(
-        f"{name}: {short:,} tasks found queues longer than {env.queue_capacity:,}, the most that memory has "
-        "room to count: lengths read too short, and what depends on them is off; fewer lanes leave more room",
-        stacklevel=4,
+        f"{name}: {short:,} tasks found queues longer than {env.queue_capacity:,}, and there is no room to "
+        "count further: lengths read too short, and what depends on them is off; fewer lanes leave more",
+        stacklevel=stacklevel,
     )
     return result, short
 

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxlb import checks, lengths, metrics, observe, workload
+from jaxlb.devices import at_hand, over_devices, spread
 from jaxlb.env import Env, canonical, with_lane_axis
 from jaxlb.metrics import Summary, Totals
 from jaxlb.numerics import broadcasts
@@ -35,9 +34,6 @@ from jaxlb.types import (
     SystemState,
     Task,
 )
-
-DEVICES = "devices"
-"""The axis of a mesh over which lanes, or seeds, are spread."""
 
 
 class Carry(struct.PyTreeNode):
@@ -110,78 +106,7 @@ def start_rollout(
     )
     if checks.traced(carry):
         return over_devices(carry, num_lanes)
-    devices = device_mesh(num_lanes)
-    if devices.size == 1:
-        return carry
-    layout = functools.partial(_layout, num_lanes=num_lanes)
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(devices, layout(leaf))), carry)
-
-
-def _layout(leaf: Array, num_lanes: int) -> PartitionSpec:
-    """Of an array of lanes, which has them last: spread over devices. Others are whole in each.
-
-    What else ends in an axis of that length, by chance, is merely laid out differently.
-    """
-    lanes = leaf.ndim and leaf.shape[-1] == num_lanes
-    return PartitionSpec(*(None,) * (leaf.ndim - 1), DEVICES) if lanes else PartitionSpec()
-
-
-def over_devices(tree: Any, num_lanes: int) -> Any:
-    """Within a traced program: arrays of lanes over the devices of the mesh that is set, if one is.
-
-    `jax.set_mesh(device_mesh(num_lanes))` sets it.
-    """
-    if DEVICES not in jax.sharding.get_abstract_mesh().auto_axes:
-        return differing(tree)
-    layout = functools.partial(_layout, num_lanes=num_lanes)
-    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, layout(leaf)), tree)
-
-
-def differing(tree: Any) -> Any:
-    """Within `jax.shard_map`: what each device has for itself, as its loops want all that they carry.
-
-    Elsewhere, the same.
-    """
-    axes = jax.sharding.get_abstract_mesh().manual_axes
-    if not axes:
-        return tree
-    # What is chosen by the device's number differs, to JAX, even if it is equal.
-    here = jax.lax.axis_index(axes) >= 0
-    return jax.tree.map(lambda leaf: jnp.where(here, leaf, leaf), tree)
-
-
-def device_mesh(count: int) -> Mesh:
-    """As many devices as divide `count`, in a row, the same number of every process.
-
-    Under `jax.set_mesh(device_mesh(num_lanes))` a trainer spreads its lanes over them.
-
-    Raises:
-      ValueError: several processes, and `count` is no multiple of their number.
-    """
-    processes = jax.process_count()
-    checks.multiple("lanes", count, "processes", processes)
-    part = count // processes
-    used = max(number for number in range(1, jax.local_device_count() + 1) if part % number == 0)
-    devices = [device for process in range(processes) for device in jax.local_devices(process)[:used]]
-    return jax.make_mesh((len(devices),), (DEVICES,), (AxisType.Auto,), devices=devices)
-
-
-def side_by_side(tree: Any, count: int) -> Any:
-    """Leaves `[count, ...]`, keys and all, spread over as many devices as divide the count."""
-    return jax.device_put(tree, NamedSharding(device_mesh(count), PartitionSpec(DEVICES)))
-
-
-def at_hand(tree: Any) -> Any:
-    """Arrays as they are; where several devices or processes hold parts of them, the whole in each.
-
-    So sums over lanes are taken in one order, however many devices there are.
-    """
-    if checks.traced(tree):
-        meshed = DEVICES in jax.sharding.get_abstract_mesh().auto_axes
-        return jax.lax.with_sharding_constraint(tree, PartitionSpec()) if meshed else tree
-    if jax.process_count() == 1:
-        return tree
-    return multihost_utils.process_allgather(tree, tiled=True)
+    return spread(carry, num_lanes)
 
 
 @functools.partial(jax.jit, static_argnames=("env", "lanes"))
@@ -330,10 +255,9 @@ def rollout(
         scheduler.name,
         env,
         lambda at: (summary, carry) if at is env else run(at),
-        lambda found: found[0].queue_overflows,
+        lambda found: at_hand(found[1].state.system.overflow),
         lambda: lengths.matter(env, params, carry.state, acting),
-        num_lanes,
-        warmup + num_tasks,
+        lengths.room(env, num_lanes, warmup + num_tasks),
     )
     return summary
 
@@ -389,17 +313,18 @@ def replay(
         return _watched(env, params, scheduler, variables, tasks, jax.random.clone(key), _nothing, system)
 
     found = run(env)
-    if checks.traced(found) or system is not None:
+    if checks.traced(found):
         return found[1][0]
     (state, memory), _ = found
+    # A given system has the room that it has.
+    most = lengths.room(env, lanes, len(tasks.gap)) if system is None else env.queue_capacity
     found, _ = lengths.exact(
         scheduler.name,
         env,
         lambda at: found if at is env else run(at),
-        lambda found: found[0][0].system.overflow,
+        lambda found: found[0][0].system.overflow - (0 if system is None else system.overflow),
         lambda: lengths.matter(env, params, state, [(scheduler, variables, memory)]),
-        lanes,
-        len(tasks.gap),
+        most,
     )
     return found[1][0]
 
@@ -441,7 +366,7 @@ def _watched(
     """The state and the scheduler's memory after the last task, and what was watched."""
     lanes = tasks.gap.shape[1:]
     params = with_lane_axis(params, lanes)
-    spread = functools.partial(over_devices, num_lanes=tasks.gap.shape[-1] if lanes else 0)
+    spread_over = functools.partial(over_devices, num_lanes=tasks.gap.shape[-1] if lanes else 0)
     _, _, noise_key, act_key, _ = _keys(key)
     first = jax.tree.map(lambda leaf: leaf[0], tasks)
     # After the last task comes the first again, with nobody looking.
@@ -456,8 +381,8 @@ def _watched(
         state, after, seen, outcome, _ = decide(
             env, params, scheduler, variables, state, memory, task, observe_key, key
         )
-        return spread((state, after)), (outcome, look(memory, seen))
+        return spread_over((state, after)), (outcome, look(memory, seen))
 
     indices = jnp.arange(tasks.gap.shape[0], dtype=jnp.int32)
-    last, watched = jax.lax.scan(body, spread(start), (indices, spread(following)))
+    last, watched = jax.lax.scan(body, spread_over(start), (indices, spread_over(following)))
     return last, at_hand(watched)

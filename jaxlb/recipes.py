@@ -7,8 +7,6 @@ process that is the same object.
 
 import copyreg
 import functools
-import pickle
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -43,30 +41,8 @@ def picklable(kind: type[Made]) -> type[Made]:
 
 
 def _reduced(made: Any) -> tuple[Callable[..., Any], tuple]:
-    if made in _CALLS:
-        call, parts = _called, _CALLS[made]
-        named = {"factory": parts[0]} | {f"argument {place}": part for place, part in enumerate(parts[1])}
-        named |= parts[2]
-    else:
-        call, parts, named = type(made), tuple(made), made._asdict()
-    # Others than pickle itself may take functions as they are.
-    asking = sys._getframe(1).f_globals.get("__name__", "")
-    if not any(word in asking for word in ("copy", "cloudpickle", "dill")):
-        _check(type(made).__name__, named)
-    return call, parts
+    return (_called, _CALLS[made]) if made in _CALLS else (type(made), tuple(made))
 
 
 def _called(make: Callable[..., Any], arguments: tuple, options: dict[str, Any]) -> Any:
     return make(*arguments, **options)
-
-
-def _check(kind: str, parts: dict[str, Any]) -> None:
-    """Raise PicklingError if a part cannot be pickled, and say what helps."""
-    for name, part in parts.items():
-        try:
-            pickle.dumps(part)
-        except Exception as error:
-            raise pickle.PicklingError(
-                f"{name} of a {kind} cannot be pickled ({error}): take functions from the top of a module, "
-                f"or make the {kind} in one such function that is decorated with jaxlb.recipes.cached"
-            ) from error

@@ -9,6 +9,7 @@ too short.
 import math
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jaxlb.statistics import mean_interval, student
@@ -41,11 +42,17 @@ class Run(NamedTuple):
     num_tasks: int
 
 
-def unsettled(run: Run, params: EnvParams) -> str | None:
-    """Why the figures of a run are not those of the long run, and what to do about it; None if they are."""
+def unsettled(run: Run, params: EnvParams, rule: str = "this rule") -> str | None:
+    """Why the figures of a run are not those of the long run, and what to do about it; None if they are.
+
+    Args:
+      run: that was made.
+      params: of the environment.
+      rule: that moves the system, as the sentence names it.
+    """
     load = float(np.max(np.asarray(params.load)))
     if load >= 1.0:
-        return f"load {load:g} is more than can be done: queues grow for ever"
+        return f"load {load:g} leaves no time to catch up: queues grow for ever"
     missing, enough = _missing(params, run), warmup_asked(params)
     asked = f", theory asks for {enough:,}" if enough and enough > run.warmup else ""
     advice = f"raise warmup ({run.warmup:,} tasks now{asked})"
@@ -55,25 +62,26 @@ def unsettled(run: Run, params: EnvParams) -> str | None:
         # One drift and P growths are tried, each to either side.
         bound = student(lanes - 1, 1.0 - _ERROR_RATE / (2.0 * (len(behind) + 1)))
         drift, *growth = _deviations(np.vstack([run.halves[1] - run.halves[0], run.wait_growth])) / bound
-        grows = np.asarray(growth) > 1.0
+        drift, grows = drift * (run.num_tasks > 1), np.asarray(growth) > 1.0
     else:
         drift, grows = 0.0, busy & (behind > 0.1 * _FALLS_BEHIND)
     overloaded = np.flatnonzero(grows & busy & (behind > _FALLS_BEHIND))
     if len(overloaded):
         told = _processors(overloaded, params)
-        return f"{told} busy all the time and falling behind: this rule overloads it"
+        return f"{told} busy all the time and falling behind: {rule} overloads it"
     if abs(drift) > 1.0:
         first, second = run.halves.mean(-1)
         return (
             f"completion goes from {first:.3g} in the first half to {second:.3g} in the second: {advice}; "
-            "if it goes on, the rule overloads a processor"
+            f"if it goes on, {rule} overloads a processor"
         )
     if grows.any():
         return (
             f"the wait at {_processors(np.flatnonzero(grows), params)} still growing: {advice}; "
-            "if it goes on, the rule overloads it"
+            f"if it goes on, {rule} overloads it"
         )
-    mean, interval = mean_interval(run.halves.mean(0))
+    half = run.num_tasks // 2
+    mean, interval = mean_interval(np.average(run.halves, 0, weights=[half, run.num_tasks - half]))
     within = 0.01 * mean if interval is None else interval[1] - mean
     if missing * mean > (1.0 - missing) * within:
         never = "" if enough else "; sizes of infinite variance have no mean wait to settle at"
@@ -111,13 +119,14 @@ def _relaxation(params: EnvParams) -> float | None:
     Of a single queue as fast as all processors together, which no rule outdoes by much. Gaps are taken for
     exponential ones.
     """
-    mean, second = float(params.size.mean()), float(params.size.second_moment())
-    if mean**2 > float(np.finfo(np.float32).max):
-        second = 2.0 * mean**2  # too large for the law to say: as of exponential sizes
+    # In float64, since squares of sizes in any unit have to fit; of several lanes, the worst counts.
+    with jax.enable_x64(True):
+        law = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.size)
+        mean, second = np.asarray(law.mean()), np.asarray(law.second_moment())
     load = float(np.max(np.asarray(params.load)))
-    if load >= 1.0 or not math.isfinite(second):
+    if load >= 1.0 or not np.all(np.isfinite(second)):
         return None
-    return (load / (1.0 - load)) ** 2 * max(second / mean**2, 1.0)
+    return (load / (1.0 - load)) ** 2 * float(np.max(second / mean**2))
 
 
 def _missing(params: EnvParams, run: Run) -> float:

@@ -144,12 +144,17 @@ def _with_new_origin_jvp(primals: tuple, tangents: tuple) -> tuple[SystemState, 
     return jax.tree.map(lambda new, old: select(_is_due(state), new, old), moved, (state, *tangents))
 
 
+def _holding_cost_of_all(state: SystemState, gap: Array) -> Array:
+    remaining = _until(state, state.departure, state.free_error[:, None])
+    return jnp.clip(remaining, 0.0, gap).sum((0, 1))
+
+
+@jax.custom_jvp
 def holding_cost(state: SystemState, gap: Array) -> Array:
     """The integral, over the coming `gap` without arrivals, of the number of tasks in the system, `[...]`."""
     capacity = state.departure.shape[1]
     if capacity <= SHORT:
-        remaining = _until(state, state.departure, state.free_error[:, None])
-        return jnp.clip(remaining, 0.0, gap).sum((0, 1))
+        return _holding_cost_of_all(state, gap)
 
     # Of a long ring only what departs in the gap, one task of every queue after the other.
     def earlier(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -162,6 +167,12 @@ def holding_cost(state: SystemState, gap: Array) -> Array:
     all_stay = state.queue_length.astype(jnp.float32) * gap
     carry = jnp.zeros_like(state.slot), all_stay, jnp.ones_like(all_stay, bool)
     return jax.lax.while_loop(lambda carry: carry[2].any(), earlier, carry)[1].sum(0)
+
+
+@holding_cost.defjvp
+def _holding_cost_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """By a sum over all that is remembered, since loops have no reverse mode."""
+    return jax.jvp(_holding_cost_of_all, primals, tangents)
 
 
 def _remembered(state: SystemState, place: Array) -> Array:

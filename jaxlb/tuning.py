@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlb import checks, observe
-from jaxlb.env import Env, with_lane_axis
+from jaxlb import checks, lengths, observe
+from jaxlb.env import Env, canonical, with_lane_axis
 from jaxlb.loop import rollout
+from jaxlb.metrics import Summary
 from jaxlb.scheduling import scheduler
 from jaxlb.types import EnvParams, Key, Scheduler
 
@@ -73,13 +74,25 @@ def guarded_sita(
       ValueError: as `jaxlb.rollout`.
     """
     checks.at_least("num_lanes", num_lanes, 1)
-    env.check(params)
+    env.check(params, (num_lanes,))
+    params = canonical(params)
     rules, lanes = [scheduler(name) for name in GUARDED_SITA], (num_lanes,)
     told = observe.as_told(with_lane_axis(params, lanes))
     each = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(rule.start(env, told, lanes) for rule in rules))
-    found = jax.vmap(
-        lambda settings: rollout(env, params, _AS_TOLD, settings, key, num_lanes, num_tasks, warmup)
-    )(each)
+
+    def run(env: Env) -> Summary:
+        return jax.vmap(
+            lambda settings: rollout(env, params, _AS_TOLD, settings, key, num_lanes, num_tasks, warmup)
+        )(each)
+
+    found, _ = lengths.exact(
+        "guarded-sita",
+        env,
+        run,
+        lambda found: found.queue_overflows,
+        lambda: not env.wait_visible,  # then waits are what lengths tell
+        lengths.room(env, len(rules) * num_lanes, warmup + num_tasks),
+    )
     completion, violations = (
         np.asarray(figure).mean(1) for figure in (found.mean_completion, found.sla_violation_rate)
     )

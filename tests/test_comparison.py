@@ -17,6 +17,7 @@ from jaxlb.statistics import (
     quantile_interval,
     ratio_interval,
 )
+from jaxlb.workload import sizes
 
 
 def test_quantiles_of_a_known_law_and_their_coverage():
@@ -109,10 +110,11 @@ def test_queue_lengths_are_exact_however_long(key):
 
 def test_lengths_too_long_for_memory_are_told(key, monkeypatch):
     monkeypatch.setattr("jaxlb.lengths._MOST_BYTES", 4 * 4 * 40 * 64)
+    monkeypatch.setattr("jaxlb.lengths._FURTHER", 2**10)
     with pytest.warns(
         UserWarning, match=r"jsq: [\d,]+ tasks found queues longer than 2, the most that memory"
     ):
-        table = few("stable", key, ("jsq", "rr"), queue_capacity=2)
+        table = few("stable", key, ("jsq", "rr"), queue_capacity=2, load=0.98)
     assert table.row("jsq").queue_overflows > 0
     assert table.row("rr").queue_overflows == 0  # asks for no lengths
 
@@ -272,3 +274,41 @@ def test_scheduler_pairs_carry_their_variables(key):
     np.testing.assert_allclose(
         table.row("last").mean_completion, table.row("first").mean_completion, rtol=1e-6
     )
+
+
+def test_queues_that_overflow_in_the_warm_up_alone_are_counted_further(key):
+    """What a rule was told then moves what is counted."""
+    runs = [
+        few("stable", jax.random.key(16), ("jsq",), 1, 20, 100, load=0.9, queue_capacity=capacity).row("jsq")
+        for capacity in (4, 120)
+    ]
+    assert runs[0].mean_completion == pytest.approx(runs[1].mean_completion, rel=1e-6)
+
+
+def test_one_task_drifts_nowhere(key):
+    row = few("stable", key, ("lwr",), 64, 1, 200, load=0.3).row("lwr")
+    assert row.stationary and row.mean_completion_ci is not None
+
+
+@pytest.mark.parametrize("unit", [1e-25, 5e18])
+def test_the_warmup_that_theory_asks_for_has_no_unit(unit):
+    def asked(mean):
+        params = jaxlb.make("stable", size="lognormal", squared_cv=40.0, mean_size=mean)[1]
+        return stationarity.warmup_asked(params)
+
+    assert asked(unit) == pytest.approx(asked(1.0), rel=1e-4) and asked(1.0) > 2000
+    endless = jaxlb.make("stable", size=sizes.BoundedPareto(1.0, np.inf, 1.5))[1]
+    assert stationarity.warmup_asked(endless) is None
+
+
+def test_sizes_may_differ_from_lane_to_lane(key):
+    env, params = jaxlb.make("stable", load=0.5)
+    params = params.replace(size=sizes.Exponential(jax.numpy.linspace(0.5, 1.5, 8)))
+    table = jaxlb.compare(env, params, {"lwr": "lwr"}, key, num_lanes=8, num_tasks=50, warmup=100)
+    assert table.row("lwr").mean_completion > 0
+
+
+def test_who_moves_the_system_is_blamed(key):
+    run = {"num_lanes": 32, "num_tasks": 500, "warmup": 100}
+    rows = jaxlb.compare(*jaxlb.make("seed"), {"lwr": "lwr"}, key, **run, behaviour="rr").schedulers
+    assert rows[0].hint.endswith("rr overloads it")

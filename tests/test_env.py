@@ -232,6 +232,37 @@ def cost_of_tasks(env, params, key, num_tasks):
     return cost
 
 
+@pytest.mark.parametrize("rule", ["guarded-sita", "card", "jsq", "fpi", "sita-e", "drift-aware"])
+def test_replays_of_rules_that_choose_can_be_differentiated(rule, key):
+    env, params = jaxlb.make("heavy-tail")
+    tasks = workload.sample(key, params, 40)
+
+    def cost(speed):
+        return jaxlb.replay(env, params.replace(speed=speed), rule, (), tasks, key).completion.sum()
+
+    slope = jax.grad(cost)(params.speed)
+    assert np.isfinite(slope).all() and (np.asarray(slope) < 0).any()
+
+
+@pytest.mark.parametrize("queue_capacity", [8, 128])
+def test_the_holding_cost_has_a_gradient_whatever_is_remembered(queue_capacity, key):
+    env, params = jaxlb.make("park", queue_capacity=queue_capacity, num_processors=2, load=0.7)
+
+    @jax.jit
+    def reward(scale):
+        _, state = env.reset(key, params)
+        for index in range(5):
+            task = state.task.replace(size=state.task.size * scale)
+            step_key = jax.random.fold_in(key, index)
+            _, state, reward, *_ = env.step(step_key, state.replace(task=task), index % 2, params)
+        return reward
+
+    one, little = jnp.float32(1.0), 1e-3
+    difference = (reward(one + little) - reward(one - little)) / (2.0 * little)
+    np.testing.assert_allclose(jax.grad(reward)(one), difference, rtol=1e-2, atol=1.0)
+    assert float(jax.grad(reward)(one)) < 0
+
+
 @pytest.mark.parametrize("cost", [cost_of_steps, cost_of_tasks])
 def test_costs_have_the_gradients_of_finite_differences(cost, key):
     """With respect to speeds and sizes, through waits, past new origins of time and new episodes."""

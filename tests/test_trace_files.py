@@ -189,6 +189,17 @@ def test_columns_are_named_alike_in_every_format(tmp_path, format):
     np.testing.assert_array_equal(trace.deadline, [10, 2])
 
 
+def test_deadlines_are_to_sizes_what_they_are_in_the_file_whatever_the_unit_of_times(tmp_path):
+    columns = {"time_column": "at", "size_column": "work", "deadline_column": "due"}
+    seconds = read(tmp_path, "at,work,due\n0,2,8\n1,1,4\n", **columns)
+    millis = read(tmp_path, "at,work,due\n0,2000,8000\n1000,1000,4000\n", time_unit="ms", **columns)
+    np.testing.assert_array_equal(seconds.time, millis.time)
+    for trace in (seconds, millis):
+        process, law = trace.workload(mean_size=3.0)
+        np.testing.assert_allclose(process.task_deadline, 4.0 * np.asarray(process.task_size), rtol=1e-6)
+        assert float(law.mean()) == 3.0
+
+
 def test_a_window_is_told_in_the_times_of_the_file(tmp_path):
     inside = {"start": "2023-11-16T18:17:04", "stop": "2023-11-16 18:17:06"}
     rows = "".join(f"2023-11-16 18:17:0{second},1,{second}\n" for second in range(1, 9))

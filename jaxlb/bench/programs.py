@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
+from jaxlb.devices import DEVICES, device_mesh, side_by_side
 from jaxlb.env import Env
 from jaxlb.environments import make
-from jaxlb.loop import DEVICES, continue_rollout, device_mesh, side_by_side, start_rollout
+from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.numerics import total
 from jaxlb.scheduling import scheduler
 from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler

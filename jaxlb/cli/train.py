@@ -18,8 +18,8 @@ from rich.table import Table
 from jaxlb import checks, runs
 from jaxlb.cli import folders, loggers
 from jaxlb.cli.common import Where, Writes, console, note, progress
+from jaxlb.devices import device_mesh, side_by_side
 from jaxlb.learn import TRAINERS
-from jaxlb.loop import device_mesh, side_by_side
 from jaxlb.runs import Record, Run
 
 

@@ -239,7 +239,7 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             seeds = [None] * lanes
         else:
             checks.seed("seed of the first lane", seed, lanes)
-            seeds = [seed + lane for lane in range(lanes)]
+            seeds = [int(seed) + lane for lane in range(lanes)]
         super().reset(seed=None if seeds[0] is None else int(seeds[0]))
         key = self._key
         if key is None:

@@ -25,12 +25,13 @@ import optax
 from flax import struct
 
 from jaxlb import checks, metrics, observe, rewards, system, workload
+from jaxlb.devices import at_hand, differing, over_devices
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn import networks, replay
 from jaxlb.learn.replay import Memory
 from jaxlb.learn.schedules import Kind, schedule
 from jaxlb.learn.trainer import Trainer, TrainResult, train
-from jaxlb.loop import at_hand, decide, differing, first_arrival, over_devices, rollout
+from jaxlb.loop import decide, first_arrival, rollout
 from jaxlb.numerics import at_processor
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import forecasts, learned, scheduler

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks
+from jaxlb.devices import differing
 from jaxlb.env import Env, canonical
-from jaxlb.loop import differing
 from jaxlb.numerics import broadcasts
 from jaxlb.random import typed
 from jaxlb.types import Array, EnvParams, Key, Scheduler

@@ -191,7 +191,7 @@ def remarks(rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> I
     best = min(settled, default=None, key=lambda row: row.mean_completion)
     for row in rows:
         where = trained.get(row.name, scenario)
-        if where != scenario and best and (row.mark or row.mean_completion > _FAILS * best.mean_completion):
+        if where != scenario and best and row.mean_completion > _FAILS * best.mean_completion:
             yield (
                 f"{row.name} fails here (completion {row.mean_completion:.3g}; {best.name}: "
                 f"{best.mean_completion:.3g}): it was trained on {where}, and what it learned of sizes, "

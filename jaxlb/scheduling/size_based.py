@@ -5,6 +5,7 @@ cutoff falls on an atom, a size that many tasks have (of `Bimodal`, or the time 
 rule says what becomes of those tasks.
 """
 
+import jax
 import jax.numpy as jnp
 
 from jaxlb import checks
@@ -52,14 +53,14 @@ def around(law: SizeLaw, cutoffs: Array) -> tuple[Array, Array]:
     """Fractions `[F]` of the load that tasks smaller than each cutoff bring, and those at most as large."""
     size, probability = quadrature(law)
     work = jnp.cumsum(size * probability)
-    up_to = jnp.concatenate([jnp.zeros(1), work / work[-1]])
+    up_to = jnp.concatenate([jnp.zeros(1, jnp.float32), work / work[-1]])
     below, at_most = (up_to[jnp.searchsorted(size, cutoffs, side=side)] for side in ("left", "right"))
     return below, at_most
 
 
 def with_larger(cutoffs: Array, moved: Array) -> Array:
     """Cutoffs for `size > cutoff`, those that are `moved` just below: then tasks of that size are larger."""
-    return jnp.where(moved, jnp.nextafter(cutoffs, jnp.zeros_like(cutoffs)), cutoffs)
+    return jnp.where(moved, jnp.nextafter(jax.lax.stop_gradient(cutoffs), jnp.zeros_like(cutoffs)), cutoffs)
 
 
 def speeds(params: EnvParams) -> Array:

@@ -38,7 +38,7 @@ class TraceData:
     time: np.ndarray = field(repr=False)  # [T] float64, seconds
     size: np.ndarray = field(repr=False)  # [T] float64, work
     priority: np.ndarray | None = field(default=None, repr=False)  # [T] int32
-    deadline: np.ndarray | None = field(default=None, repr=False)  # [T] float64, seconds
+    deadline: np.ndarray | None = field(default=None, repr=False)  # [T] float64, a size at speed 1
 
     @property
     def mean_gap(self) -> float:
@@ -186,6 +186,8 @@ def _asked(format: str, given: Mapping[str, Any]) -> Asked:
         tokens = {"ContextTokens": "prefill_weight", "GeneratedTokens": "decode_weight"}
         for name in tokens.values():
             checks.leaf(name, options[name], low=0)
+        if not any(options[name] for name in tokens.values()):
+            raise ValueError("prefill_weight = 0, decode_weight = 0: one must be above 0")
         options["size_column"] = {column: options[name] for column, name in tokens.items()}
     columns = options.get("columns")
     if columns is not None and not (isinstance(columns, (list, tuple)) and all(map(_is_name, columns))):
@@ -293,9 +295,8 @@ def _units(lines: Lines, cells: Cells, asked: Asked) -> list[float]:
         moment = moments.pop()
         if moment and place and sum(weights.values()) != 0:
             lines.refuse(f"{listed}: a time of day: subtract another, by weights 1 and -1")
-        # Sizes and priorities are no times.
-        times = place == 0 or weights is asked.deadline
-        units.append(asked.unit if times and not moment else 1.0)
+        # Deadlines are in the unit of the sizes, with which they are scaled.
+        units.append(asked.unit if place == 0 and not moment else 1.0)
     return units
 
 
