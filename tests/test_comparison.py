@@ -109,14 +109,13 @@ def test_queue_lengths_are_exact_however_long(key):
 
 
 def test_lengths_too_long_for_memory_are_told(key, monkeypatch):
-    monkeypatch.setattr("jaxlb.lengths._MOST_BYTES", 4 * 4 * 40 * 64)
-    monkeypatch.setattr("jaxlb.lengths._FURTHER", 2**10)
+    monkeypatch.setattr("jaxlb.lengths._MOST_BYTES", 4 * 4 * 4 * 64)  # of 4 places for each queue
     with pytest.warns(
-        UserWarning, match=r"jsq: [\d,]+ tasks found queues longer than 2, the most that memory"
+        UserWarning, match=r"jsq: [\d,]+ tasks found queues longer than 4, and there is no room"
     ):
-        table = few("stable", key, ("jsq", "rr"), queue_capacity=2, load=0.98)
-    assert table.row("jsq").queue_overflows > 0
-    assert table.row("rr").queue_overflows == 0  # asks for no lengths
+        table = few("stable", key, ("jsq", "rr"), queue_capacity=2)
+    assert table.row("jsq").queue_overflows > 0 and table.row("jsq").mark == "told lengths that are too short"
+    assert table.row("rr").queue_overflows == 0 and not table.row("rr").mark  # asks for no lengths
 
 
 def test_what_has_not_settled_says_so(key):
