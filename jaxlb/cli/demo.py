@@ -26,7 +26,7 @@ RULES, FEWER = "rr,jsq,sed,lwr,greedy,fpi,{best},oracle", "lwr,{best}"
 BEST = {
     "heavy-tail": "guarded-sita(big=2),guarded-sita(big=2,share=0.6)",
     "stale": "drift-aware",
-    "seed": "guarded-sita",
+    "seed": "guarded-sita(big_to=fastest)",
 }
 """What does best on each, of all rules and settings in docs/results/dqn.md, by violations and completion."""
 
