@@ -215,7 +215,7 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
     if comparison.behaviour is not None:
         title += f", asked in the states that {comparison.behaviour} visits"
     table = Table(title=title, title_justify="left")
-    table.add_column("scheduler")
+    table.add_column("scheduler", no_wrap=True)
     against = f"completion - {comparison.baseline}"
     headings = (
         "completion",
@@ -254,7 +254,11 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
     screen.print(f"{counted}; {intervals}; the difference is paired.", style="dim", highlight=False)
     for row in comparison.schedulers:
         if row.hint:
-            screen.print(f"{row.name} is not stationary: {row.hint}.", style="yellow", highlight=False)
+            screen.print(
+                f"{row.name} is not stationary: {row.hint}.", style="yellow", highlight=False, soft_wrap=True
+            )
         if row.queue_overflows:
             told = f"{row.name} was told queue lengths that are too short for {row.queue_overflows:,} tasks"
-            screen.print(f"{told}: fewer lanes leave more memory.", style="yellow", highlight=False)
+            screen.print(
+                f"{told}: fewer lanes leave more memory.", style="yellow", highlight=False, soft_wrap=True
+            )
