@@ -183,7 +183,8 @@ def test_what_has_not_settled_is_marked_in_all_that_is_written(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "rr (not stationary)" in done.stdout and "busy all the time and falling behind" in done.stdout
-    rows = {row["name"]: row for row in csv.DictReader((tmp_path / "compare.csv").open())}
+    with (tmp_path / "compare.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
     assert (rows["rr"]["stationary"], rows["lwr"]["stationary"]) == ("False", "True")
     assert rows["rr"]["mean_completion_ci_low"] == "" != rows["lwr"]["mean_completion_ci_low"]
     table = json.loads((tmp_path / "compare.json").read_text())
