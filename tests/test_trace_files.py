@@ -239,7 +239,7 @@ def test_a_window_is_told_in_the_times_of_the_file(tmp_path):
         ("azure-llm", {"prefill_weight": "0.5"}, "prefill_weight = '0.5': must be a number"),
         ("azure-llm", {"prefill_weight": float("nan")}, "prefill_weight = nan: must be a number, not NaN"),
         ("azure-llm", {"decode_weight": -1}, "decode_weight = -1: must be at least 0"),
-        ("azure-llm", {"decode_weight": 0}, "one of the weights must not be 0"),
+        ("azure-llm", {"decode_weight": 0}, "prefill_weight = 0, decode_weight = 0: one must be above 0"),
         (["csv"], {}, r"unknown trace format \"\['csv'\]\""),
     ],
 )
