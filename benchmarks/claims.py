@@ -54,11 +54,15 @@ def compared(
     return jaxlb.compare(env, params, entries, key, baseline=next(iter(entries)), **options)
 
 
+def settled(table: jaxlb.Comparison, name: str, what: str) -> float:
+    """A row's figure; not a number where it has not settled."""
+    row = table.row(name)
+    return math.nan if row.mark else getattr(row, what)
+
+
 def ratio(table: jaxlb.Comparison, name: str, rule: str, what: str) -> float:
     """One row's figure divided by another's; not a number where one of them has not settled."""
-    if table.row(name).mark or table.row(rule).mark:
-        return math.nan
-    return getattr(table.row(name), what) / getattr(table.row(rule), what)
+    return settled(table, name, what) / settled(table, rule, what)
 
 
 def at_most(

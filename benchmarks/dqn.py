@@ -3,7 +3,7 @@
     python benchmarks/dqn.py [--only heavy-tail stale] [--seeds 3] [--out docs/results]
 
 Every claim is held for every seed: figures are the DQN's divided by the baseline's on the same tasks, from
-`compare` over 1024 lanes x 4000 tasks after 1000 of warm-up. Training time includes compilation.
+`compare` over 1024 lanes x 4000 tasks after 10,000 of warm-up. Training time includes compilation.
 """
 
 import dataclasses
@@ -297,7 +297,7 @@ def measure(row: Row, seeds: int, traces: Path) -> list[list[Found]]:
     return found
 
 
-def best_rules(found: Sequence[Found]) -> str:
+def best_rules(found: Sequence[Found], where: str = "") -> str:
     """The rules that do best in a comparison, what they reach, and each seed's figures divided by that."""
     table, ours = found[0].table, {one.name for one in found}
     names = [row.name for row in table.schedulers if row.name not in {*ours, "oracle", "optimal"}]
@@ -433,8 +433,7 @@ def section(name: str, row: Row, seeds: list[list[Found]]) -> str:
     lines, claimed = [], []
     for at, found in enumerate(seeds[0]):
         suffix = f" at load {float(found.params.load):.2f}" if len(seeds[0]) > 1 else ""
-        text += f"\n\n{suffix.strip().capitalize()}{': b' if suffix else 'B'}"
-        text += best_rules([each[at] for each in seeds])[1:]
+        text += f"\n\n{best_rules([each[at] for each in seeds], suffix)}"
         taken = {each[at].name: f", {each[at].seconds:.0f} s of training" for each in seeds}
         shown = best_guarded(found.table)
         lines += [line(one, one.name + suffix + taken.get(one.name, "")) for one in shown]

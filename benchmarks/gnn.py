@@ -30,6 +30,7 @@ from claims import (
     ratio,
     rules,
     section,
+    settled,
 )
 
 import jaxlb
@@ -96,7 +97,7 @@ AGREEMENT = "oracle's choice %"
 
 def disagreement(table: jaxlb.Comparison, seeds: int, name: str = "gnn") -> list[float]:
     """Share of choices that are not the oracle's."""
-    return [1.0 - table.row(f"{name}, seed {seed}").oracle_agreement for seed in range(seeds)]
+    return [1.0 - settled(table, f"{name}, seed {seed}", "oracle_agreement") for seed in range(seeds)]
 
 
 def snapshot(seeds: int) -> str:
@@ -110,8 +111,8 @@ def snapshot(seeds: int) -> str:
         behaviour=jaxlb.scheduler("lwr"),
     )
     closed = compared(env, params, rules("lwr", "rr", "oracle") | entries)
-    worst = table.row("oracle").sla_violation_rate
-    more = [table.row(name).sla_violation_rate - worst for name in entries]
+    rate = "sla_violation_rate"
+    more = [settled(table, name, rate) - settled(table, "oracle", rate) for name in entries]
     held_out = [
         gnn.inspect(env, params, CONFIG, result.variables, jax.random.key(TEST_SEED)) for result in results
     ]
