@@ -1,6 +1,9 @@
 """What the pages of learned schedulers share: claims with bounds, lines of tables, sections in a file."""
 
 import math
+import os
+import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +94,23 @@ def line(row: Any, name: str) -> str:
     return f"| {name}{f', {row.mark}' if row.mark else ''} | " + " | ".join(cells) + " |"
 
 
+def machine() -> str:
+    """What this runs on: JAX's first device, as its maker calls it."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        return device.device_kind
+    info = Path("/proc/cpuinfo")
+    text = info.read_text(encoding="utf-8") if info.exists() else ""
+    model = re.search(r"model name\s*: (.*)", text)
+    wide = "with" if "avx512f" in text else "without"
+    return f"{os.cpu_count()} cores of {model[1] if model else platform.machine()}, {wide} AVX-512"
+
+
+def made_on() -> str:
+    """The last line of a section."""
+    return f"Made on {machine()}, JAX {jax.__version__}."
+
+
 def section(name: str, text: str, rows: Sequence[str], claims: Sequence[Claim], *more: str) -> str:
     """A part of a page: what was done, the table, with more columns if need be, and what is claimed of it."""
     lines = [f"## {name}", "", text, ""]
@@ -100,6 +120,7 @@ def section(name: str, text: str, rows: Sequence[str], claims: Sequence[Claim], 
     if claims:
         lines += ["| claim | at most | each seed | |", "|---|---|---|---|"]
         lines += [*(claim.line() for claim in claims), ""]
+    lines += [made_on(), ""]
     return "\n".join(lines)
 
 

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,8 +62,8 @@ HEAD = f"""# What the DQN reaches
 
 Written by `python benchmarks/dqn.py` (`--only ROW` writes one section again). {LANES:,} lanes x {TASKS:,}
 unseen tasks after {WARMUP:,} of warm-up, the same for all; means with half their 95 % interval. A claim holds
-if it holds for every seed. Training time includes compilation. Why it wins: [dqn-why.md](dqn-why.md).
-Machine: {os.cpu_count()} cores, {platform.machine()}, JAX {jax.__version__}.
+if it holds for every seed. Training time includes compilation, beside other work on the same machine. Why it
+wins: [dqn-why.md](dqn-why.md).
 """
 
 
@@ -378,6 +377,8 @@ def front(out: Path) -> str:
         "| told | violations % | completion | slowdown |",
         "|---|---|---|---|",
         *(line(table.row(name), name) for name in points),
+        "",
+        claims.made_on(),
         "",
     ]
     return "\n".join(lines)

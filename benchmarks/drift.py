@@ -11,7 +11,6 @@ import functools
 import itertools
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -56,7 +55,7 @@ with intervals from 0.5 to 20, once for each seed (that of seed 0 ships, less th
 nothing of), and judged on {LANES:,} lanes x
 {TASKS:,} unseen tasks after {WARMUP:,} of warm-up, the same for all, with half of 95 % intervals. A claim
 holds if it holds for every seed. "Original" is the linear predictor on moving averages and the system's load
-average. Machine: {os.cpu_count()} cores, {platform.machine()}, JAX {jax.__version__}.
+average.
 """
 OUT = Path("docs/results")
 SHIPPED = Path(predictive.__file__).parent / "predictor.json"

@@ -6,7 +6,6 @@ Every claim is held for every seed, on tasks that no training saw. Training time
 """
 
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -48,8 +47,7 @@ HEAD = f"""# What message passing reaches
 Written by `python benchmarks/gnn.py` (`--only SECTION` writes one again). Where nothing else is said:
 networks of widths 64 and 32, three trainings with seeds 0, 1, 2, {LANES:,} lanes x {TASKS:,} unseen tasks
 after {WARMUP:,} of warm-up, the same for all; means with half their 95 % interval. A claim holds if it holds
-for every seed. Training time includes compilation. Machine: {os.cpu_count()} cores, {platform.machine()},
-JAX {jax.__version__}.
+for every seed. Training time includes compilation, beside other work on the same machine.
 """
 
 CONFIG = GNNConfig()
