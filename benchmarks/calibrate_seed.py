@@ -18,7 +18,7 @@ import numpy as np
 
 import jaxlb
 from jaxlb import metrics
-from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.loop import continue_rollout, start_rollout, view
 from jaxlb.types import EnvParams
 
 TARGETS = {  # oracle agreement, SLA violations
@@ -56,7 +56,7 @@ def rates(params: EnvParams, key: jax.Array, lanes: int, tasks: int) -> dict[str
         carry = continue_rollout(
             env, params, scheduler, (), key, carry, tasks + WARMUP, WARMUP, behaviour=behaviour
         )
-        summary = metrics.summarise(carry.totals, carry.state.system)
+        summary = metrics.summarise(carry.totals, view(env, carry.state))
         found[name] = jnp.stack([summary.oracle_agreement.mean(), summary.sla_violation_rate.mean()])
     return found
 

@@ -25,6 +25,7 @@ from jaxlb.bench.programs import observing_lwr, system
 from jaxlb.learn.dqn import DQNConfig
 from jaxlb.learn.gnn import GNNConfig
 from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.stations import FCFS
 
 HEAD = """# One device
 
@@ -88,7 +89,7 @@ def rolling(processors: int, lanes: int, runs: int, work: float, dump: Path | No
     began = time.perf_counter()
     compiled = continue_rollout.lower(env, params, rule, (), key, carry, 1).compile()
     compilation = time.perf_counter() - began
-    text = compiled.as_text()
+    text = compiled.as_text() or ""
     if dump is not None:
         dump.write_text(text, encoding="utf-8")
 
@@ -169,7 +170,7 @@ def page(out: Path) -> None:
         ]
         for row in found["rollout"]:
             rate, each = row["rate"], row["bytes_of_lane"]
-            moved = 2 * each - 4 * jaxlb.Env.queue_capacity * row["processors"]
+            moved = 2 * each - 4 * FCFS().queue_capacity * row["processors"]
             share = f"{100 * rate['median'] * moved / found['copy']:.0f} %"
             lines.append(
                 f"| {row['processors']} | {row['lanes']:,} | {rate['median'] / 1e6:,.1f}"

@@ -36,7 +36,7 @@ import jaxlb
 from jaxlb.comparison import Entry
 from jaxlb.learn import gnn, networks
 from jaxlb.learn.gnn import GNNConfig
-from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.loop import continue_rollout, start_rollout, view
 from jaxlb.metrics import summarise
 from jaxlb.report import plots
 from jaxlb.scheduling import forecasts, learned, regression
@@ -448,7 +448,7 @@ def adaptation(seeds: int) -> str:
             for index in range(before + after):
                 now = params if index < before else permuted
                 carry = continue_rollout(env, now, *entry, key, carry, chunk)
-                found = summarise(carry.totals, carry.state.system)
+                found = summarise(carry.totals, view(env, carry.state))
                 sums.append(float(found.sla_violation_rate.mean()) * chunk * (index + 1))
             path = 100 * np.diff(sums) / chunk
             # The first half of the time before is warm-up.

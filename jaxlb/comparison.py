@@ -12,7 +12,7 @@ import numpy as np
 from jaxlb import checks, lengths, metrics, stationarity
 from jaxlb.devices import at_hand
 from jaxlb.env import Env, canonical
-from jaxlb.loop import Carry, continue_rollout, start_rollout
+from jaxlb.loop import Carry, continue_rollout, start_rollout, view
 from jaxlb.metrics import Summary
 from jaxlb.random import typed
 from jaxlb.scheduling import as_scheduler
@@ -269,9 +269,9 @@ class _Work(NamedTuple):
 
         def run(at: Env) -> _Judged:
             if at is env:
-                return self._run(program, carry, progress)
+                return self._run(env, program, carry, progress)
             longer = self.begin(at, entry[0])
-            return self._run(self.compile(at, entry, longer), longer, lambda share: None)
+            return self._run(at, self.compile(at, entry, longer), longer, lambda share: None)
 
         acting = [(*entry, carry.memory)]
         if self.mover is not None:
@@ -288,7 +288,11 @@ class _Work(NamedTuple):
         return found._replace(overflows=overflows)
 
     def _run(
-        self, program: Callable[[Carry, int], Carry], carry: Carry, progress: Callable[[float], None]
+        self,
+        env: Env,
+        program: Callable[[Carry, int], Carry],
+        carry: Carry,
+        progress: Callable[[float], None],
     ) -> _Judged:
         histogram, halves = None, np.zeros((2, self.num_lanes))
         middle = self.warmup + self.num_tasks // 2
@@ -303,7 +307,8 @@ class _Work(NamedTuple):
                 halves += [part.sum(0, dtype=np.float64) for part in parts]
             progress(min(first + self.chunk, self.total) / self.total)
         assert histogram is not None
-        summary = at_hand(metrics.summarise(carry.totals, carry.state.system))
+        found = view(env, carry.state)
+        summary = at_hand(metrics.summarise(carry.totals, found))
         shown = stationarity.Run(
             halves=halves / np.maximum([[self.num_tasks // 2], [self.num_tasks - self.num_tasks // 2]], 1),
             wait_growth=np.asarray(summary.wait_growth, np.float64),
@@ -314,7 +319,7 @@ class _Work(NamedTuple):
         )
         rule = "this rule" if self.mover is None else self.mover[0].name
         hint = stationarity.unsettled(shown, self.params, rule)
-        return _Judged(summary, histogram, hint, np.asarray(at_hand(carry.state.system.overflow)))
+        return _Judged(summary, histogram, hint, np.asarray(at_hand(found.overflow)))
 
 
 def pair(entry: Entry) -> tuple[Scheduler, Any]:

@@ -2,18 +2,19 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlb import checks, observe, rewards, spaces, system, workload
-from jaxlb.numerics import at_processor, broadcasts, select, stored, variance_grown
+from jaxlb import checks, cycle, rewards, spaces, workload
+from jaxlb.numerics import at_processor, broadcasts, select, variance_grown
 from jaxlb.random import split, typed
-from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, SystemState, Task
+from jaxlb.stations import FCFS, Station
+from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, Task
 
 Reward = Literal["weighted", "holding-cost"]
 
@@ -42,7 +43,7 @@ class _Settings:
     name: str
     make_params: Callable[[int], EnvParams]
     num_processors: int
-    queue_capacity: int = 16
+    station: Station = field(default_factory=FCFS)
     size_visible: bool = True
     wait_visible: bool = True
     reward: Reward = "weighted"
@@ -51,7 +52,6 @@ class _Settings:
     def __post_init__(self) -> None:
         """Check the static settings."""
         checks.at_least("num_processors", self.num_processors, 1)
-        checks.at_least("queue_capacity", self.queue_capacity, 1)
         checks.known("reward", self.reward, get_args(Reward))
         for name in ("size_visible", "wait_visible", "allow_overload"):
             if not isinstance(getattr(self, name), bool):
@@ -65,8 +65,7 @@ class Env(_Settings):
       name: of the scenario.
       make_params: number of processors -> the scenario's parameters.
       num_processors: P.
-      queue_capacity: K, how long a queue is counted exactly; tasks beyond it are served all the same, and
-        counted in `SystemState.overflow`.
+      station: how processors serve, and how long their queues are counted, from `jaxlb.stations`.
       size_visible: whether the scheduler sees a task's size; if not, it sees the law's mean.
       wait_visible: whether it sees load and wait; if not, it sees what queue lengths tell of them.
       reward: "weighted": - completion_weight * completion^completion_exponent - imbalance_weight * variance
@@ -101,7 +100,7 @@ class Env(_Settings):
     def observation_space(self, params: EnvParams | None = None) -> spaces.Box:
         """Flat observations, see `flatten`: priorities and queue lengths have bounds, times and work none."""
         params = self.default_params if params is None else params
-        none, length = spaces.LARGEST, float(self.queue_capacity)
+        none, length = spaces.LARGEST, float(self.station.queue_capacity)
         # A box of one point is none: the only class of priorities, 0, lies in [0, 1].
         high = [none, float(np.shape(params.class_probability)[0]), none, none]
         high += [length] * self.num_processors + [none] * (3 * self.num_processors)
@@ -121,12 +120,16 @@ class Env(_Settings):
           The flat observation `[F]` and the state.
         """
         params = self.default_params if params is None else canonical(params)
-        key = typed(key)
-        workload_key, task_key, noise_key, observe_key = split(key, 4)
+        *keys, observe_key = split(typed(key), 4)
+        state = self._begin(keys, params)
+        return self._flat(state, params, observe_key), state
+
+    def _begin(self, keys: Sequence[Key], params: EnvParams, station: Any = None) -> EnvState:
+        """The first arrival of an episode; the three keys are consumed."""
+        workload_key, task_key, noise_key = keys
         process = workload.start(workload_key, params)
         task, process = workload.draw(task_key, params, process)
-        state = self.start(params, task, noise_key).replace(workload=process)
-        return self._flat(state, params, observe_key), state
+        return self.start(params, task, noise_key, station).replace(workload=process)
 
     @broadcasts
     def step(
@@ -165,19 +168,15 @@ class Env(_Settings):
     # The pieces that rollouts are made of: any lanes, no randomness but the monitor's noise.
 
     @broadcasts
-    def start(
-        self, params: EnvParams, first_task: Task, key: Key, found: SystemState | None = None
-    ) -> EnvState:
-        """The arrival of `first_task` `[...]` at an empty system, or one `found` before its gap.
+    def start(self, params: EnvParams, first_task: Task, key: Key, station: Any = None) -> EnvState:
+        """The arrival of `first_task` `[...]` at empty processors, or at a `station` as it is before its gap.
 
-        The monitor starts with figures of an empty system; the key serves its noise.
+        The monitor starts with figures of empty processors; the key serves its noise.
         """
         lanes = first_task.gap.shape
-        if found is None:
-            found = system.start(self.num_processors, self.queue_capacity, lanes)
+        system = cycle.start(self, params, lanes)
         state = EnvState(
-            system=found,
-            monitor=observe.start(params, self.num_processors, lanes),
+            system=system if station is None else system.replace(station=station),
             task=first_task,
             workload=(),
             steps=jnp.zeros(lanes, jnp.int32),
@@ -187,8 +186,7 @@ class Env(_Settings):
     @broadcasts
     def observe(self, state: EnvState, params: EnvParams, key: Key) -> Observation:
         """What a scheduler sees now; the key is consumed where there is noise and figures are fresh."""
-        seen = self._seen(state.task, params)
-        return observe.observe(state.monitor, state.system, params, state.task, seen, self.wait_visible, key)
+        return cycle.measure(self, params, state.system, state.task, self.seen(state.task, params), key)
 
     @broadcasts
     def transition(
@@ -206,35 +204,23 @@ class Env(_Settings):
         Returns:
           The state at the next decision, the assigned task's outcome, the reward `[...]`.
         """
-        task = state.task
-        action = stored(jnp.clip(jnp.asarray(action, jnp.int32), 0, self.num_processors - 1))
-        assigned, wait, service = system.assign(state.system, params.speed, task.size, action)
-        monitor = observe.record(state.monitor, action, self._seen(task, params).size)
-        completion = stored(wait + service)
-        outcome = Outcome(
-            action=action,
-            wait=wait,
-            service=service,
-            completion=completion,
-            violation=completion > task.deadline,
-        )
+        task, before = state.task, self.station.view(state.system.station)
+        system, outcome = cycle.assign(self, params, state.system, task, self.seen(task, params), action)
         if self.reward == "holding-cost":
-            reward = -system.holding_cost(assigned, next_task.gap)
+            reward = -self.station.holding_cost(system.station, next_task.gap)
         else:
-            backlog = state.system.wait * params.speed
-            imbalance = variance_grown(backlog, at_processor(backlog, action), task.size)
-            reward = rewards.weighted(params, task.priority, completion, outcome.violation, imbalance)
-        state = state.replace(system=assigned, monitor=monitor, steps=state.steps + 1)
+            backlog = before.wait * params.speed
+            imbalance = variance_grown(backlog, at_processor(backlog, outcome.action), task.size)
+            reward = rewards.weighted(params, task.priority, outcome.completion, outcome.violation, imbalance)
+        state = state.replace(system=system, steps=state.steps + 1)
         return self._arrive(state, next_task, params, key), outcome, reward
 
     def _arrive(self, state: EnvState, task: Task, params: EnvParams, key: Key) -> EnvState:
-        """Let the task's gap pass for the monitor and the system."""
-        before = state.system
-        monitor = observe.advance(state.monitor, before, params, task.gap, self.wait_visible, key)
-        return state.replace(system=system.advance(before, task.gap), monitor=monitor, task=task)
+        """Let the task's gap pass."""
+        return state.replace(system=cycle.advance(self, params, state.system, task.gap, key), task=task)
 
-    def _seen(self, task: Task, params: EnvParams) -> Task:
-        """The task as the scheduler may see it: where sizes are hidden, neither they nor their deadlines."""
+    def seen(self, task: Task, params: EnvParams) -> Task:
+        """Return the task as a scheduler may see it: where sizes are hidden, neither they nor deadlines."""
         if self.size_visible:
             return task
         size = jnp.broadcast_to(params.size.mean(), task.size.shape)
@@ -297,9 +283,8 @@ class Env(_Settings):
 
 def _fresh(env: Env, key: Key, params: EnvParams, old: EnvState) -> EnvState:
     """The state to begin with again."""
-    fresh = Env.reset(env, split(key, 4)[-1], params)[1]  # not what a wrapper put in its place
-    # Under `vmap` all lanes count time from a new origin at the same task, whenever they began.
-    return fresh.replace(system=fresh.system.replace(age=old.system.age))
+    *keys, _ = split(split(key, 4)[-1], 4)
+    return env._begin(keys, params, env.station.empty(old.system.station))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy as np
 
 from jaxlb import checks, workload
 from jaxlb.env import VECTORS, Env, canonical
+from jaxlb.stations import FCFS, Station
 from jaxlb.types import EnvParams
 from jaxlb.workload import TraceData
 from jaxlb.workload.arrivals import Bursty, Poisson, Shift
 from jaxlb.workload.sizes import BoundedPareto, Exponential, LogNormal
 
-_STATIC = {field.name for field in dataclasses.fields(Env)} - {"name", "make_params", "allow_overload"}
+_OF_ENV = {field.name for field in dataclasses.fields(Env)} - {"name", "make_params", "allow_overload"}
 # Recorded bursts are longer than a generated scenario's: rules that count tasks need the room.
 _TRACE_QUEUE_CAPACITY = 128
 
@@ -150,7 +151,7 @@ def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, 
     """Let `make` know a name for what `make_params(num_processors)` makes; see `jaxlb.register`."""
     checks.free("scenario", name, _SCENARIOS)
     for setting in settings:
-        checks.known("setting", setting, _STATIC - {"num_processors"})
+        checks.known("setting", setting, _static(settings) - {"num_processors"})
     first = next(iter(inspect.signature(make_params).parameters.values()), None)
     if first is None or first.name != "num_processors" or not isinstance(first.default, int):
         raise ValueError(
@@ -158,10 +159,29 @@ def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, 
             "must be num_processors, with a whole number as default"
         )
     # Whether overload is meant, `make` is told.
-    env = Env(name, make_params, first.default, allow_overload=True, **settings)
+    env = _env(
+        settings, name=name, make_params=make_params, num_processors=first.default, allow_overload=True
+    )
     env.check(make_params(first.default))
     description = checks.first_line(make_params)
     _SCENARIOS[name] = Scenario(description, first.default, make_params, tuple(settings.items()))
+
+
+def _static(settings: Mapping[str, Any]) -> set[str]:
+    """Names of static settings: of `Env`, and of the station that `settings` name, or else of FCFS."""
+    station = settings.get("station", FCFS())
+    if not isinstance(station, Station) or not dataclasses.is_dataclass(station):
+        raise ValueError(f"station = {checks.shown(station)}: must be of jaxlb.stations, or like them")
+    return _OF_ENV | {field.name for field in dataclasses.fields(station)}
+
+
+def _env(settings: Mapping[str, Any], **own: Any) -> Env:
+    """An environment; what is a setting of its station goes there."""
+    station = settings.get("station", FCFS())
+    of_station = {field.name for field in dataclasses.fields(station)}
+    changed = {name: value for name, value in settings.items() if name in of_station}
+    rest = {name: value for name, value in settings.items() if name not in of_station}
+    return Env(**own | rest | {"station": dataclasses.replace(station, **changed)})
 
 
 def make(
@@ -174,10 +194,11 @@ def make(
       trace: a recorded task stream instead of the scenario's workload, from `jaxlb.read_trace`; sizes are
         rescaled to the mean of the scenario's, gaps to its load, and queues counted up to 128 tasks.
       allow_overload: whether a load of 1 or more is meant.
-      overrides: values by field name, of `Env` (num_processors, queue_capacity, size_visible, wait_visible,
-        reward), of `EnvParams` (speed, load, ...), of its arrival process or of its size law (tail_index,
-        ...). `arrival` and `size` may be names from `workloads()`. `speed` alone sets the number of
-        processors too; a number of processors alone spreads as many speeds like the scenario's.
+      overrides: values by field name, of `Env` (num_processors, station, size_visible, wait_visible,
+        reward), of its station (queue_capacity), of `EnvParams` (speed, load, ...), of its arrival process
+        or of its size law (tail_index, ...). `arrival` and `size` may be names from `workloads()`. `speed`
+        alone sets the number of processors too; a number of processors alone spreads as many speeds like the
+        scenario's.
 
     Returns:
       The environment, static, and its parameters, arrays. `env.default_params` are the scenario's own,
@@ -188,8 +209,9 @@ def make(
     """
     checks.known("scenario", name, _SCENARIOS)
     scenario = _SCENARIOS[name]
-    settings = dict(scenario.settings) | {key: value for key, value in overrides.items() if key in _STATIC}
-    numbers = {key: value for key, value in overrides.items() if key not in _STATIC}
+    static = _static(overrides)
+    settings = dict(scenario.settings) | {key: value for key, value in overrides.items() if key in static}
+    numbers = {key: value for key, value in overrides.items() if key not in static}
 
     for key, value in numbers.items():
         if key in ("arrival", "size") and isinstance(value, str):
@@ -203,17 +225,17 @@ def make(
     settings.setdefault("num_processors", scenario.num_processors)
     if trace is not None:
         settings.setdefault("queue_capacity", _TRACE_QUEUE_CAPACITY)
-    env = Env(name=name, make_params=scenario.make_params, allow_overload=allow_overload, **settings)
+    env = _env(settings, name=name, make_params=scenario.make_params, allow_overload=allow_overload)
     params = scenario.make_params(env.num_processors)
     if trace is not None:
         arrival, size = trace.workload(mean_size=float(params.size.mean()))
         params = params.replace(arrival=arrival, size=size)
-    params = _override(params, numbers)
+    params = _override(params, numbers, static)
     env.check(params)
     return env, canonical(params)
 
 
-def _override(params: EnvParams, values: dict[str, Any]) -> EnvParams:
+def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> EnvParams:
     """Set fields by name: those of the parameters first, then those of arrival process and size law."""
     own = {field.name for field in dataclasses.fields(params)}
     params = params.replace(**{key: value for key, value in values.items() if key in own})
@@ -229,7 +251,7 @@ def _override(params: EnvParams, values: dict[str, Any]) -> EnvParams:
     }
     for key, value in values.items():
         if key not in own:
-            checks.known("parameter", key, own | _STATIC | set(nested))
+            checks.known("parameter", key, own | static | set(nested))
             part = getattr(params, nested[key])
             params = params.replace(**{nested[key]: part.replace(**{key: value})})
     return params

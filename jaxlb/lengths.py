@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
+from jaxlb import observe
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.numerics import broadcasts
 from jaxlb.types import Array, EnvParams, EnvState, Scheduler
@@ -18,6 +19,12 @@ _MOST_BYTES = 2**30
 _FURTHER = 32
 
 Result = TypeVar("Result")
+
+
+def with_room(env: Env, queue_capacity: int) -> Env:
+    """The same, with queues counted up to `queue_capacity`."""
+    station: Any = env.station
+    return dataclasses.replace(env, station=dataclasses.replace(station, queue_capacity=queue_capacity))
 
 
 def room(env: Env, lanes: int, num_tasks: int) -> int:
@@ -39,7 +46,7 @@ def exact(
     Args:
       name: of the scheduler.
       env: to begin with.
-      run: of an environment with room for so many tasks of a queue as its `queue_capacity` says.
+      run: of an environment with room for so many tasks of a queue as its station's `queue_capacity` says.
       overflows: the tasks in it that found a queue longer than that, the warm-up's too.
       asked: whether anybody asks for lengths.
       most: room that there can be.
@@ -53,13 +60,14 @@ def exact(
         short = int(np.asarray(overflows(result), np.float64).sum())
         if not short or not asked():
             return result, 0
-        capacity = min(env.queue_capacity * _FURTHER, most)
-        if capacity <= env.queue_capacity:
+        capacity = min(env.station.queue_capacity * _FURTHER, most)
+        if capacity <= env.station.queue_capacity:
             break
-        env = dataclasses.replace(env, queue_capacity=capacity)
+        env = with_room(env, capacity)
     warnings.warn(
-        f"{name}: {short:,} tasks found queues longer than {env.queue_capacity:,}, and there is no room to "
-        "count further: lengths read too short, and what depends on them is off; fewer lanes leave more",
+        f"{name}: {short:,} tasks found queues longer than {env.station.queue_capacity:,}, and there is no "
+        "room to count further: lengths read too short, and what depends on them is off; fewer lanes leave "
+        "more",
         stacklevel=stacklevel,
     )
     return result, short
@@ -82,15 +90,16 @@ def matter(
     """
     # What is measured now, and not some time ago, depends on the same things.
     fresh = with_lane_axis(params, state.task.gap.shape).replace(measure_interval=None)
-    state = state.replace(monitor=state.monitor.replace(published=None))
-    key = jax.random.key(0)
+    monitor, task, key = state.system.monitor.replace(published=None), state.task, jax.random.key(0)
+    found = env.station.view(state.system.station)
 
     def act(queue_length: Array) -> list:
-        now = state.replace(system=state.system.replace(queue_length=queue_length))
-        observation = env.observe(now, fresh, key)
+        now = found.replace(queue_length=queue_length)
+        seen = env.seen(task, fresh)
+        observation = observe.observe(monitor, now, fresh, task, seen, env.wait_visible, key)
         return [scheduler.act(variables, memory, observation, key) for scheduler, variables, memory in acting]
 
-    jaxpr = jax.make_jaxpr(act)(state.system.queue_length).jaxpr
+    jaxpr = jax.make_jaxpr(act)(found.queue_length).jaxpr
     told = set(jaxpr.invars)
 
     def any_told(variables: Sequence[Any]) -> bool:

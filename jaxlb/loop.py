@@ -22,6 +22,7 @@ from jaxlb.numerics import broadcasts
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import as_scheduler
 from jaxlb.scheduling.base import first_memory
+from jaxlb.stations import View
 from jaxlb.types import (
     Array,
     EnvParams,
@@ -31,7 +32,6 @@ from jaxlb.types import (
     Observation,
     Outcome,
     Scheduler,
-    SystemState,
     Task,
 )
 
@@ -45,6 +45,11 @@ class Carry(struct.PyTreeNode):
     behaviour_memory: Any  # of the behaviour scheduler, () without one
     totals: Totals
     recent: Array  # [B, N] completion times of the last B tasks, the one with index i in row i % B
+
+
+def view(env: Env, state: EnvState) -> View:
+    """What of the station may be measured."""
+    return env.station.view(state.system.station)
 
 
 def decide(
@@ -101,7 +106,7 @@ def start_rollout(
         state=state,
         memory=_first_memory(env, scheduler, params, lanes),
         behaviour_memory=() if behaviour is None else _first_memory(env, behaviour, params, lanes),
-        totals=metrics.start(state.system, params.class_probability.shape[0]),
+        totals=metrics.start(view(env, state), params.class_probability.shape[0]),
         recent=jnp.zeros((num_recent, num_lanes), jnp.float32),
     )
     if checks.traced(carry):
@@ -163,9 +168,10 @@ def continue_rollout(
             same, key = jax.random.clone(observe_key), fold_in(key, carry.index)
             return decide(env, params, scheduler, variables, before, memory, task, same, key)
 
-        state, memory, seen, outcome, reward = ask(scheduler, variables, carry.memory, act_key)
+        state, memory, _, outcome, reward = ask(scheduler, variables, carry.memory, act_key)
+        response = env.station.response(before.system.station, params.speed, before.task.size)
         counts, sums = metrics.figures(
-            seen.truth, before.task.priority, num_classes, outcome, reward, task.gap
+            view(env, before), response, before.task, num_classes, outcome, reward, task.gap
         )
         behaviour_memory: Any = ()
         moved = outcome
@@ -191,7 +197,7 @@ def continue_rollout(
 
     def part(which: Array, carry: Carry) -> Carry:
         """The tasks of the warm-up, and those after it: counted from its end on."""
-        none = metrics.start(carry.state.system, num_classes)
+        none = metrics.start(view(env, carry.state), num_classes)
         totals = jax.tree.map(functools.partial(jnp.where, carry.index <= warmup), none, carry.totals)
         return jax.lax.fori_loop(carry.index, bounds[which], body, carry.replace(totals=totals))
 
@@ -245,7 +251,7 @@ def rollout(
         carry = continue_rollout(
             env, params, scheduler, variables, jax.random.clone(key), carry, warmup + num_tasks, warmup
         )
-        return at_hand(metrics.summarise(carry.totals, carry.state.system)), carry
+        return at_hand(metrics.summarise(carry.totals, view(env, carry.state))), carry
 
     summary, carry = run(env)
     if checks.traced(summary):
@@ -255,7 +261,7 @@ def rollout(
         scheduler.name,
         env,
         lambda at: (summary, carry) if at is env else run(at),
-        lambda found: at_hand(found[1].state.system.overflow),
+        lambda found: at_hand(view(env, found[1].state).overflow),
         lambda: lengths.matter(env, params, carry.state, acting),
         lengths.room(env, num_lanes, warmup + num_tasks),
     )
@@ -269,7 +275,7 @@ def replay(
     variables: Any,
     tasks: Task,
     key: Key,
-    system: SystemState | None = None,
+    station: Any = None,
 ) -> Outcome:
     """Let a scheduler work on given tasks; long queues are counted as `rollout` does it.
 
@@ -280,7 +286,7 @@ def replay(
       variables: of the scheduler; `()` for one that learns nothing.
       tasks: leaves `[T]`, or `[T, N]` for N lanes.
       key: consumed by schedulers that draw and by the monitor's noise.
-      system: what the gap of the first task finds; None: an empty system.
+      station: as the gap of the first task finds it, a state of `env.station`; None: empty.
 
     Returns:
       What became of each task, leaves shaped like the tasks'.
@@ -310,19 +316,20 @@ def replay(
     lanes = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1
 
     def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
-        return _watched(env, params, scheduler, variables, tasks, jax.random.clone(key), _nothing, system)
+        return _watched(env, params, scheduler, variables, tasks, jax.random.clone(key), _nothing, station)
 
     found = run(env)
     if checks.traced(found):
         return found[1][0]
     (state, memory), _ = found
-    # A given system has the room that it has.
-    most = lengths.room(env, lanes, len(tasks.gap)) if system is None else env.queue_capacity
+    # A given station has the room that it has.
+    most = lengths.room(env, lanes, len(tasks.gap)) if station is None else env.station.queue_capacity
+    before = 0 if station is None else env.station.view(station).overflow
     found, _ = lengths.exact(
         scheduler.name,
         env,
         lambda at: found if at is env else run(at),
-        lambda found: found[0][0].system.overflow - (0 if system is None else system.overflow),
+        lambda found: view(env, found[0][0]).overflow - before,
         lambda: lengths.matter(env, params, state, [(scheduler, variables, memory)]),
         most,
     )
@@ -342,13 +349,13 @@ def watch(
     tasks: Task,
     key: Key,
     look: Callable[[Any, Observation], Any],
-    system: SystemState | None = None,
+    station: Any = None,
 ) -> tuple[Outcome, Any]:
     """`replay` of tasks that are known to be good, and what `look` makes of every decision.
 
     `look` is (memory of the scheduler before the decision, observation) -> pytree; the pytrees are stacked.
     """
-    return _watched(env, params, scheduler, variables, tasks, key, look, system)[1]
+    return _watched(env, params, scheduler, variables, tasks, key, look, station)[1]
 
 
 @functools.partial(jax.jit, static_argnames=("env", "scheduler", "look"))
@@ -361,7 +368,7 @@ def _watched(
     tasks: Task,
     key: Key,
     look: Callable[[Any, Observation], Any],
-    system: SystemState | None,
+    station: Any,
 ) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
     """The state and the scheduler's memory after the last task, and what was watched."""
     lanes = tasks.gap.shape[1:]
@@ -371,7 +378,7 @@ def _watched(
     first = jax.tree.map(lambda leaf: leaf[0], tasks)
     # After the last task comes the first again, with nobody looking.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
-    state = env.start(params, first, fold_in(noise_key, 0), system)
+    state = env.start(params, first, fold_in(noise_key, 0), station)
     start = state, first_memory(scheduler, env, observe.as_told(params), lanes)
 
     def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, tuple[Outcome, Any]]:

@@ -19,7 +19,8 @@ from jaxlb.numerics import (
     stored,
     variance,
 )
-from jaxlb.types import Array, Outcome, SystemState, Truth
+from jaxlb.stations import View
+from jaxlb.types import Array, Outcome, Task
 
 
 class Counts(struct.PyTreeNode):
@@ -73,30 +74,31 @@ class Summary(struct.PyTreeNode):
 
 
 def figures(
-    truth: Truth, priority: Array, num_classes: int, outcome: Outcome, reward: Array, gap: Array
+    found: View, response: Array, task: Task, num_classes: int, outcome: Outcome, reward: Array, gap: Array
 ) -> tuple[Counts, Sums]:
     """What one task adds to the totals of its lane.
 
     Args:
-      truth: task and system at the decision.
-      priority: `[N]` int32.
+      found: the station at the decision.
+      response: `[P, N]` completion time that each processor would have brought.
+      task: `[N]`.
       num_classes: C.
       outcome: of the assignment.
       reward: `[N]`.
       gap: `[N]` time to the next arrival.
     """
-    chosen = processor_index(truth.wait) == outcome.action
-    wait_after = truth.wait + jnp.where(chosen, outcome.service, 0.0)
-    of_class = priority == jnp.arange(num_classes, dtype=jnp.int32)[:, None]
+    chosen = processor_index(found.wait) == outcome.action
+    wait_after = found.wait + jnp.where(chosen, outcome.service, 0.0)
+    of_class = task.priority == jnp.arange(num_classes, dtype=jnp.int32)[:, None]
     counts = Counts(
         violation=outcome.violation,
         class_count=of_class,
         class_violation=of_class & outcome.violation,
-        agreement=agreement(truth, outcome.completion),
+        agreement=agreement(response, outcome.completion),
     )
     sums = Sums(
         completion=outcome.completion,
-        slowdown=outcome.completion / truth.size,
+        slowdown=outcome.completion / task.size,
         reward=reward,
         imbalance=jnp.sqrt(variance(wait_after)),
         elapsed=gap,
@@ -104,16 +106,15 @@ def figures(
     return jax.tree.map(lambda x: x.astype(jnp.int32), counts), sums
 
 
-def agreement(truth: Truth, completion: Array) -> Array:
+def agreement(response: Array, completion: Array) -> Array:
     """Whether a choice cost what the oracle's would have, `[N]` bool: rounding apart, ties agree."""
-    best = least(truth.wait + truth.size / truth.speed)
-    return completion <= best * (1.0 + 1e-6)
+    return completion <= least(response) * (1.0 + 1e-6)
 
 
 @broadcasts
-def start(system: SystemState, num_classes: int) -> Totals:
-    """Nothing counted yet, `system` being what it is."""
-    lanes = system.clock.shape
+def start(found: View, num_classes: int) -> Totals:
+    """Nothing counted yet, the station being as `found`."""
+    lanes = found.wait.shape[1:]
     rows = {"class_count": (num_classes,), "class_violation": (num_classes,)}
 
     def zeros(kind: Any, dtype: Any) -> Any:
@@ -125,10 +126,10 @@ def start(system: SystemState, num_classes: int) -> Totals:
         counts=zeros(Counts, jnp.int32),
         sums=zeros(Sums, jnp.float32),
         errors=zeros(Sums, jnp.float32),
-        service=jnp.zeros_like(system.free),
-        service_error=jnp.zeros_like(system.free),
-        wait=system.wait,
-        overflow=system.overflow,
+        service=jnp.zeros_like(found.wait),
+        service_error=jnp.zeros_like(found.wait),
+        wait=found.wait,
+        overflow=found.overflow,
     )
 
 
@@ -152,12 +153,12 @@ def add(totals: Totals, counts: Counts, sums: Sums, moved: Outcome) -> Totals:
 
 
 @broadcasts
-def summarise(totals: Totals, system: SystemState) -> Summary:
-    """Averages for each lane, `system` being what it is after the last task counted."""
+def summarise(totals: Totals, found: View) -> Summary:
+    """Averages for each lane, the station being as `found` after the last task counted."""
     sums, counts = jax.tree.map(jnp.add, totals.sums, totals.errors), totals.counts
     number = jnp.maximum(totals.num_tasks, 1).astype(jnp.float32)
     # No work is lost: what was given to a processor it has done, or has still to do.
-    busy = totals.service + (totals.service_error + (totals.wait - system.wait))
+    busy = totals.service + (totals.service_error + (totals.wait - found.wait))
     return Summary(
         num_tasks=totals.num_tasks,
         mean_completion=sums.completion / number,
@@ -170,6 +171,6 @@ def summarise(totals: Totals, system: SystemState) -> Summary:
         load_imbalance=sums.imbalance / number,
         utilisation=busy / jnp.maximum(sums.elapsed, 1e-30),
         elapsed=sums.elapsed,
-        wait_growth=system.wait - totals.wait,
-        queue_overflows=system.overflow - totals.overflow,
+        wait_growth=found.wait - totals.wait,
+        queue_overflows=found.overflow - totals.overflow,
     )

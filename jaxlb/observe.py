@@ -7,11 +7,13 @@ set, load and wait of a processor are multiplied by exp(s z - s^2 / 2), z standa
 each measurement: on average right, never negative.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from jaxlb import system
 from jaxlb.numerics import mean, processor_index, variance
+from jaxlb.stations import View
 from jaxlb.types import (
     Array,
     EnvParams,
@@ -21,7 +23,6 @@ from jaxlb.types import (
     Observation,
     Publication,
     Report,
-    SystemState,
     Task,
     Truth,
 )
@@ -52,14 +53,12 @@ def _smooth(load: Array, wait: Array, speed: Array, time_constant: Array, gap: A
     return load * jnp.exp((busy - gap) / time_constant)
 
 
-def _measure(
-    state: SystemState, smoothed: Array | None, params: EnvParams, wait_visible: bool, key: Key
-) -> Report:
+def _measure(found: View, smoothed: Array | None, params: EnvParams, wait_visible: bool, key: Key) -> Report:
     """The figures of this instant; the key is consumed where there is noise."""
-    queue_length = state.queue_length
+    queue_length = found.queue_length
     speed = as_told(params).speed
     if wait_visible:
-        wait = state.wait
+        wait = found.wait
         load = wait * params.speed if smoothed is None else smoothed
         if params.nominal_speed is not None:
             wait = wait * params.speed / speed  # work is what can be measured
@@ -75,18 +74,32 @@ def _measure(
 
 
 def advance(
-    monitor: MonitorState, state: SystemState, params: EnvParams, gap: Array, wait_visible: bool, key: Key
+    monitor: MonitorState,
+    after: Callable[[Array], View],
+    found: View,
+    params: EnvParams,
+    gap: Array,
+    wait_visible: bool,
+    key: Key,
 ) -> MonitorState:
-    """The monitor after `gap` `[...]` without arrivals, given the system before it.
+    """The monitor after `gap` `[...]` without arrivals.
 
-    If publication times fall into the gap, the last of them counts: the system is looked at as it was then.
-    The key is consumed where there is noise.
+    If publication times fall into the gap, the last of them counts: the figures are those of that moment.
+
+    Args:
+      monitor: at the last arrival.
+      after: time -> what can be measured of the station so long after the last arrival.
+      found: what could be measured then.
+      params: of the environment.
+      gap: time.
+      wait_visible: as in `observe`.
+      key: consumed where there is noise.
     """
 
     def smoothed_after(time: Array) -> Array | None:
         if monitor.smoothed is None:
             return None
-        return _smooth(monitor.smoothed, state.wait, params.speed, params.load_time_constant, time)
+        return _smooth(monitor.smoothed, found.wait, params.speed, params.load_time_constant, time)
 
     old = monitor.published
     if old is None:
@@ -94,7 +107,7 @@ def advance(
     since = old.age + gap
     last = jnp.floor(since / params.measure_interval) * params.measure_interval
     then = jnp.clip(last - old.age, 0.0, gap)
-    report = _measure(system.advance(state, then), smoothed_after(then), params, wait_visible, key)
+    report = _measure(after(then), smoothed_after(then), params, wait_visible, key)
     new = Publication(report=report, age=since - last, assigned=jnp.zeros_like(old.assigned))
     kept = old.replace(age=since)
     published = jax.tree.map(lambda new, kept: jnp.where(last > 0, new, kept), new, kept)
@@ -113,7 +126,7 @@ def record(monitor: MonitorState, action: Array, size: Array) -> MonitorState:
 
 def observe(
     monitor: MonitorState,
-    state: SystemState,
+    found: View,
     params: EnvParams,
     task: Task,
     seen: Task,
@@ -124,7 +137,7 @@ def observe(
 
     Args:
       monitor: the monitor, advanced to this arrival.
-      state: the system, advanced to this arrival.
+      found: what can be measured of the station at this arrival.
       params: of the environment.
       task: the true task, for the oracle.
       seen: the task as the scheduler may see it.
@@ -133,8 +146,8 @@ def observe(
     """
     seen_at = monitor.published
     if seen_at is None:
-        report = _measure(state, monitor.smoothed, params, wait_visible, key)
-        nothing = jnp.zeros_like(state.wait)
+        report = _measure(found, monitor.smoothed, params, wait_visible, key)
+        nothing = jnp.zeros_like(found.wait)
         seen_at = Publication(report=report, age=nothing[0], assigned=nothing)
     report = seen_at.report
     return Observation(
@@ -147,8 +160,8 @@ def observe(
         queue_length=report.queue_length,
         load=report.load,
         wait=report.wait,
-        speed=jnp.broadcast_to(as_told(params).speed, state.wait.shape),
+        speed=jnp.broadcast_to(as_told(params).speed, found.wait.shape),
         age=seen_at.age,
         assigned=seen_at.assigned,
-        truth=Truth(size=task.size, wait=state.wait, speed=jnp.broadcast_to(params.speed, state.wait.shape)),
+        truth=Truth(size=task.size, wait=found.wait, speed=jnp.broadcast_to(params.speed, found.wait.shape)),
     )

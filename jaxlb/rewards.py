@@ -8,6 +8,7 @@ from flax import struct
 
 from jaxlb import checks
 from jaxlb.numerics import at_processor, mean
+from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Lanes
 
 WEIGHTS = ("completion_weight", "imbalance_weight", "sla_weight")
@@ -100,7 +101,7 @@ def of_each_choice(
     weights: HasWeights, wait: Array, size: Array, priority: Array, deadline: Array, speed: Array
 ) -> Array:
     """The reward that each processor would bring, `[P, ...]`, if these waits and this size are true."""
-    completion = wait + size / speed
+    completion = response(wait, size, speed)
     backlog = wait * speed
     # Variance of P numbers of which one grows by `size`: from the sums, for all choices at once.
     square = mean(backlog**2) + size * (2.0 * backlog + size) / wait.shape[0]

@@ -30,26 +30,6 @@ class Task(struct.PyTreeNode):
     deadline: Array  # [...] time allowed from arrival
 
 
-class SystemState(struct.PyTreeNode):
-    """P first-come-first-served queues at one instant, `clock`.
-
-    Times of the clock count from an origin that moves on every few tasks, so they stay small; but for the
-    clock, and what follows from it, a task changes nothing but its own processor's entries. A value and what
-    rounding has taken from it make a time of twice as many bits.
-    """
-
-    clock: Array  # [...] time
-    clock_error: Array  # [...]
-    free: Array  # [P, ...] time at which a processor has done, or had done, all that it was given
-    free_error: Array  # [P, ...]
-    departure: Array  # [P, K, ...] times at which the last K tasks of each queue depart, in a ring
-    slot: Array  # [P, ...] int32, the place in `departure` that the next task takes
-    overflow: Array  # [P, ...] int32, tasks that found all K places taken: the length then reads too short
-    age: Array  # [] int32, tasks since the origin moved; the same for all lanes
-    wait: Array  # [P, ...] time from the clock until a task arriving now would start
-    queue_length: Array  # [P, ...] int32, tasks waiting or in service; at most the capacity K
-
-
 class Report(struct.PyTreeNode):
     """What a monitor last published of each processor."""
 
@@ -71,6 +51,13 @@ class MonitorState(struct.PyTreeNode):
 
     smoothed: Array | None  # [P, ...] work, exponentially smoothed backlog
     published: Publication | None
+
+
+class System(struct.PyTreeNode):
+    """The processors with what they hold, and who measures them."""
+
+    station: Any  # state of the station
+    monitor: MonitorState
 
 
 class Truth(struct.PyTreeNode):
@@ -136,8 +123,7 @@ class EnvParams(struct.PyTreeNode):
 class EnvState(struct.PyTreeNode):
     """State of an environment between two decisions: `task` has arrived and waits for its processor."""
 
-    system: SystemState
-    monitor: MonitorState
+    system: System
     task: Task
     workload: Any  # memory of the arrival process; () where tasks are replayed
     steps: Array  # [...] int32, tasks assigned in this episode
@@ -157,8 +143,8 @@ class Static(Protocol):
         ...
 
     @property
-    def queue_capacity(self) -> int:
-        """How long a queue is counted exactly."""
+    def station(self) -> Any:
+        """How processors serve, a `jaxlb.stations.Station`."""
         ...
 
     @property

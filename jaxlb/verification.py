@@ -643,9 +643,10 @@ def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
     few = 64
     tasks = workload.sample(task_key, with_lane_axis(params, (few,)), 10_000, (few,))
     found = jax.tree.map(
-        lambda leaf: jnp.asarray(np.asarray(leaf)[..., :few] if leaf.ndim else leaf), carry.state.system
+        lambda leaf: jnp.asarray(np.asarray(leaf)[..., :few] if leaf.ndim else leaf),
+        carry.state.system.station,
     )
-    outcome = replay(env, params, rule, (), tasks, task_key, system=found)
+    outcome = replay(env, params, rule, (), tasks, task_key, station=found)
     free, clock = np.float64(found.free) + np.float64(found.free_error), np.float64(found.clock)
     wait = np.maximum(free - (clock + np.float64(found.clock_error)), 0.0)
     worst = 0.0

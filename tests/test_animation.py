@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 import jaxlb
-from jaxlb import system, workload
+from jaxlb import workload
 from jaxlb.cli import Render
 from jaxlb.report import animation
+from jaxlb.stations import fcfs as system
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_the_network_is_told_the_predicted_waits(key):
     unit, index = float(params.size.mean() / params.speed.mean()), list(learned.PROCESSOR_FEATURES)
     index, longest = index.index("log forecast wait"), 0.0
     for iteration in range(30):
-        true = np.asarray(state.env.system.wait) / unit  # [P, N]
+        true = np.asarray(state.env.system.station.wait) / unit  # [P, N]
         state, _ = iterate(state)
         told = np.expm1(state.memory.rows.features.processor[iteration, ..., index].T) / 8.0
         np.testing.assert_allclose(told, true, atol=0.01, err_msg=str(iteration))

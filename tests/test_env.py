@@ -55,7 +55,7 @@ def test_an_episode_truncates_resets_and_keeps_the_last_observation(key):
         if count < 3:
             np.testing.assert_array_equal(obs, info["final_observation"])
     assert int(state.steps) == 0
-    np.testing.assert_array_equal(state.system.wait, 0.0)
+    np.testing.assert_array_equal(state.system.station.wait, 0.0)
     np.testing.assert_array_equal(obs[4:16], 0.0)
     assert float(info["final_observation"][4:16].sum()) > 0
 

@@ -11,6 +11,7 @@ import pytest
 from flax import struct
 
 import jaxlb
+from jaxlb.stations import FCFS
 from jaxlb.workload import arrivals, sizes
 
 
@@ -55,7 +56,7 @@ def test_a_scenario(key):
     jaxlb.register("rush-hour", rush_hour, queue_capacity=64, size_visible=False)
     assert jaxlb.scenarios()["rush-hour"] == "Equal processors at the busiest hour."
     env, params = jaxlb.make("rush-hour", load=0.5)
-    assert (env.name, env.num_processors, env.queue_capacity, env.size_visible) == ("rush-hour", 6, 64, False)
+    assert (env.name, env.num_processors, env.station, env.size_visible) == ("rush-hour", 6, FCFS(64), False)
     assert float(params.load) == 0.5 and float(env.default_params.load) == np.float32(0.9)
     assert jaxlb.make("rush-hour", num_processors=3, size_visible=True)[1].speed.shape == (3,)
     assert env.step(key, env.reset(key, params)[1], 0, params)[0].shape == (28,)

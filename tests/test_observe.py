@@ -133,4 +133,4 @@ def test_noise_is_right_on_average_never_negative_and_common_to_load_and_wait():
     assert abs(factor.mean() - 1.0) < 5 * error
     np.testing.assert_allclose(np.log(factor).std(), 0.5, rtol=0.03)
     np.testing.assert_allclose(o.load[1], 2.0 * o.wait[1], rtol=1e-5)
-    np.testing.assert_array_equal(o.queue_length, state.system.queue_length)
+    np.testing.assert_array_equal(o.queue_length, state.system.station.queue_length)

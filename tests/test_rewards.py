@@ -34,7 +34,7 @@ def test_each_choice_gets_the_reward_that_its_transition_gives(key, sla_weight, 
     )
     task = state.task
     each = rewards.of_each_choice(
-        params, state.system.wait, task.size, task.priority, task.deadline, params.speed
+        params, state.system.station.wait, task.size, task.priority, task.deadline, params.speed
     )
     for action in range(4):
         _, _, reward = env.transition(state, jnp.full(8, action), task, params, key)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import jaxlb
-from jaxlb import metrics, system, workload
+from jaxlb import metrics, workload
 from jaxlb.env import with_lane_axis
 from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.stations import FCFS
 
 
 def tasks_of_rollout(params, key, num_lanes, num_tasks):
@@ -88,7 +89,7 @@ def test_utilisation_equals_load_and_imbalance_is_zero_for_one_processor(key):
 
 
 def test_sums_do_not_lose_small_terms():
-    empty = system.start(1, 1, (1,))
+    empty = FCFS(1).view(FCFS(1).init(1, (1,)))
     totals = metrics.start(empty, 1)
     one, tenth = (
         jax.tree.map(jnp.ones_like, totals.counts),

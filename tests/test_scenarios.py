@@ -7,6 +7,7 @@ import pytest
 
 import jaxlb
 from jaxlb import workload
+from jaxlb.stations import FCFS
 from jaxlb.workload import arrivals, sizes
 
 
@@ -74,7 +75,7 @@ def test_overrides_by_field_name_static_or_not():
     env, params = jaxlb.make(
         "heavy-tail", queue_capacity=7, load=0.3, tail_index=2.0, sla_weight=5, size_visible=False
     )
-    assert (env.queue_capacity, env.size_visible) == (7, False)
+    assert (env.station, env.size_visible) == (FCFS(7), False)
     np.testing.assert_allclose([params.load, params.size.tail_index, params.sla_weight], [0.3, 2.0, 5.0])
     env, params = jaxlb.make(
         "stable", arrival=arrivals.Bursty(), size=sizes.LogNormal(), burst_ratio=4, squared_cv=9

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxlb
-from jaxlb import system
+from jaxlb.stations import fcfs as system
 from tests.reference import chooser, simulate
 from tests.trajectory import trajectory
 
@@ -40,7 +40,7 @@ def both_engines(name, speeds, tasks, key):
     again, queue_length, _, state = trajectory(env, params, scheduler, jax.tree.map(jnp.asarray, tasks), key)
     # The same to a rounding: programs may differ in how they fuse.
     chex.assert_trees_all_close(outcome, again, rtol=1e-5, atol=1e-5)
-    assert int(state.system.overflow.sum()) == 0
+    assert int(state.system.station.overflow.sum()) == 0
     expected = []
     for lane in range(tasks.gap.shape[1]):
         rows = simulate(

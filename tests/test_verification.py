@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlb import system, verification
+from jaxlb import verification
 from jaxlb.env import Env
 from jaxlb.numerics import at_processor
+from jaxlb.stations import FCFS
 from jaxlb.verification import Finding, judge
 
 
@@ -73,7 +74,7 @@ def gap_applied_after(self, state, action, next_task, params, key):
 
 
 class RIGHT:
-    assign = staticmethod(system.assign)
+    assign = staticmethod(FCFS.assign)
     transition = staticmethod(Env.transition)
 
 
@@ -102,9 +103,9 @@ def test_the_simulator_as_it_is_passes(key):
 @pytest.mark.parametrize(
     ("owner", "name", "fault"),
     [
-        (system, "assign", served_lifo),
-        (system, "assign", speed_ignored),
-        (system, "assign", off_by_one_service),
+        (FCFS, "assign", staticmethod(served_lifo)),
+        (FCFS, "assign", staticmethod(speed_ignored)),
+        (FCFS, "assign", staticmethod(off_by_one_service)),
         (Env, "transition", gap_applied_after),
     ],
     ids=["served LIFO", "speed ignored", "wait off by one service", "gap applied after"],

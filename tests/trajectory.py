@@ -19,7 +19,7 @@ def trajectory(env, params, scheduler, tasks, key):
             state, memory = carry
             seen = env.observe(state, params, key)
             action, memory = scheduler.act((), memory, seen, key)
-            found = state.system.queue_length, state.system.wait
+            found = state.system.station.queue_length, state.system.station.wait
             state, outcome, _ = env.transition(state, action, task, params, key)
             return (state, memory), (outcome, *found)
 

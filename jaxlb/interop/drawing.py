@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxlb.types import SystemState, Task
+from jaxlb.stations.fcfs import SystemState
+from jaxlb.types import Task
 
 _IN_SERVICE, _WAITING = "#1f6f8b", "#99c1d4"
 

@@ -156,7 +156,7 @@ class LoadBalancingEnv(gymnasium.Env[np.ndarray, np.int64]):
             return None
         if self._picture is None:
             self._picture = Picture(window=self.render_mode == "human")
-        self._picture.draw(self._state.system, self._state.task, np.asarray(self.params.speed))
+        self._picture.draw(self._state.system.station, self._state.task, np.asarray(self.params.speed))
         if self.render_mode == "rgb_array":
             return self._picture.pixels()
         self._picture.show(1 / self.metadata["render_fps"])
@@ -280,7 +280,7 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self._picture is None or self._state is None:
             return None
         speed, pictures = np.asarray(self.params.speed), []
-        seen = jax.device_get((self._state.system, self._state.task))
+        seen = jax.device_get((self._state.system.station, self._state.task))
         for lane in range(self.num_envs):
             system, task = jax.tree.map(lambda leaf, lane=lane: leaf[lane], seen)
             self._picture.draw(system, task, speed)

@@ -24,7 +24,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from jaxlb import checks, metrics, observe, rewards, system, workload
+from jaxlb import checks, cycle, metrics, observe, rewards, workload
 from jaxlb.devices import at_hand, differing, over_devices
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn import networks, replay
@@ -294,12 +294,7 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     )
     after = after.replace(workload=process)
     ended = after.steps >= params.max_steps_in_episode
-    empty = after.replace(
-        system=system.start(env.num_processors, env.queue_capacity, lanes),
-        monitor=observe.start(params, env.num_processors, lanes),
-        steps=jnp.zeros_like(after.steps),
-    )
-    # What has no lane axis is the same for all lanes, of whatever age.
+    empty = after.replace(system=cycle.empty(env, params, after.system), steps=jnp.zeros_like(after.steps))
     after = jax.tree.map(lambda new, old: jnp.where(ended, new, old) if old.ndim else old, empty, after)
 
     _, seen, forecast = c.forecaster.look(state.tracked, observation)
@@ -314,7 +309,9 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
         "reward": reward,
         "completion": outcome.completion,
         "violation": outcome.violation.astype(jnp.float32),
-        "agreement": metrics.agreement(observation.truth, outcome.completion).astype(jnp.float32),
+        "agreement": metrics.agreement(
+            env.station.response(before.system.station, params.speed, before.task.size), outcome.completion
+        ).astype(jnp.float32),
     }
     row = Step(
         features=learned.features(seen, forecast, learned.objective(variables.weights)),

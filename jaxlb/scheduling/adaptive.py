@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxlb import checks, observe, system
+from jaxlb import checks, cycle
 from jaxlb.scheduling.base import chosen_acts, first_memory, sampled
 from jaxlb.scheduling.classical import greedy, lwr
 from jaxlb.scheduling.predictive import predictive
@@ -21,11 +21,10 @@ from jaxlb.types import (
     EnvParams,
     Key,
     Lanes,
-    MonitorState,
     Observation,
     Scheduler,
     Static,
-    SystemState,
+    System,
     Task,
 )
 
@@ -33,8 +32,7 @@ from jaxlb.types import (
 class Twins(struct.PyTreeNode):
     """What each of R candidates would have done: a system each, side by side in an axis before the lanes."""
 
-    system: SystemState
-    monitor: MonitorState
+    system: System
     memories: tuple[Any, ...]  # of the candidates, there
     cost: Array  # [R, ...] sum, that forgets, of log(1 + completion in mean services)
 
@@ -42,7 +40,7 @@ class Twins(struct.PyTreeNode):
 class Memory(struct.PyTreeNode):
     """What `hedge` carries from task to task."""
 
-    wait_visible: bool = struct.field(pytree_node=False)  # whether waits are measured, and so the twins'
+    env: Static = struct.field(pytree_node=False)  # of the real system, and so of the twins
     params: EnvParams
     unit: Array  # [...] time, the mean service
     twins: Twins
@@ -78,35 +76,32 @@ def hedge(
         beside = (len(rules), *lanes)
         memories = tuple(first_memory(rule, env, params, lanes) for rule in rules)
         twins = Twins(
-            system=system.start(env.num_processors, env.queue_capacity, beside),
-            monitor=observe.start(params, env.num_processors, beside),
+            system=cycle.start(env, params, beside),
             memories=memories,
             cost=jnp.zeros(beside, jnp.float32),
         )
-        return Memory(env.wait_visible, params, mean_service(params, lanes), twins, memories)
+        return Memory(env, params, mean_service(params, lanes), twins, memories)
 
     def counterfactual(variables: tuple, twins: Twins, memory: Memory, task: Task, key: Key) -> Twins:
         """The twins after the task."""
-        p, wait_visible = memory.params, memory.wait_visible
+        env, p = memory.env, memory.params
         nominal = None if p.nominal_speed is None else p.nominal_speed[:, None]
         params = p.replace(speed=p.speed[:, None], nominal_speed=nominal)
         task = jax.tree.map(lambda x: jnp.broadcast_to(x, twins.cost.shape), task)
         advance_key, observe_key, *act_keys = jax.random.split(key, 2 + len(rules))
-        monitor = observe.advance(twins.monitor, twins.system, params, task.gap, wait_visible, advance_key)
-        found = system.advance(twins.system, task.gap)
-        seen = observe.observe(monitor, found, params, task, task, wait_visible, observe_key)
+        found = cycle.advance(env, params, twins.system, task.gap, advance_key)
+        seen = cycle.measure(env, params, found, task, task, observe_key)
         actions, after = [], []
         for place, (rule, own, memory_there) in enumerate(zip(rules, variables, twins.memories, strict=True)):
             its = jax.tree.map(lambda x, place=place: jnp.moveaxis(x, -1 - memory.unit.ndim, 0)[place], seen)
             action, memory_there = rule.act(own, memory_there, its, act_keys[place])
             actions.append(action)
             after.append(memory_there)
-        found, wait, service = system.assign(found, params.speed, task.size, jnp.stack(actions))
+        found, outcome = cycle.assign(env, params, found, task, task, jnp.stack(actions))
         return Twins(
             system=found,
-            monitor=observe.record(monitor, jnp.stack(actions), task.size),
             memories=tuple(after),
-            cost=(1.0 - 1.0 / horizon) * twins.cost + jnp.log1p((wait + service) / memory.unit),
+            cost=(1.0 - 1.0 / horizon) * twins.cost + jnp.log1p(outcome.completion / memory.unit),
         )
 
     def act(variables: tuple, memory: Memory, observation: Observation, key: Key) -> tuple[Array, Memory]:

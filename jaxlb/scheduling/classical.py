@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxlb import checks
 from jaxlb.numerics import at_processor, first_smallest, processor_index
 from jaxlb.scheduling.base import sampled, stateless, uniform_per_processor, with_memory
+from jaxlb.stations import response
 from jaxlb.types import Array, Key, Observation, Scheduler
 
 Ties = Literal["lowest", "fastest", "random"]
@@ -129,7 +130,7 @@ def lwl() -> Scheduler:
 
 def greedy() -> Scheduler:
     """Smallest expected completion, wait + size / speed; ties to the fastest."""
-    return stateless("greedy", lambda o, key: _choose(o.wait + o.size / o.speed, "fastest", o, key))
+    return stateless("greedy", lambda o, key: _choose(response(o.wait, o.size, o.speed), "fastest", o, key))
 
 
 def oracle() -> Scheduler:
@@ -137,7 +138,7 @@ def oracle() -> Scheduler:
 
     def choose(observation: Observation, key: Key) -> Array:
         truth = observation.truth
-        return _choose(truth.wait + truth.size / truth.speed, "fastest", observation, key)
+        return _choose(response(truth.wait, truth.size, truth.speed), "fastest", observation, key)
 
     return stateless("oracle", choose)
 

@@ -18,6 +18,7 @@ from jaxlb.numerics import deviation
 from jaxlb.recipes import cached, picklable
 from jaxlb.rewards import Weights
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
+from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scalar, Scheduler, Static
 
 
@@ -99,7 +100,7 @@ TASK_FEATURES: dict[str, Callable[[Observation], Array]] = {
 PROCESSOR_FEATURES: dict[str, Callable[[Observation, Array], Array]] = {
     "log wait": lambda o, forecast: _log_of_one_more(8.0 * o.wait),
     "log forecast wait": lambda o, forecast: _log_of_one_more(8.0 * forecast),
-    "log forecast completion": lambda o, forecast: jnp.log(forecast + o.size / o.speed),
+    "log forecast completion": lambda o, forecast: jnp.log(response(forecast, o.size, o.speed)),
     "log queue length": lambda o, forecast: _log_of_one_more(o.queue_length.astype(jnp.float32)),
     "log load": lambda o, forecast: _log_of_one_more(8.0 * o.load / o.speed),
     "log assigned": lambda o, forecast: _log_of_one_more(8.0 * o.assigned / o.speed),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxlb.numerics import first_smallest
 from jaxlb.scheduling.base import with_memory
 from jaxlb.scheduling.size_based import quadrature, speeds
+from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
 
 _SIZES, _GAPS = 96, 64
@@ -156,7 +157,7 @@ def costs(values: Values, wait: Array, size: Array, speed: Array) -> Array:
       size: `[...]` work.
       speed: `[2, ...]` work per time.
     """
-    completion = wait + size / speed
+    completion = response(wait, size, speed)
     return jnp.stack(
         [
             completion[0] + interpolate(values, jnp.stack([completion[0], wait[1]])),

@@ -11,6 +11,7 @@ from jaxlb.recipes import cached
 from jaxlb.scheduling import learned
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
 from jaxlb.scheduling.learned import Features, Moments, Network, Recurrent
+from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static, Truth
 
 Decision = Literal["completion", "violation"]
@@ -44,7 +45,7 @@ def untrained(network: Network | Recurrent, key: Key, x: Features) -> Regression
 
 def completions(truth: Truth) -> Array:
     """What each choice truly takes, `[..., P]`."""
-    return jnp.moveaxis(truth.wait + truth.size / truth.speed, 0, -1)
+    return jnp.moveaxis(response(truth.wait, truth.size, truth.speed), 0, -1)
 
 
 def estimate(variables: Regression, out: Array, num_processors: int) -> tuple[Array, Array | None]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxlb import checks
 from jaxlb.numerics import first_smallest, processor_index
 from jaxlb.scheduling.base import with_memory
+from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
 
 _CELLS, _TAIL_CELLS = 2**14, 2**12
@@ -93,7 +94,7 @@ def sita_e(small_to: str = "slowest") -> Scheduler:
         for index in range(cutoffs.shape[0]):
             first = first + (observation.size > cutoffs[index]).astype(jnp.int32)
             last = last + (observation.size >= cutoffs[index]).astype(jnp.int32)
-        cost = observation.wait + observation.size / observation.speed
+        cost = response(observation.wait, observation.size, observation.speed)
         cost = jnp.where((interval >= first) & (interval <= last), cost, jnp.inf)
         return first_smallest(cost, -observation.speed), memory
 
@@ -133,7 +134,7 @@ def guarded_sita(big: int = 1, big_to: str = "slowest", share: float = 1.0) -> S
     def act(memory, observation: Observation, key: Key):
         del key
         cutoff, guarded = memory
-        cost = observation.wait + observation.size / observation.speed
+        cost = response(observation.wait, observation.size, observation.speed)
         cost = jnp.where((observation.size > cutoff) & ~guarded, jnp.inf, cost)
         return first_smallest(cost, -observation.speed), memory
 

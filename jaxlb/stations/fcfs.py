@@ -5,9 +5,13 @@ assigned: so there is no event loop. Every function is deterministic, takes no k
 for any trailing lane axes.
 """
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
+from flax import struct
 
+from jaxlb import checks
 from jaxlb.numerics import (
     SHORT,
     at_processor,
@@ -19,10 +23,31 @@ from jaxlb.numerics import (
     stored,
     two_sum,
 )
-from jaxlb.types import Array, Lanes, SystemState
+from jaxlb.stations.base import View, response
+from jaxlb.types import Array, Lanes
 
 # Of an empty place in the ring. Finite, since sums with infinities lose their sign.
 _LONG_AGO = -1e30
+
+
+class SystemState(struct.PyTreeNode):
+    """P first-come-first-served queues at one instant, `clock`.
+
+    Times of the clock count from an origin that moves on every few tasks, so they stay small; but for the
+    clock, and what follows from it, a task changes nothing but its own processor's entries. A value and what
+    rounding has taken from it make a time of twice as many bits.
+    """
+
+    clock: Array  # [...] time
+    clock_error: Array  # [...]
+    free: Array  # [P, ...] time at which a processor has done, or had done, all that it was given
+    free_error: Array  # [P, ...]
+    departure: Array  # [P, K, ...] times at which the last K tasks of each queue depart, in a ring
+    slot: Array  # [P, ...] int32, the place in `departure` that the next task takes
+    overflow: Array  # [P, ...] int32, tasks that found all K places taken: the length then reads too short
+    age: Array  # [] int32, tasks since the origin moved; the same for all lanes
+    wait: Array  # [P, ...] time from the clock until a task arriving now would start
+    queue_length: Array  # [P, ...] int32, tasks waiting or in service; at most the capacity K
 
 
 def start(num_processors: int, queue_capacity: int, lanes: Lanes = ()) -> SystemState:
@@ -179,3 +204,40 @@ def _remembered(state: SystemState, place: Array) -> Array:
     """When the task at a place departs, `[P, ...]`; the oldest that is remembered is at place 0."""
     where = (state.slot + place) % state.departure.shape[1]
     return jnp.take_along_axis(state.departure, where[:, None], 1, mode="clip")[:, 0]
+
+
+@dataclass(frozen=True)
+class FCFS:
+    """First come, first served, one task at a time, without interruption.
+
+    Attributes:
+      queue_capacity: K, how long a queue is counted exactly; tasks beyond it are served all the same, and
+        counted as overflow.
+    """
+
+    queue_capacity: int = 16
+
+    advance = staticmethod(advance)
+    assign = staticmethod(assign)
+    holding_cost = staticmethod(holding_cost)
+
+    def __post_init__(self) -> None:
+        """Check the capacity."""
+        checks.at_least("queue_capacity", self.queue_capacity, 1)
+
+    def init(self, num_processors: int, lanes: Lanes = ()) -> SystemState:
+        """Return empty processors."""
+        return start(num_processors, self.queue_capacity, lanes)
+
+    def empty(self, state: SystemState) -> SystemState:
+        """Return the same processors, empty; all lanes go on to move their origin at the same task."""
+        num_processors, *lanes = state.free.shape
+        return self.init(num_processors, tuple(lanes)).replace(age=state.age)
+
+    def response(self, state: SystemState, speed: Array, size: Array) -> Array:
+        """Return the completion time `[P, ...]` that each processor would bring."""
+        return response(state.wait, size, speed)
+
+    def view(self, state: SystemState) -> View:
+        """Return what may be measured."""
+        return View(queue_length=state.queue_length, wait=state.wait, overflow=state.overflow)

@@ -1,0 +1,71 @@
+"""What happens between two decisions, written once: a task is assigned, time passes, figures are measured.
+
+The environment, the twins of `hedge` and the trainers all go through here. Deterministic but for the noise of
+the monitor; any lane axes.
+"""
+
+import jax.numpy as jnp
+
+from jaxlb import observe
+from jaxlb.numerics import stored
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Outcome, Static, System, Task
+
+
+def start(env: Static, params: EnvParams, lanes: Lanes) -> System:
+    """Return empty processors, and a monitor that has just published so."""
+    station = env.station.init(env.num_processors, lanes)
+    return System(station=station, monitor=observe.start(params, env.num_processors, lanes))
+
+
+def empty(env: Static, params: EnvParams, system: System) -> System:
+    """Return the same processors, empty, and a monitor that has just published so."""
+    lanes = env.station.view(system.station).wait.shape[1:]
+    monitor = observe.start(params, env.num_processors, lanes)
+    return System(station=env.station.empty(system.station), monitor=monitor)
+
+
+def advance(env: Static, params: EnvParams, system: System, gap: Array, key: Key) -> System:
+    """Let `gap` `[...]` time pass without arrivals; the key is consumed where there is noise."""
+    station, before = env.station, system.station
+    monitor = observe.advance(
+        system.monitor,
+        lambda time: station.view(station.advance(before, time)),
+        station.view(before),
+        params,
+        gap,
+        env.wait_visible,
+        key,
+    )
+    return System(station=station.advance(before, gap), monitor=monitor)
+
+
+def measure(env: Static, params: EnvParams, system: System, task: Task, seen: Task, key: Key) -> Observation:
+    """Return what a scheduler sees of a task that has arrived; the key is consumed where there is noise.
+
+    Args:
+      env: static.
+      params: of the environment.
+      system: at the arrival.
+      task: the true one, for the oracle.
+      seen: the task as the scheduler may see it.
+      key: consumed where there is noise and figures are always fresh.
+    """
+    found = env.station.view(system.station)
+    return observe.observe(system.monitor, found, params, task, seen, env.wait_visible, key)
+
+
+def assign(
+    env: Static, params: EnvParams, system: System, task: Task, seen: Task, action: Array
+) -> tuple[System, Outcome]:
+    """Give the task that has arrived to processor `action` `[...]`, clipped to those that there are."""
+    action = stored(jnp.clip(jnp.asarray(action, jnp.int32), 0, env.num_processors - 1))
+    station, wait, service = env.station.assign(system.station, params.speed, task.size, action)
+    completion = stored(wait + service)
+    outcome = Outcome(
+        action=action,
+        wait=wait,
+        service=service,
+        completion=completion,
+        violation=completion > task.deadline,
+    )
+    return System(station=station, monitor=observe.record(system.monitor, action, seen.size)), outcome
