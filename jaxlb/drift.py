@@ -196,136 +196,12 @@ def moving_average(rate: Scalar = 0.1, limit: Scalar = 3.0) -> Detector:
     return Detector("moving-average", lambda shape: jnp.zeros(shape, jnp.float32), update)
 
 
-class _Window(struct.PyTreeNode):
-    """ADWIN's window, of one stream: R rows of up to M + 1 buckets of 2^row numbers, the oldest first."""
-
-    total: Array  # [R, M + 1]
-    variance: Array  # [R, M + 1] sum of squares about the bucket's mean
-    count: Array  # [R] int32, buckets in each row
-    width: Array  # numbers in the window
-    sum: Array
-    squares: Array  # about the window's mean
-    tick: Array  # int32
-
-
-def adwin(
-    delta: Scalar = 0.002,
-    clock: int = 32,
-    max_buckets: int = 5,
-    min_window: int = 5,
-    grace_period: int = 10,
-    rows: int = 12,
-) -> Detector:
-    """Adaptive windowing (Bifet and Gavalda 2007), as River has it, in a window of at most 2^rows M numbers.
-
-    Args:
-      delta: probability of a false alarm at a cut.
-      clock: numbers between two looks.
-      max_buckets: M, of one size.
-      min_window: numbers on either side of a cut.
-      grace_period: numbers before the first look.
-      rows: R; what is older than they hold is forgotten.
-    """
-    _bounded("delta", delta, above=0, below=1)
-    for name, value in (("clock", clock), ("max_buckets", max_buckets), ("min_window", min_window)):
-        checks.at_least(name, value, 1)
-    checks.at_least("grace_period", grace_period, 0)
-    checks.at_least("rows", rows, 2)
-    sizes = tuple(float(2**row) for row in range(rows))
-    places = max_buckets + 1
-
-    def init(shape: Lanes) -> _Window:
-        buckets = jnp.zeros((*shape, rows, places), jnp.float32)
-        number, whole = jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.int32)
-        count = jnp.zeros((*shape, rows), jnp.int32)
-        return _Window(buckets, buckets, count, number, number, number, whole)
-
-    def without(w: _Window, row: Array) -> _Window:
-        """The window less the oldest bucket of its last row."""
-        size = jnp.asarray(sizes, jnp.float32)[row]
-        total, variance = w.total[row, 0], w.variance[row, 0]
-        width, rest = w.width - size, w.sum - total
-        apart = total / size - rest / jnp.maximum(width, 1.0)
-        return w.replace(
-            total=w.total.at[row].set(jnp.roll(w.total[row], -1).at[-1].set(0.0)),
-            variance=w.variance.at[row].set(jnp.roll(w.variance[row], -1).at[-1].set(0.0)),
-            count=w.count.at[row].add(-1),
-            width=width,
-            sum=rest,
-            squares=w.squares - variance - size * width * apart**2 / (size + width),
-        )
-
-    def last(w: _Window) -> Array:
-        return rows - 1 - jnp.argmax(w.count[::-1] > 0)
-
-    def inserted(w: _Window, x: Array) -> _Window:
-        total, variance, count = w.total, w.variance, w.count
-        total, variance = total.at[0, count[0]].set(x), variance.at[0, count[0]].set(0.0)
-        count = count.at[0].add(1)
-        apart = x - w.sum / jnp.maximum(w.width, 1.0)
-        squares = w.squares + w.width * apart**2 / (w.width + 1.0)
-        w = w.replace(
-            total=total, variance=variance, count=count, width=w.width + 1.0, sum=w.sum + x, squares=squares
-        )
-        for row in range(rows - 1):
-            w = _where(w.count[row] > max_buckets, merged(w, row), w)
-        return _where(w.count[-1] > max_buckets, without(w, jnp.int32(rows - 1)), w)
-
-    def merged(w: _Window, row: int) -> _Window:
-        """The window with the two oldest buckets of a row made into the youngest of the next."""
-        size, (first, second) = sizes[row], (w.total[row, 0], w.total[row, 1])
-        variance = w.variance[row, 0] + w.variance[row, 1] + (first - second) ** 2 / (2.0 * size)
-        place = row + 1, w.count[row + 1]
-
-        def moved(buckets: Array, new: Array) -> Array:
-            rest = jnp.roll(buckets[row], -2).at[-2:].set(0.0)
-            return buckets.at[place].set(new).at[row].set(rest)
-
-        return w.replace(
-            total=moved(w.total, first + second),
-            variance=moved(w.variance, variance),
-            count=w.count.at[row].add(-2).at[row + 1].add(1),
-        )
-
-    def differs(w: _Window) -> Array:
-        """Whether some cut of the window has different means on its two sides."""
-        used = jnp.arange(places, dtype=jnp.int32) < w.count[:, None]
-        size = jnp.where(used, jnp.asarray(sizes, jnp.float32)[:, None], 0.0)
-        old = jnp.cumsum(size[::-1].ravel())
-        old_sum = jnp.cumsum(jnp.where(used, w.total, 0.0)[::-1].ravel())
-        young, young_sum = w.width - old, w.sum - old_sum
-        evidence = jnp.log(2.0 * jnp.log(w.width) / delta)
-        weight = 1.0 / (old - min_window + 1.0) + 1.0 / (young - min_window + 1.0)
-        bound = jnp.sqrt(2.0 * weight * w.squares / w.width * evidence) + 2.0 / 3.0 * evidence * weight
-        apart = jnp.abs(old_sum / old - young_sum / young)
-        enough = used[::-1].ravel() & (old >= min_window) & (young >= min_window)
-        return (enough & (apart > bound)).any()
-
-    def one(w: _Window, x: Array) -> tuple[_Window, Array]:
-        w = inserted(w, x)
-        w = w.replace(tick=w.tick + 1)
-        due = (w.tick % clock == 0) & (w.width > grace_period)
-        before = w.width
-        w = jax.lax.while_loop(lambda w: due & differs(w), lambda w: without(w, last(w)), w)
-        alarm = w.width < before
-        return _where(alarm, init(()), w), alarm
-
-    def update(state: _Window, x: Array) -> tuple[_Window, Array]:
-        each = one
-        for _ in range(x.ndim):
-            each = jax.vmap(each)
-        return each(state, x)
-
-    return Detector("adwin", init, update)
-
-
 DETECTORS = {
     "threshold": threshold,
     "adaptive-threshold": adaptive_threshold,
     "cusum": cusum,
     "page-hinkley": page_hinkley,
     "moving-average": moving_average,
-    "adwin": adwin,
 }
 
 
@@ -346,7 +222,6 @@ _SENSITIVITY = {
     "cusum": ("limit", 1e-2, 1e3),
     "page-hinkley": ("limit", 1e-2, 1e4),
     "moving-average": ("limit", 1e-1, 1e2),
-    "adwin": ("delta", 0.99, 1e-12),
 }
 """The option that decides how easily a detector alarms, and its range from easily to hardly."""
 

@@ -30,10 +30,10 @@ def features(key, num_processors, lanes=(5,)):
 
 GRAPHS = [
     {},
-    {"rounds": 2, "pooling": "max", "residual": True, "layer_norm": True},
+    {"rounds": 2, "pooling": "max"},
     {"pooling": "attention"},
-    {"graph": "speed", "neighbours": 3, "edges": True},
-    {"graph": "load", "neighbours": 2, "pooling": "attention", "edges": True},
+    {"graph": "speed", "neighbours": 3},
+    {"graph": "load", "neighbours": 2, "pooling": "attention"},
     {"graph": "learned", "neighbours": 3, "rounds": 2},
     {"graph": "learned", "neighbours": 3, "pooling": "attention"},
 ]

@@ -251,7 +251,7 @@ def test_a_run_that_diverges_says_where_and_keeps_finite_weights(tmp_path):
     with pytest.raises(
         FloatingPointError, match=r"seed 0 the loss was not finite at iteration \d+; .* keeps"
     ):
-        train(tmp_path / "wild", "learning_rate=1e30", "learning_rate_schedule=constant", overwrite=True)
+        train(tmp_path / "wild", "learning_rate=1e30", overwrite=True)
     chex.assert_tree_all_finite(jaxlb.load(tmp_path / "wild")[1])
     assert runs.find(tmp_path / "wild").logged()[-1]["loss"] is None
 

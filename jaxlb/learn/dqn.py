@@ -16,7 +16,7 @@ What the trainer does beyond the textbook, and why:
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,7 @@ from jaxlb.devices import at_hand, differing, over_devices
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn import networks, replay
 from jaxlb.learn.replay import Memory
-from jaxlb.learn.schedules import Kind, schedule
-from jaxlb.learn.trainer import Trainer, TrainResult, train
+from jaxlb.learn.trainer import Trainer, TrainResult, falling, train
 from jaxlb.loop import decide, first_arrival, rollout
 from jaxlb.numerics import at_processor
 from jaxlb.rewards import Weights
@@ -54,20 +53,15 @@ class DQNConfig(struct.PyTreeNode):
     Attributes:
       weights: of the reward that is learned, in mean services; their leaves may be `[N]`, one for each lane,
         and the network is told them: so one network learns a range of objectives.
-      learning_rate: of Adam, at first.
+      learning_rate: of Adam, at first; it falls as a cosine does.
       final_learning_rate: at the end.
       discount: of the reward one task later, in (0, 1]; 1 learns for the average reward.
-      exploration: probability of a random choice, at first.
+      exploration: probability of a random choice, at first; it falls linearly.
       final_exploration: at the end of the part of the training that explores.
       exploration_part: that part, in (0, 1].
-      target_rate: how much of the way the target network goes when it is updated, in (0, 1].
-      target_period: gradient steps between two updates of the target network.
+      target_rate: how much of the way the target network goes at every gradient step, in (0, 1].
       average_rate: how fast the average reward follows the errors of the values.
       max_gradient_norm: longer gradients are cut to this; None: never.
-      huber: errors beyond this count linearly; None: all count squared. Cutting them biases values of heavy
-        tailed costs.
-      priority_exponent: of the error in prioritised replay; None: all steps are as likely.
-      priority_correction: exponent of the importance weights.
       network: from `jaxlb.learn.networks`, or your own (init, apply).
       forecaster: of the waits that it is told and that rewards are expected by, from
         `jaxlb.scheduling.forecasts`.
@@ -79,8 +73,6 @@ class DQNConfig(struct.PyTreeNode):
       evaluation_tasks: in each lane, after half as many that are not counted; the same each time.
       n_step: rewards before the value of what follows is used.
       double: whether the online network chooses and the target network judges (van Hasselt et al. 2016).
-      learning_rate_schedule: constant, linear, exponential or cosine.
-      exploration_schedule: the same.
     """
 
     weights: Weights = Weights()
@@ -91,12 +83,8 @@ class DQNConfig(struct.PyTreeNode):
     final_exploration: Any = 0.02
     exploration_part: Any = 0.5
     target_rate: Any = 0.05
-    target_period: Any = 1
     average_rate: Any = 0.01
     max_gradient_norm: Any = None
-    huber: Any = None
-    priority_exponent: Any = None
-    priority_correction: Any = 1.0
     network: Network = _static(networks.per_processor())
     forecaster: Forecaster = _static(FLUID)
     num_lanes: int = _static(256)
@@ -107,8 +95,6 @@ class DQNConfig(struct.PyTreeNode):
     evaluation_tasks: int = _static(500)
     n_step: int = _static(3)
     double: bool = _static(True)
-    learning_rate_schedule: Kind = _static("cosine")
-    exploration_schedule: Kind = _static("linear")
 
 
 class Step(struct.PyTreeNode):
@@ -194,7 +180,7 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
         iteration=jnp.int32(0),
         env=over_devices(state, config.num_lanes),
         tracked=over_devices(tracked, config.num_lanes),
-        memory=replay.start(row, config.memory_rows, config.priority_exponent is not None),
+        memory=replay.start(row, config.memory_rows),
         variables=variables,
         target=variables.network,
         optimiser=_optimiser().init(variables.network),
@@ -285,7 +271,7 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     params = with_lane_axis(params, lanes)
     task_key, observe_key, act_key = jax.random.split(key, 3)
     explored = state.iteration.astype(jnp.float32) / c.num_iterations / c.exploration_part
-    exploration = schedule(c.exploration_schedule, c.exploration, c.final_exploration, explored)
+    exploration = optax.linear_schedule(c.exploration, c.final_exploration, 1)(explored)
     task, process = workload.draw(task_key, params, state.env.workload, lanes)
     policy = _exploring(learned.dqn(c.network, c.forecaster))
     before = state.env
@@ -356,14 +342,13 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
     """One gradient step on remembered steps."""
     c, variables, rows = config, state.variables, state.memory.rows
     num_rows = rows.action.shape[0]
-    (row, lane), weight = replay.draw(state.memory, key, c.batch_size, c.n_step, c.priority_correction)
+    row, lane = replay.draw(state.memory, key, c.batch_size, c.n_step)
     window = (row[:, None] + jnp.arange(c.n_step, dtype=jnp.int32)) % num_rows, lane[:, None]
     now = jax.tree.map(lambda leaf: leaf[row, lane], rows)
     then = jax.tree.map(lambda leaf: leaf[(row + c.n_step) % num_rows, lane], rows)
     # What came after queues were emptied is not a consequence.
     usable = ~rows.ended[window].any(1) & (state.memory.count > c.n_step)
     usable = usable.astype(jnp.float32)
-    weight = weight * usable
 
     def value(network: Any, step: Step) -> Array:
         return learned.values(c.network, variables.replace(network=network), step.features, step.known)
@@ -380,8 +365,7 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
     def loss_of(network: Any) -> tuple[Array, tuple[Array, Array]]:
         estimate = chosen(value(network, now), now.action)
         error = target - estimate
-        losses = 0.5 * error**2 if c.huber is None else optax.huber_loss(estimate, target, delta=c.huber)
-        return (weight * losses).mean(), (error, estimate)
+        return (usable * (0.5 * error**2)).mean(), (error, estimate)
 
     (loss, (error, estimate)), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables.network)
     norm = optax.tree.norm(gradient)
@@ -390,12 +374,8 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
     with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
         step, optimiser = _optimiser().update(gradient, state.optimiser)
     progress = state.iteration.astype(jnp.float32) / c.num_iterations
-    learning_rate = schedule(c.learning_rate_schedule, c.learning_rate, c.final_learning_rate, progress)
+    learning_rate = falling(c.learning_rate, c.final_learning_rate, progress)
     network = jax.tree.map(lambda leaf, step: leaf - learning_rate * step, variables.network, step)
-    rate = jnp.where((state.iteration + 1) % c.target_period == 0, c.target_rate, 0.0)
-    memory = state.memory
-    if c.priority_exponent is not None:
-        memory = replay.prioritise(memory, (row, lane), (jnp.abs(error) + 1e-3) ** c.priority_exponent)
     figures = {
         "loss": loss,
         "td_error": jnp.abs(error * usable).mean(),
@@ -405,7 +385,7 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
     }
     new = {
         "variables": variables.replace(network=network),
-        "target": jax.tree.map(lambda old, new: old + rate * (new - old), state.target, network),
+        "target": jax.tree.map(lambda old, new: old + c.target_rate * (new - old), state.target, network),
         "optimiser": optimiser,
         "average": state.average + c.average_rate * (error * usable).mean() / c.n_step,
     }
@@ -413,7 +393,6 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
     finite = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.diverged < 0)
     old = {name: getattr(state, name) for name in new}
     return state.replace(
-        memory=memory,
         diverged=jnp.where(finite | (state.diverged >= 0), state.diverged, state.iteration),
         **jax.tree.map(functools.partial(jnp.where, finite), new, old),
     ), figures
@@ -500,20 +479,16 @@ def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
             f"{c.batch_size} steps"
         )
     checks.multiple("num_iterations", c.num_iterations, "num_evaluations", c.num_evaluations)
-    for name in ("learning_rate_schedule", "exploration_schedule"):
-        checks.known(name, getattr(c, name), get_args(Kind))
 
-    def bounded(names: Iterable[str], optional: bool = False, **bounds: Any) -> None:
+    def bounded(names: Iterable[str], **bounds: Any) -> None:
         for name in names:
-            value = getattr(c, name)
-            if not (optional and value is None):
-                checks.leaf(name, value, **bounds)
+            checks.leaf(name, getattr(c, name), **bounds)
 
     bounded(("learning_rate", "final_learning_rate"), above=0)
     bounded(("discount", "exploration_part", "target_rate"), above=0, high=1)
-    bounded(("exploration", "final_exploration", "average_rate", "priority_correction"), low=0, high=1)
-    bounded(("target_period",), low=1)
-    bounded(("max_gradient_norm", "huber", "priority_exponent"), optional=True, above=0)
+    bounded(("exploration", "final_exploration", "average_rate"), low=0, high=1)
+    if c.max_gradient_norm is not None:
+        bounded(("max_gradient_norm",), above=0)
     at_hand = not checks.traced((c.discount, c.average_rate))
     if at_hand and np.any((np.asarray(c.discount) == 1) & (np.asarray(c.average_rate) == 0)):
         raise ValueError(
@@ -537,7 +512,7 @@ DQN = Trainer(
     name="dqn",
     features=(("task", tuple(learned.TASK_FEATURES)), ("processor", tuple(learned.PROCESSOR_FEATURES))),
     objective="greedy_objective",
-    remedy="a smaller learning_rate, max_gradient_norm or huber",
+    remedy="a smaller learning_rate or max_gradient_norm",
     reached=(
         ("completion", "greedy_completion", 1.0),
         ("slowdown", "greedy_slowdown", 1.0),

@@ -16,8 +16,7 @@ from flax import struct
 from jaxlb import checks, workload
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn import networks
-from jaxlb.learn.schedules import schedule
-from jaxlb.learn.trainer import Trainer, TrainResult, train
+from jaxlb.learn.trainer import Trainer, TrainResult, falling, train
 from jaxlb.loop import first_arrival, watch
 from jaxlb.numerics import at_processor
 from jaxlb.scheduling import forecasts, learned, regression, scheduler
@@ -27,7 +26,7 @@ from jaxlb.scheduling.learned import Features, Network, Recurrent
 from jaxlb.scheduling.regression import Decision, Regression
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
-Target = Literal["time", "mean", "log-time", "quantile", "distribution", "choice"]
+Target = Literal["time", "mean", "log-time", "distribution", "choice"]
 HELD_OUT = 5
 """Every fifth lane is held out of the fit."""
 
@@ -49,9 +48,8 @@ class GNNConfig(struct.PyTreeNode):
       forecaster: of the waits that it is told, from `jaxlb.scheduling.forecasts`.
       target: what is fitted: "time": completion times, by squares; "mean": their means, by the likelihood of
         a gamma law with a logarithmic link, which heavy tails do not upset; "log-time": their logarithms, by
-        squares; "quantile": a quantile of them; "distribution": mean and spread of their logarithms, by
-        Gaussian likelihood, with a network of two outputs; "choice": the oracle's choice, by classification.
-      quantile: that quantile, in (0, 1).
+        squares; "distribution": mean and spread of their logarithms, by Gaussian likelihood, with a network
+        of two outputs; "choice": the oracle's choice, by classification.
       decision: of a distribution: smallest expected "completion", or smallest probability of "violation".
       adaptation: rate at which the trained scheduler's predictions follow the completion times that come in
         while it works, in (0, 1]; None: they do not.
@@ -70,7 +68,6 @@ class GNNConfig(struct.PyTreeNode):
     network: Network | Recurrent = _static(networks.gnn())
     forecaster: Forecaster = _static(FLUID)
     target: Target = _static("log-time")
-    quantile: float = _static(0.9)
     decision: Decision = _static("completion")
     adaptation: float | None = _static(None)
     behaviours: tuple[str, ...] = _static(("lwr", "greedy", "rr", "weighted-random"))
@@ -207,10 +204,7 @@ def loss(config: GNNConfig, variables: Regression, examples: Examples) -> Array:
     if config.target == "mean":
         log_mean = variables.mean + variables.deviation * out
         return (completion * jnp.exp(-log_mean) + log_mean).mean()
-    error = target - out
-    if config.target == "quantile":
-        return jnp.maximum(config.quantile * error, (config.quantile - 1.0) * error).mean()
-    return (error**2).mean()
+    return ((target - out) ** 2).mean()
 
 
 def _target(config: GNNConfig, completion: Array) -> Array:
@@ -320,7 +314,7 @@ def continue_gnn(
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
             update, optimiser = _OPTIMISER.update(gradient, optimiser)
         done = (state.iteration + index).astype(jnp.float32) / c.num_iterations
-        rate = schedule("cosine", c.learning_rate, c.final_learning_rate, done)
+        rate = falling(c.learning_rate, c.final_learning_rate, done)
         return (jax.tree.map(lambda leaf, step: leaf - rate * step, network, update), optimiser), value
 
     (network, optimiser), losses = jax.lax.scan(
@@ -481,7 +475,6 @@ def check(env: Systems, params: Any, config: GNNConfig) -> None:
     checks.multiple("num_iterations", c.num_iterations, "num_evaluations", c.num_evaluations)
     checks.known("target", c.target, get_args(Target))
     checks.known("decision", c.decision, get_args(Decision))
-    checks.leaf("quantile", c.quantile, above=0, below=1)
     if c.decision == "violation" and c.target != "distribution":
         raise ValueError(f'decision = "violation" with target = {c.target!r}: must be "distribution"')
     if c.adaptation is not None:

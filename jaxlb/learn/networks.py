@@ -75,9 +75,6 @@ class _MessagePassing(nn.Module):
     pooling: str
     graph: str
     neighbours: int
-    edges: bool
-    residual: bool
-    layer_norm: bool
     skip: bool
     outputs: int
     duelling: bool
@@ -91,12 +88,9 @@ class _MessagePassing(nn.Module):
                 new += nn.Dense(width, use_bias=False)(x.task)[..., None, :]
             if place < self.rounds:
                 new += nn.Dense(width, use_bias=False)(self._received(h, x.processor))
-            if self.layer_norm:
-                new = nn.LayerNorm()(new)
-            new = nn.relu(new)
+            h = nn.relu(new)
             if place == 0 and memory is not None:
-                memory, new = nn.GRUCell(width)(memory, new)
-            h = h + new if self.residual and h.shape == new.shape else new
+                memory, h = nn.GRUCell(width)(memory, h)
         # With a skip the layers start from nothing: they are there for what a linear fit leaves over.
         initial = nn.initializers.zeros if self.skip else nn.linear.default_kernel_init
         value = nn.Dense(self.outputs, kernel_init=initial)(h)
@@ -108,7 +102,7 @@ class _MessagePassing(nn.Module):
 
     def _received(self, h: Array, processor: Array) -> Array:
         """What each node is told of its neighbours, `[..., P, E]`; `[..., 1, E]` where all are told alike."""
-        if self.graph == "full" and self.pooling != "attention" and not self.edges:
+        if self.graph == "full" and self.pooling != "attention":
             return h.mean(-2, keepdims=True) if self.pooling == "mean" else h.max(-2, keepdims=True)
         if self.graph == "learned":
             salience = nn.Dense(1)(h)
@@ -117,13 +111,6 @@ class _MessagePassing(nn.Module):
             salience, h_told = None, h
         index = self._index(processor, salience)
         message = h_told[..., None, :, :] if index is None else _gathered(h_told, index)
-        if self.edges:
-            speed = processor[..., SPEED]
-            theirs = speed[..., None, :] if index is None else _gathered(speed[..., None], index)[..., 0]
-            ratio = theirs - speed[..., None]
-            width = h.shape[-1]
-            told = nn.Dense(width, use_bias=False)(ratio[..., None])
-            message = nn.relu(nn.Dense(width)(message) + told)
         if self.pooling == "attention":
             width = h.shape[-1]
             query, key = nn.Dense(width)(h)[..., None, :], nn.Dense(width)(message)
@@ -209,9 +196,6 @@ def gnn(
     pooling: Pooling = "mean",
     graph: Graph = "full",
     neighbours: int = 8,
-    edges: bool = False,
-    residual: bool = False,
-    layer_norm: bool = False,
     skip: bool = True,
     outputs: int = 1,
     duelling: bool = False,
@@ -227,17 +211,14 @@ def gnn(
       graph: who is a neighbour: "full": all; "speed", "load": those nearest in it; "learned": those that a
         learned score puts first, the same for all nodes.
       neighbours: K, except in the full graph; the cost grows as P x K, and as P x P in a full graph with
-        edges or attention.
-      edges: whether a message depends on the ratio of the two speeds.
-      residual: whether a layer adds to the one before, where widths allow.
-      layer_norm: whether layers are normalised.
+        attention.
       skip: whether features also go straight to the output, through one linear layer.
       outputs: numbers for each processor; 2 for the target "distribution" of `train_gnn`.
       duelling: whether level and advantages are separate outputs.
     """
     if duelling and outputs > 1:
         raise ValueError(f"outputs = {outputs}: must be 1 with duelling")
-    options = (rounds, pooling, graph, neighbours, edges, residual, layer_norm, skip, outputs, duelling)
+    options = (rounds, pooling, graph, neighbours, skip, outputs, duelling)
     module = _message_passing(widths, *options)
     return _network(module, lambda parameters, x: module.apply(parameters, x)[0])
 
@@ -257,7 +238,7 @@ def recurrent_gnn(
       pooling: the same.
       outputs: the same.
     """
-    options = (rounds, pooling, "full", 1, False, False, False, True, outputs, False)
+    options = (rounds, pooling, "full", 1, True, outputs, False)
     module = _message_passing(widths, *options)
 
     def start(lanes: Lanes, num_processors: int) -> Array:

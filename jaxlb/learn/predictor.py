@@ -36,7 +36,6 @@ class PredictorConfig(struct.PyTreeNode):
       num_examples: drawn of all processors at all those tasks, to fit to.
       num_iterations: steps of L-BFGS.
       num_evaluations: how often the examples that were held out are looked at, evenly spread.
-      horizon: tasks after which the backlog is to be predicted; 0: at the decision itself.
       detector: of drift, for the scheduler, from `jaxlb.drift`.
       hold: decisions for which its alarms last.
     """
@@ -48,7 +47,6 @@ class PredictorConfig(struct.PyTreeNode):
     num_examples: int = struct.field(pytree_node=False, default=50_000)
     num_iterations: int = struct.field(pytree_node=False, default=200)
     num_evaluations: int = struct.field(pytree_node=False, default=10)
-    horizon: int = struct.field(pytree_node=False, default=0)
     detector: Detector = struct.field(pytree_node=False, default_factory=lambda: drift.detector("threshold"))
     hold: int = struct.field(pytree_node=False, default=1)
 
@@ -112,10 +110,9 @@ def examples(env: Env, params: EnvParams, config: PredictorConfig, key: Key) -> 
     c, lanes = config, (config.num_lanes,)
     task_key, replay_key, *draw_keys = jax.random.split(key, 4)
     params = with_lane_axis(params, lanes)
-    tasks = workload.sample(task_key, params, c.warmup + c.num_tasks + c.horizon, lanes)
+    tasks = workload.sample(task_key, params, c.warmup + c.num_tasks, lanes)
     _, (x, backlog) = watch(env, params, _COLLECTING, (), tasks, replay_key, _example)
-    x = x[c.warmup : c.warmup + c.num_tasks]
-    backlog = backlog[c.warmup + c.horizon :]
+    x, backlog = x[c.warmup :], backlog[c.warmup :]
     names = tuple(FEATURES)
     x = x[:, jnp.array([names.index(name) for name in c.predictor.features], jnp.int32)]
     held_out = (jnp.arange(c.num_lanes) % HELD_OUT == 0).astype(jnp.float32)
@@ -269,8 +266,7 @@ def check(env: Env, params: EnvParams, config: PredictorConfig) -> None:
     env.check(params, (c.num_lanes,))
     for name in ("num_tasks", "num_examples", "num_iterations", "num_evaluations", "hold"):
         checks.at_least(name, getattr(c, name), 1)
-    for name in ("warmup", "horizon"):
-        checks.at_least(name, getattr(c, name), 0)
+    checks.at_least("warmup", c.warmup, 0)
     checks.multiple("num_iterations", c.num_iterations, "num_evaluations", c.num_evaluations)
 
 

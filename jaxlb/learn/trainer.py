@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 
 from jaxlb import checks
@@ -13,7 +14,7 @@ from jaxlb.devices import differing
 from jaxlb.env import Env, canonical
 from jaxlb.numerics import broadcasts
 from jaxlb.random import typed
-from jaxlb.types import Array, EnvParams, Key, Scheduler
+from jaxlb.types import Array, EnvParams, Key, Scalar, Scheduler
 
 
 class Trainer(NamedTuple):
@@ -90,6 +91,11 @@ def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any
             f"try {trainer.remedy}"
         )
     return result
+
+
+def falling(first: Scalar, last: Scalar, progress: Array) -> Array:
+    """Return a learning rate that falls as a cosine does, at a `progress` from 0 to 1."""
+    return jnp.asarray(optax.cosine_decay_schedule(first, 1, last / jnp.asarray(first))(progress))
 
 
 def _single(x: Any) -> Array:
