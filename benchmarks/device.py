@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 import tyro
 from claims import machine
+from programs import observing_lwr, system
+from timing import alternate, timed
 
 import jaxlb
-from jaxlb.bench.programs import observing_lwr, system
 from jaxlb.learn.dqn import DQNConfig
 from jaxlb.learn.gnn import GNNConfig
 from jaxlb.loop import continue_rollout, start_rollout
@@ -49,13 +50,7 @@ COLUMNS = (
 
 def seconds(run: Callable[[], Any], runs: int) -> list[float]:
     """Of so many runs, after one that is not counted."""
-    jax.block_until_ready(run())
-    taken = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        jax.block_until_ready(run())
-        taken.append(time.perf_counter() - began)
-    return taken
+    return alternate({"": timed(run)}, runs)[""]
 
 
 def spread(values: list[float]) -> dict[str, float]:

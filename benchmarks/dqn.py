@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import claims
+import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -347,17 +348,17 @@ def front(out: Path) -> str:
     others = rules("jsq", "sed", "lwr", "lwl", "greedy", "sita-e") | guarded()
     table = compared(env, params, {**others, **points})
 
-    def figures(name: str) -> tuple[float, float]:
+    def found(name: str) -> tuple[float, float]:
         row = table.row(name)
         return row.mean_completion, row.sla_violation_rate
 
-    ours, theirs = [figures(name) for name in points], {name: figures(name) for name in others}
+    ours, theirs = [found(name) for name in points], {name: found(name) for name in others}
     shown = {name: found for name, found in theirs.items() if not name.startswith("guarded")}
     fronts = {
         "one DQN": np.array(ours),
         "guarded SITA, 20 settings": np.array([theirs[name] for name in others if name not in shown]),
     }
-    plots.trade_off(fronts, shown).savefig(out / "dqn-front.png")
+    figures.trade_off(fronts, shown).savefig(out / "dqn-front.png")
     beaten = [
         name
         for name, (time, rate) in theirs.items()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import figures
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +32,7 @@ from claims import (
     section,
     settled,
 )
+from timing import alternate, timed
 
 import jaxlb
 from jaxlb.comparison import Entry
@@ -161,8 +163,6 @@ def ablations(seeds: int) -> str:
         "two rounds": networks.gnn(rounds=2),
         "max": networks.gnn(pooling="max"),
         "attention": networks.gnn(pooling="attention"),
-        "residual, layer norm": networks.gnn((32, 32), rounds=2, residual=True, layer_norm=True),
-        "edges": networks.gnn(edges=True),
         "2 nearest in speed": networks.gnn(graph="speed", neighbours=2),
         "2 nearest in load": networks.gnn(graph="load", neighbours=2),
         "2 by a learned score": networks.gnn(graph="learned", neighbours=2),
@@ -460,7 +460,7 @@ def adaptation(seeds: int) -> str:
             if seed == 0:
                 paths[name] = path
         times = (np.arange(before + after) + 0.5) * chunk
-        figure = plots.over_time(times, paths, before * chunk, "SLA violations, %")
+        figure = figures.over_time(times, paths, before * chunk, "SLA violations, %")
         figure.savefig(OPTIONS["out"] / f"gnn-adaptation-{title}.png")
         parts += ["", f"![Violations over time, `{title}`](gnn-adaptation-{title}.png)", "", *lines]
         of_adapting = f"violations of the last 1000 tasks / before, adapting, {title}"
@@ -500,14 +500,7 @@ def objectives(seeds: int) -> str:
 
 def median_seconds(programs: Mapping[str, Callable[[], Any]], rounds: int = 7) -> dict[str, float]:
     """Of alternating runs."""
-    taken: dict[str, list[float]] = {name: [] for name in programs}
-    for run in programs.values():
-        jax.block_until_ready(run())
-    for _ in range(rounds):
-        for name, run in programs.items():
-            began = time.perf_counter()
-            jax.block_until_ready(run())
-            taken[name].append(time.perf_counter() - began)
+    taken = alternate({name: timed(run) for name, run in programs.items()}, rounds)
     return {name: float(np.median(each)) for name, each in taken.items()}
 
 

@@ -5,10 +5,10 @@ python benchmarks/pictures.py [--directory docs/images]
 
 from pathlib import Path
 
+import figures
 import tyro
 
 import jaxlb
-from jaxlb.report import plots
 
 
 def main(directory: Path = Path("docs/images")) -> None:
@@ -18,7 +18,7 @@ def main(directory: Path = Path("docs/images")) -> None:
         jaxlb.make("stable", speed=[1.0, 0.2], load=0.7)[1],
     ]
     path = directory / "optimal-policy.png"
-    plots.optimal_policies(systems, relative_sizes=(0.25, 1.0, 3.0), most=8.0).savefig(path)
+    figures.optimal_policies(systems, relative_sizes=(0.25, 1.0, 3.0), most=8.0).savefig(path)
     print(f"wrote {path}")
 
 

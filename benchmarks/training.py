@@ -28,10 +28,12 @@ import numpy as np
 import rich
 import tyro
 from rich.table import Table
+from timing import alternate
 
 import jaxlb
 from jaxlb import runs
 from jaxlb.devices import side_by_side
+from jaxlb.interop import FiveValueEnv
 from jaxlb.learn import networks
 
 WIDTHS = (128, 128)
@@ -157,15 +159,6 @@ class TorchLoop:
         return self.count - first
 
 
-class OneDone(jaxlb.Env):
-    """The environment as rejax calls it: a step says `done`, not why."""
-
-    def step(self, key: Any, state: Any, action: Any, params: Any = None) -> Any:
-        """Observation, state, reward, done, info."""
-        observation, state, reward, terminated, truncated, info = super().step(key, state, action, params)
-        return observation, state, reward, terminated | truncated, info
-
-
 def config(**settings: Any) -> jaxlb.DQNConfig:
     """The peers' network; judging the policy once, at the end, on one task."""
     network = networks.mlp(WIDTHS)
@@ -191,15 +184,21 @@ def ours(name: str, settings: jaxlb.DQNConfig) -> Program:
     return compiled(name, tasks, lambda key: jaxlb.train_dqn(ENV, PARAMS, settings, key), jax.random.key(0))
 
 
+def rate(program: Program) -> Callable[[], float]:
+    """A run of it: work per second."""
+
+    def run() -> float:
+        began = time.perf_counter()
+        return program.run() / (time.perf_counter() - began)
+
+    return run
+
+
 def measure(
     name: str, settings: str, unit: str, goal: str, programs: Sequence[Program], rounds: int
 ) -> dict[str, Any]:
     """Alternate programs; print and return their rates, and the first's over the best of the others."""
-    rates = np.zeros((len(programs), rounds))
-    for at in range(rounds):
-        for index, program in enumerate(programs):
-            began = time.perf_counter()
-            rates[index, at] = program.run() / (time.perf_counter() - began)
+    rates = np.array(list(alternate({one.name: rate(one) for one in programs}, rounds).values()))
     medians, ratios = np.median(rates, axis=1), rates[0] / rates[1:].max(0)
     table = Table("program", unit, "min to max", "compile, warm up", title=name, caption=settings)
     found: dict[str, Any] = {"name": name, "settings": settings, "unit": unit, "goal": goal}
@@ -252,7 +251,7 @@ def rejax_duel(rejax: Any, memory: int, rounds: int) -> dict[str, Any]:
         hidden_layer_sizes=WIDTHS, activation=jax.nn.relu, action_dim=ENV.num_actions
     )
     algorithm = rejax.DQN.create(
-        env=OneDone(**vars(ENV)),
+        env=FiveValueEnv(ENV),
         env_params=PARAMS,
         num_envs=lanes,
         batch_size=batch,

@@ -1,11 +1,13 @@
-"""Loggers, with their real clients: each is told what `metrics.jsonl` is told, also over a stop."""
+"""Loggers, with their real clients if these are here: told what `metrics.jsonl` is told, also over a stop."""
 
+import contextlib
 import json
 import os
 
 import pytest
 
 from jaxlb import cli, runs
+from jaxlb.cli import loggers
 
 TRAIN = (
     "train", "dqn", "--seed", "3", "--seeds", "2", "--train", "num_iterations=30", "num_evaluations=3",
@@ -40,6 +42,34 @@ def once(points):
     """Points of (iteration, value), of which one may be there twice, for it was logged twice."""
     assert len(points) <= 4
     return sorted(set(points))
+
+
+def test_any_logger_is_told_all_of_a_training_and_whether_it_ended(tmp_path, monkeypatch):
+    found, told = {}, []
+
+    @contextlib.contextmanager
+    def opened(training):
+        def log(iteration, figures):
+            for name, value in figures.items():
+                found.setdefault((training.seed, name), []).append((iteration, value))
+
+        ended = "stopped"
+        try:
+            yield log
+            ended = "finished"
+        finally:
+            told.append((training.seed, training.id, training.done, training.settings["num_lanes"], ended))
+
+    monkeypatch.setitem(loggers.LOGGERS, "wandb", loggers.Logger("json", opened))
+    expected = train(tmp_path / "run", "wandb")
+    assert {seed for seed, _ in found} == {3, 4}
+    for name, points in expected.items():
+        assert once(found[name]) == points
+    # Opened twice, with the same identity: a stop makes no second training.
+    assert [(seed, done, lanes, ended) for seed, _, done, lanes, ended in sorted(told)] == [
+        (seed, done, 8, ended) for seed in (3, 4) for done, ended in ((0, "stopped"), (10, "finished"))
+    ]
+    assert len({identity for _, identity, *_ in told}) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*event_loader|distutils|np.bool8:DeprecationWarning")

@@ -5,7 +5,6 @@ import numpy as np
 
 import jaxlb
 from jaxlb import workload
-from jaxlb.bench import Sweep
 from jaxlb.report import plots
 
 
@@ -62,16 +61,3 @@ def test_predictions_and_agreement_by_load_are_drawn_as_they_are():
     assert dict(zip(middle, rate, strict=True)) == {0.1: 100.0, 3.0: 0.0}
     # A classifier has no predictions of times.
     assert len(plots.completions(truth * np.nan, truth, chosen, load).axes) == 1
-
-
-def test_throughput_is_drawn_over_what_changes_and_as_cost_of_each_processor():
-    rates = {"random": [4e6, 2e6], "LWR": [2e6, 1e6]}
-    lanes, processors = (
-        Sweep("lanes", [1, 4], rates, "P = 4"),
-        Sweep("processors", [2, 8], rates, "256 lanes"),
-    )
-    panels = plots.throughput([lanes, processors]).axes
-    assert [panel.get_xlabel() for panel in panels] == ["lanes", "processors", "processors"]
-    for panel, expected in zip(panels, ([2, 1], [2, 1], [250, 125]), strict=True):
-        line = {line.get_label(): line for line in panel.get_lines()}["LWR"]
-        np.testing.assert_allclose(np.asarray(line.get_ydata(), float), expected)

@@ -22,7 +22,6 @@ from rich.text import Text
 
 from jaxlb import checks
 from jaxlb.cli import folders
-from jaxlb.cli.bench import Bench
 from jaxlb.cli.common import LOG
 from jaxlb.cli.compare import Compare, Evaluate
 from jaxlb.cli.demo import Demo
@@ -40,7 +39,6 @@ COMMANDS: dict[str, type] = {
     "render": Render,
     "runs": Runs,
     "verify": Verify,
-    "bench": Bench,
     "scenarios": Scenarios,
     "schedulers": Schedulers,
 }
@@ -55,7 +53,7 @@ XLA_FLAGS = " ".join(
 )
 """What XLA is told where the environment does not say otherwise."""
 
-_PATHS = ("--out", "--trace", "--config", "--checkpoint", "--reference")
+_PATHS = ("--out", "--trace", "--config", "--checkpoint")
 """Options that are paths."""
 
 STOPPED = 130
@@ -240,8 +238,7 @@ def run(arguments: Sequence[str]) -> int:
         asked = _parse(arguments)
         verbose = asked.verbose
         _speak(verbose, asked.quiet)
-        if not isinstance(asked.command, Bench):
-            _keep_programs()
+        _keep_programs()
         if _join():
             asked.command.run()
         else:

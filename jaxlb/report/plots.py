@@ -5,25 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib import pyplot as plt
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from matplotlib.ticker import LogFormatter
 
-from jaxlb.bench import Sweep
 from jaxlb.comparison import Comparison, Entry, Row
 from jaxlb.env import Env
 from jaxlb.report import data
-from jaxlb.scheduling import optimal
 from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Outcome, Task
 from jaxlb.verification import Case
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "figure.dpi": 120,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -32,7 +26,6 @@ _STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "font.size": 9,
 }
-_TWO = ListedColormap(["#4c78a8", "#f2cf5b"])
 _LINES = ("-", "--", "-.", ":")
 
 
@@ -44,19 +37,19 @@ class _PlainLog(LogFormatter):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def _looks(index: int) -> dict[str, Any]:
+def looks(index: int) -> dict[str, Any]:
     """Ten colours and four dashes tell forty lines apart."""
     return {"color": f"C{index % 10}", "linestyle": _LINES[index // 10 % 4]}
 
 
 def completion_tails(comparison: Comparison) -> Figure:
     """Share of tasks that take longer than t, for each scheduler; both axes logarithmic."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         time, longer = data.tails(comparison)
         for index, (name, share) in enumerate(longer.items()):
             title = comparison.row(name).title
-            axes.plot(time, np.where(share > 0, share, np.nan), label=title, lw=1.4, **_looks(index))
+            axes.plot(time, np.where(share > 0, share, np.nan), label=title, lw=1.4, **looks(index))
         lowest = 1.0 / (comparison.num_lanes * comparison.num_tasks)
         axes.set(
             xscale="log",
@@ -73,7 +66,7 @@ def completion_tails(comparison: Comparison) -> Figure:
 
 def violations(comparison: Comparison) -> Figure:
     """SLA violations of each scheduler with their 95 % intervals, fewest first."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         rows = sorted(comparison.schedulers, key=lambda row: -row.sla_violation_rate)
         figure, axes = plt.subplots(figsize=(7, 0.32 * len(rows) + 1.2), layout="constrained")
 
@@ -134,8 +127,8 @@ def backlogs(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Ou
     """
     speed = np.asarray(params.speed)
     num_tasks = len(tasks.gap)
-    with plt.rc_context(_STYLE):
-        figure, panels = _panels(len(outcomes))
+    with plt.rc_context(STYLE):
+        figure, panels = panels_of(len(outcomes))
         colors = _of_processors(speed)
         for axes, (name, outcome) in zip(panels, outcomes.items(), strict=True):
             times, path = backlog_path(tasks, outcome, speed)
@@ -164,8 +157,8 @@ def choices(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Out
     """
     speed = np.asarray(params.speed)
     edges, count, share, slowdown = data.by_size(tasks, outcomes, len(speed))
-    with plt.rc_context(_STYLE):
-        figure, panels = _panels(len(outcomes))
+    with plt.rc_context(STYLE):
+        figure, panels = panels_of(len(outcomes))
         rights: list[Any] = []
         for axes, name in zip(panels, outcomes, strict=True):
             below = np.zeros(len(count))
@@ -188,7 +181,7 @@ def choices(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Out
         limits = [limit for right in rights for limit in right.get_ylim()]
         for right in rights:
             right.set_ylim(min(limits), max(limits))
-            _plain_log(right.yaxis)
+            plain_log(right.yaxis)
         figure.supxlabel("task size (work)", fontsize=9)
         figure.supylabel("share of the tasks of this size", fontsize=9)
         figure.suptitle(f"Who gets which tasks on {env.name}; red: mean slowdown (right axis)", fontsize=10)
@@ -196,13 +189,14 @@ def choices(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Out
         return figure
 
 
-def _plain_log(axis: Any) -> None:
+def plain_log(axis: Any) -> None:
+    """Write plain numbers at the ticks of a logarithmic axis."""
     axis.set_major_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(2.0, 0.5)))
     axis.set_minor_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
 
 
-def _panels(count: int, sharey: bool = True) -> tuple[Figure, list[Any]]:
-    """A figure with as many panels, three in a line, on the same scales; heights may differ."""
+def panels_of(count: int, sharey: bool = True) -> tuple[Figure, list[Any]]:
+    """Return a figure with as many panels, three in a line, on the same scales; heights may differ."""
     columns = min(3, count)
     lines = -(-count // columns)
     figure, grid = plt.subplots(
@@ -231,102 +225,11 @@ def _name_processors(figure: Figure, panel: Any, speed: np.ndarray) -> None:
         figure.legend(handles, labels, loc="outside right upper", title="processor", fontsize=8)
 
 
-def trade_off(fronts: Mapping[str, np.ndarray], rules: Mapping[str, tuple[float, float]]) -> Figure:
-    """Mean completion against violations: fronts as lines, single schedulers as points.
-
-    Args:
-      fronts: by name, `[K, 2]` of mean completion and violation rate.
-      rules: by name, mean completion and violation rate.
-    """
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        for index, (name, points) in enumerate(fronts.items()):
-            points = points[np.argsort(points[:, 0])]
-            # What another point beats in both is not on the front.
-            best = np.minimum.accumulate(points[:, 1])
-            front = points[points[:, 1] <= best]
-            axes.plot(points[:, 0], 100.0 * points[:, 1], "o", ms=3, color=f"C{index}", alpha=0.4)
-            axes.plot(
-                front[:, 0], 100.0 * front[:, 1], "o-", ms=4, lw=1.2, color=f"C{index}", label=name, zorder=3
-            )
-        for index, (name, (completion, rate)) in enumerate(rules.items()):
-            axes.plot(
-                completion,
-                100.0 * rate,
-                "Xs^vDPp*hd"[index % 10],
-                color=f"C{index + len(fronts)}",
-                label=name,
-            )
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlabel="mean completion time",
-            ylabel="SLA violations, % of tasks",
-            title="What one network reaches, told other weights, and what rules reach",
-        )
-        for axis in (axes.xaxis, axes.yaxis):
-            _plain_log(axis)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-        return figure
-
-
-def optimal_policies(systems: Sequence[EnvParams], relative_sizes: Sequence[float], most: float) -> Figure:
-    """Which of two processors the optimal rule chooses, over the plane of their waits, by task size.
-
-    Args:
-      systems: parameters of environments of two processors, a row each.
-      relative_sizes: of the task, in mean sizes, a column each.
-      most: largest wait that is shown, in mean sizes.
-    """
-    with plt.rc_context(_STYLE):
-        figure, grid = plt.subplots(
-            len(systems),
-            len(relative_sizes),
-            figsize=(2.9 * len(relative_sizes), 2.9 * len(systems) + 0.5),
-            sharex=True,
-            sharey=True,
-            squeeze=False,
-            layout="constrained",
-        )
-        for line, params in zip(grid, systems, strict=True):
-            values = jax.jit(optimal.solve)(params)
-            mean, speed = float(params.size.mean()), np.asarray(params.speed)
-            ticks = np.linspace(0.0, most * mean, 241, dtype=np.float32)
-            wait = jnp.stack(jnp.meshgrid(ticks, ticks, indexing="ij"))
-            for axes, relative in zip(line, relative_sizes, strict=True):
-                size = jnp.full(wait.shape[1:], relative * mean)
-                cost = optimal.costs(values, wait, size, params.speed[:, None, None])
-                second = np.asarray(cost[1] < cost[0]).T  # the first wait goes to the right, the second up
-                axes.pcolormesh(
-                    ticks / mean, ticks / mean, second, cmap=_TWO, vmin=0, vmax=1, rasterized=True
-                )
-                # Greedy changes sides where both would complete the task at the same time.
-                greedy = ticks + relative * mean * (1.0 / speed[0] - 1.0 / speed[1])
-                axes.plot(ticks / mean, greedy / mean, color="k", lw=1.0, ls="--")
-                title = f"speeds {speed[0]:g}, {speed[1]:g}; load {float(params.load):g}; size {relative:g}"
-                axes.set_title(title, fontsize=8)
-                axes.set(xlim=(0.0, most), ylim=(0.0, most), aspect="equal")
-                axes.grid(visible=False)
-        figure.supxlabel("wait at processor 0 (mean sizes)", fontsize=9)
-        figure.supylabel("wait at processor 1 (mean sizes)", fontsize=9)
-        figure.legend(
-            handles=[
-                Patch(color=_TWO(0.0), label="to processor 0"),
-                Patch(color=_TWO(1.0), label="to processor 1"),
-                Line2D([], [], color="k", lw=1.0, ls="--", label="where greedy changes sides"),
-            ],
-            loc="outside upper center",
-            ncols=3,
-            fontsize=8,
-        )
-        return figure
-
-
 def deviations(cases: Sequence[Case]) -> Figure:
     """Deviations of measured from exact values in standard errors, group by group, beside the normal law."""
     random = [case for case in cases if case.standard_error]
     groups = list(dict.fromkeys(case.group for case in random))
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(
             1, 2, figsize=(9, 4.5), sharey=True, width_ratios=(3, 1), layout="constrained"
         )
@@ -374,8 +277,8 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     }
     panels = {name: panel for name, panel in panels.items() if name in rows[0]}
     seeds = sorted({row["seed"] for row in rows})
-    with plt.rc_context(_STYLE):
-        figure, grid = _panels(len(panels), sharey=False)
+    with plt.rc_context(STYLE):
+        figure, grid = panels_of(len(panels), sharey=False)
         for axes, (name, (label, scale)) in zip(grid, panels.items(), strict=True):
             iteration = [row["iteration"] for row in rows if row["seed"] == seeds[0]]
             # None, where training diverged, becomes a gap.
@@ -392,64 +295,6 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
         return figure
 
 
-def predictions(
-    times: np.ndarray,
-    loads: Mapping[str, np.ndarray],
-    alarms: np.ndarray,
-    names: Sequence[str],
-) -> Figure:
-    """Loads over time, true, reported and predicted, a panel for each processor; alarms are marked below.
-
-    Args:
-      times: `[T]` of the decisions.
-      loads: by the name of the line, `[T, P]`; the first is drawn as an area.
-      alarms: `[T, P]` bool.
-      names: of the P processors.
-    """
-    with plt.rc_context(_STYLE):
-        figure, panels = _panels(len(names))
-        for place, (axes, name) in enumerate(zip(panels, names, strict=True)):
-            (first, truth), *others = loads.items()
-            axes.fill_between(times, truth[:, place], color="0.8", lw=0, label=first)
-            for index, (label, load) in enumerate(others):
-                axes.step(times, load[:, place], where="post", lw=1.0, color=f"C{index}", label=label)
-            when = times[alarms[:, place]]
-            axes.plot(when, np.zeros_like(when), "|", color="C3", ms=5, label="alarm", clip_on=False)
-            axes.set_title(name, fontsize=9)
-            axes.set_xlim(times[0], times[-1])
-            axes.set_ylim(bottom=0.0)
-        figure.supxlabel("time", fontsize=9)
-        figure.supylabel("load (mean sizes)", fontsize=9)
-        figure.suptitle("Backlog as it is, as it is reported, and as it is predicted", fontsize=10)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right upper", fontsize=8)
-        return figure
-
-
-def detection(curves: Mapping[str, np.ndarray]) -> Figure:
-    """Delay after a change against false alarms without one, a line for each detector.
-
-    Args:
-      curves: by detector, `[K, 2]` of false alarms per number read, and mean delay in numbers read.
-    """
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-        for index, (name, curve) in enumerate(curves.items()):
-            curve = curve[np.argsort(curve[:, 0])]
-            axes.plot(curve[:, 0], curve[:, 1], marker="o", ms=4, lw=1.2, label=name, **_looks(index))
-        axes.set(
-            xscale="log",
-            yscale="log",
-            xlabel="false alarms per number read",
-            ylabel="mean delay of the alarm after the change",
-            title="Detection of a shift by one standard deviation",
-        )
-        for axis in (axes.xaxis, axes.yaxis):
-            _plain_log(axis)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-        return figure
-
-
 def completions(predicted: np.ndarray, truth: np.ndarray, chosen: np.ndarray, load: np.ndarray) -> Figure:
     """Predicted against true completion times, and how often the oracle's choice is made, by system load.
 
@@ -459,7 +304,7 @@ def completions(predicted: np.ndarray, truth: np.ndarray, chosen: np.ndarray, lo
       chosen: `[D]`, of the processor that was chosen.
       load: `[D]`, load average.
     """
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         known = bool(np.isfinite(predicted).all())
         figure, panels = plt.subplots(
             1, 1 + known, figsize=(5.5 * (1 + known), 4.5), layout="constrained", squeeze=False
@@ -497,7 +342,7 @@ def completions(predicted: np.ndarray, truth: np.ndarray, chosen: np.ndarray, lo
 
 def influence(change: np.ndarray, names: Sequence[str]) -> Figure:
     """By how much each processor's prediction depends on what is known of each, `[P, P]`."""
-    with plt.rc_context(_STYLE):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
         image = axes.imshow(change, cmap="viridis", norm="log")
         places = np.arange(len(names))
@@ -505,45 +350,6 @@ def influence(change: np.ndarray, names: Sequence[str]) -> Figure:
         axes.set_yticks(places, names, fontsize=8)
         axes.set(xlabel="told of", ylabel="prediction for", title="Who listens to whom, in one state")
         figure.colorbar(image, ax=axes, label="change of the prediction (norm of the gradient)")
-        return figure
-
-
-def over_time(times: np.ndarray, lines: Mapping[str, np.ndarray], change: float, ylabel: str) -> Figure:
-    """Figures over tasks, a line for each scheduler, with a mark where something changed."""
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-        for index, (name, line) in enumerate(lines.items()):
-            axes.plot(times, line, lw=1.3, label=name, **_looks(index))
-        axes.axvline(change, color="0.5", lw=0.8, ls=":")
-        axes.set(xlabel="tasks", ylabel=ylabel)
-        axes.set_ylim(bottom=0.0)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-        return figure
-
-
-def throughput(sweeps: Sequence[Sweep]) -> Figure:
-    """Tasks per second over lanes, processors or tasks; and what a task costs for each processor."""
-    with plt.rc_context(_STYLE):
-        per_processor = [sweep for sweep in sweeps if sweep.over == "processors"]
-        count = len(sweeps) + len(per_processor)
-        figure, grid = plt.subplots(
-            1, count, figsize=(3.4 * count + 0.8, 2.9), squeeze=False, layout="constrained"
-        )
-        panels = list(grid.flat)
-        for panel, sweep in zip(panels, sweeps, strict=False):
-            for index, (name, rates) in enumerate(sweep.rates.items()):
-                panel.plot(sweep.values, np.array(rates) / 1e6, marker="o", ms=4, label=name, **_looks(index))
-            panel.set(xlabel=sweep.over, ylabel="million tasks per second", title=sweep.detail)
-        for panel, sweep in zip(panels[len(sweeps) :], per_processor, strict=True):
-            for index, (name, rates) in enumerate(sweep.rates.items()):
-                cost = 1e9 / (np.array(rates) * sweep.values)
-                panel.plot(sweep.values, cost, marker="o", ms=4, label=name, **_looks(index))
-            panel.set(xlabel="processors", ylabel="ns per task and processor", title=sweep.detail)
-        for panel in panels:
-            panel.set(xscale="log", yscale="log")
-            for axis in (panel.xaxis, panel.yaxis):
-                _plain_log(axis)
-            panel.legend(fontsize=8)
         return figure
 
 

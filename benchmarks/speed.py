@@ -1,6 +1,9 @@
-"""How fast it is on this machine: against others on the same work, in alternating runs.
+"""How fast jaxlb is on this machine: against others on the same work, in alternating runs.
 
-Machines differ and drift, so what counts are quotients of medians of one run.
+    python benchmarks/speed.py [--only dispatch CartPole ...] [--rounds 7] [--out DIR] [--json]
+
+Machines differ and drift, so what counts are quotients of medians of one run. Peers that are not here are
+skipped: gcc and the C programs (`--reference`), gymnax, SimPy.
 """
 
 import contextlib
@@ -8,22 +11,24 @@ import dataclasses
 import functools
 import importlib.util
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-
-from jaxlb.bench.programs import (
-    Program,
+import numpy as np
+import tyro
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from programs import (
     Skipped,
-    alternate,
     apart,
     c_program,
     fastest,
@@ -33,10 +38,17 @@ from jaxlb.bench.programs import (
     simpy_program,
     system,
 )
+from rich.table import Table
+from timing import Program, alternate
+
+from jaxlb import checks
+from jaxlb.cli import XLA_FLAGS, folders
+from jaxlb.cli.common import console, dumps, progress
 from jaxlb.env import Env
 from jaxlb.environments import make, scenarios
 from jaxlb.learn import networks
 from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.report.plots import STYLE, looks, plain_log
 from jaxlb.scheduling import learned, scheduler, schedulers
 from jaxlb.types import EnvParams, Scheduler
 
@@ -94,7 +106,7 @@ def quotient(
     name: str, ours: Program, theirs: Program, rounds: int, bound: float, aim: float, detail: str
 ) -> Row:
     """Our rate divided by theirs: of medians, and of each round."""
-    rates, others = alternate([ours, theirs], rounds)
+    rates, others = alternate({"ours": ours, "theirs": theirs}, rounds).values()
     each = [rate / other for rate, other in zip(rates, others, strict=True)]
     value = statistics.median(rates) / statistics.median(others)
     return Row(name, bound, aim, "more", value, min(each), max(each), detail)
@@ -224,8 +236,8 @@ def sweep(settings: Settings, over: str) -> Sweep:
         lanes, processors = (value if over == name else 256 for name in ("lanes", "processors"))
         env, params = system(processors if over == "processors" else 4)
         steps = value if over == "tasks" else min(4096, max(8, s.steps(lanes, env.num_processors)))
-        programs = [rolling(env, params, *rule, lanes, steps) for rule in rules.values()]
-        for name, found in zip(rules, alternate(programs, min(s.rounds, 3)), strict=True):
+        programs = {name: rolling(env, params, *rule, lanes, steps) for name, rule in rules.items()}
+        for name, found in alternate(programs, min(s.rounds, 3)).items():
             rates.setdefault(name, []).append(statistics.median(found))
         jax.clear_caches()
     detail = {"lanes": "P = 4", "processors": "256 lanes", "tasks": "P = 4, 256 lanes"}[over]
@@ -278,8 +290,8 @@ def importing(settings: Settings) -> Row:
         run()
         return run
 
-    times = alternate([program("import jax, flax, jaxlb"), program("import jax, flax")], settings.rounds)
-    each = [own - other for own, other in zip(*times, strict=True)]
+    both = {"jaxlb": program("import jax, flax, jaxlb"), "others": program("import jax, flax")}
+    each = [own - other for own, other in zip(*alternate(both, settings.rounds).values(), strict=True)]
     value = statistics.median(each)
     return Row("import jaxlb beyond jax and flax, seconds", 0.3, 0.1, "less", value, min(each), max(each))
 
@@ -336,3 +348,120 @@ def measure(
             found.append(Row(name, None, None, "more", None, detail=f"skipped: {reason}"))
         jax.clear_caches()
     return found, sweeps
+
+
+def throughput(sweeps: Sequence[Sweep]) -> Figure:
+    """Tasks per second over lanes, processors or tasks; and what a task costs for each processor."""
+    with plt.rc_context(STYLE):
+        per_processor = [sweep for sweep in sweeps if sweep.over == "processors"]
+        count = len(sweeps) + len(per_processor)
+        figure, grid = plt.subplots(
+            1, count, figsize=(3.4 * count + 0.8, 2.9), squeeze=False, layout="constrained"
+        )
+        panels = list(grid.flat)
+        for panel, sweep in zip(panels, sweeps, strict=False):
+            for index, (name, rates) in enumerate(sweep.rates.items()):
+                panel.plot(sweep.values, np.array(rates) / 1e6, marker="o", ms=4, label=name, **looks(index))
+            panel.set(xlabel=sweep.over, ylabel="million tasks per second", title=sweep.detail)
+        for panel, sweep in zip(panels[len(sweeps) :], per_processor, strict=True):
+            for index, (name, rates) in enumerate(sweep.rates.items()):
+                cost = 1e9 / (np.array(rates) * sweep.values)
+                panel.plot(sweep.values, cost, marker="o", ms=4, label=name, **looks(index))
+            panel.set(xlabel="processors", ylabel="ns per task and processor", title=sweep.detail)
+        for panel in panels:
+            panel.set(xscale="log", yscale="log")
+            for axis in (panel.xaxis, panel.yaxis):
+                plain_log(axis)
+            panel.legend(fontsize=8)
+        return figure
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Where this runs, and what it runs."""
+    return {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.device_count(),
+        "threads": threads,
+        "machine": platform.processor() or platform.machine(),
+        **folders.versions(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "commit": folders.commit(),
+    }
+
+
+def show(rows: list[Row], sweeps: list[Sweep], where: dict[str, Any]) -> None:
+    """Print tables."""
+    shown = [f"{name} {value}" for name, value in where.items() if name != "xla_flags"]
+    table = Table(title=", ".join(shown), title_justify="left")
+    table.add_column("figure")
+    for heading in ("value", "rounds", "bound", "aim"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    table.add_column("detail")
+    for row in rows:
+        if row.value is None:
+            table.add_row(row.name, "", "", "", "", "", row.detail, style="dim")
+            continue
+        sign = "at least" if row.better == "more" else "at most"
+        spread = "" if row.lowest is None else f"{row.lowest:.3g} to {row.highest:.3g}"
+        verdict = "[green]holds" if row.holds else "[red]missed"
+        bounds = f"{sign} {row.bound:g}", f"{row.aim:g}"
+        table.add_row(row.name, f"{row.value:.3g}", spread, *bounds, verdict, row.detail)
+    if rows:
+        console().print(table)
+    for sweep in sweeps:
+        title = f"Million tasks per second over {sweep.over}, {sweep.detail}"
+        table = Table(sweep.over, title=title, title_justify="left")
+        for name in sweep.rates:
+            table.add_column(name, justify="right")
+        for value, *rates in zip(sweep.values, *sweep.rates.values(), strict=True):
+            table.add_row(f"{value:,}", *(f"{rate / 1e6:.3g}" for rate in rates))
+        console().print(table)
+
+
+def main(
+    reference: Path = Path("../shared/reference"),
+    rounds: int = 7,
+    only: tuple[str, ...] = (),
+    quick: bool = False,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Measure, write, print.
+
+    Args:
+      reference: folder of dispatch_scalar.c and dispatch_soa.c.
+      rounds: alternating runs of each pair.
+      only: what to measure, by part of a name: dispatch, CartPole, SimPy, network, compilation, import,
+        memory; lanes, processors, tasks (throughput over numbers of them).
+      quick: shorter runs and few numbers of lanes, to see that it works.
+      out: folder for speed.json and, of throughput, speed.png.
+      json: print one JSON object instead of a table.
+    """
+    checks.at_least("rounds", rounds, 1)
+    threads = os.cpu_count() or 1
+    lanes = (128, 1024) if quick else (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+    settings = Settings(reference, rounds, 2**17 if quick else 2**22, lanes, threads)
+    with progress() as advance:
+        rows, sweeps = measure(settings, only, advance)
+    found = {
+        "machine": machine(threads),
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "sweeps": [dataclasses.asdict(sweep) for sweep in sweeps],
+    }
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "speed.json").write_text(dumps(found), encoding="utf-8")
+        if sweeps:
+            throughput(sweeps).savefig(out / "speed.png")
+    if json:
+        sys.stdout.write(dumps(found))
+    else:
+        show(rows, sweeps, found["machine"])
+
+
+if __name__ == "__main__":
+    # As the command line sets them.
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
+    tyro.cli(main)

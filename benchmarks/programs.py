@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
+from timing import Program, timed
 
 from jaxlb.devices import DEVICES, device_mesh, side_by_side
 from jaxlb.env import Env
@@ -28,23 +29,11 @@ from jaxlb.numerics import total
 from jaxlb.scheduling import scheduler
 from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler
 
-Program = Callable[[], float]
-"""Does its work once and returns steps per second."""
-
 Choice = TypeVar("Choice")
 
 
 class Skipped(Exception):
     """A peer that is not here; says what to install."""
-
-
-def alternate(programs: list[Program], rounds: int) -> list[list[float]]:
-    """Rates of each, run in turns."""
-    rates: list[list[float]] = [[] for _ in programs]
-    for _ in range(rounds):
-        for program, own in zip(programs, rates, strict=True):
-            own.append(program())
-    return rates
 
 
 def fastest(make_program: Callable[[Choice], Program], choices: Iterable[Choice]) -> tuple[Choice, Program]:
@@ -85,14 +74,8 @@ def rolling(
     """`rollout`, compiled: tasks per second."""
     key = jax.random.key(0)
     carry = start_rollout(env, params, scheduler, key, lanes)
-
-    def run() -> float:
-        began = time.perf_counter()
-        jax.block_until_ready(continue_rollout(env, params, scheduler, variables, key, carry, steps))
-        return lanes * steps / (time.perf_counter() - began)
-
-    jax.block_until_ready(continue_rollout(env, params, scheduler, variables, key, carry, 1))
-    return run
+    run = functools.partial(continue_rollout, env, params, scheduler, variables, key, carry, steps)
+    return timed(run, lanes * steps)
 
 
 def stepping(env: Any, params: Any, lanes: int, steps: int) -> Program:
@@ -122,13 +105,7 @@ def stepping(env: Any, params: Any, lanes: int, steps: int) -> Program:
     seen, state = jax.jit(jax.vmap(env.reset, (0, None)))(jax.random.split(key, lanes), params)
     start = side_by_side((state, seen, jnp.zeros(lanes)), lanes)
 
-    def run() -> float:
-        began = time.perf_counter()
-        jax.block_until_ready(advance(start, key))
-        return lanes * steps / (time.perf_counter() - began)
-
-    run()
-    return run
+    return timed(lambda: advance(start, key), lanes * steps)
 
 
 @contextlib.contextmanager
@@ -140,7 +117,7 @@ def apart(what: str, steps: int, flags: str) -> Iterator[Callable[[int], Program
       steps: of all lanes together in a run.
       flags: XLA_FLAGS; empty for those that XLA has by itself, as in a program of a user's.
     """
-    command = [sys.executable, "-c", f"from jaxlb.bench.programs import serve; serve({what!r}, {steps})"]
+    command = [sys.executable, __file__, what, str(steps)]
     environment = os.environ | {"XLA_FLAGS": flags}
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
@@ -251,10 +228,8 @@ def products(widths: tuple[int, ...], lanes: int, steps: int) -> Program:
 
         return jax.lax.fori_loop(0, steps, body, x)
 
-    def run() -> float:
-        began = time.perf_counter()
-        jax.block_until_ready(advance(x))
-        return lanes * steps / (time.perf_counter() - began)
+    return timed(lambda: advance(x), lanes * steps)
 
-    run()
-    return run
+
+if __name__ == "__main__":
+    serve(sys.argv[1], int(sys.argv[2]))
