@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -9,6 +10,10 @@ import jaxlb  # noqa: F401
 # promoted by accident.
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# What one test has compiled, no other test and no later run compiles again.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
+jax.config.update("jax_compilation_cache_max_size", 2**31)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import jaxlb
 from jaxlb import cli
@@ -139,3 +140,8 @@ def test_the_table_of_seed_is_one_table():
         rate, half = (float(number) for number in source[0].split("±"))
         assert violations == f"{rate:.2f} ± {half:.2f} %"
         assert float(agreement.removesuffix(" %")) == float(source[-1])
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == jaxlb.__version__
