@@ -2,8 +2,8 @@
 
     python benchmarks/device.py [--processors 4 16 64] [--lanes 1024 65536 1048576] [--out docs/results]
 
-Runs on JAX's first device, a GPU or all cores of a CPU, writes its figures to `device-NAME.json`, and makes
-the page of all such files that are there. Medians of several runs, after compilation.
+Runs on a GPU or on all cores of a CPU, writes its figures to `device-NAME.json`, and makes the page of all
+such files that are there. Medians of several runs, after compilation.
 """
 
 import json
@@ -23,6 +23,8 @@ from programs import observing_lwr, system
 from timing import alternate, timed
 
 import jaxlb
+from jaxlb.cli import XLA_FLAGS
+from jaxlb.devices import side_by_side
 from jaxlb.learn.dqn import DQNConfig
 from jaxlb.learn.gnn import GNNConfig
 from jaxlb.loop import continue_rollout, start_rollout
@@ -32,10 +34,10 @@ HEAD = """# One device
 
 Written by `python benchmarks/device.py` on each device, from the `device-*.json` beside it. LWR that takes in
 the whole observation, speeds 0.5 to 2, load 0.8: medians of runs after compilation, with the lowest and the
-highest. "Of its bandwidth": the bytes that each task has to move, divided by those that a copy of a large
-array reads and writes in the same time. A task reads the state of its lane, and writes all but the rings of
-departure times, of which it writes one entry. The cell is empty where the state of all lanes is less than
-eight times the processor's last cache.
+highest. "Of its bandwidth": the bytes that each task has to move at least, divided by those that copies of a
+large array read and write in the same time. A task reads the state of its lane and writes it back, but of the
+rings of departure times one entry only. The cell is empty where the state of all lanes is less than eight times
+the last cache of the device, or that cache is not known.
 """
 COLUMNS = (
     "P",
@@ -59,22 +61,10 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def copy_bandwidth(runs: int, size: int = 2**28) -> float:
-    """Bytes read and written in a second by a copy of `size` floats."""
+    """Bytes read and written in a second by copies of `size` floats, spread over the devices as lanes are."""
     copy = jax.jit(lambda x: x + 1.0)
-    x = jnp.zeros(size, jnp.float32)
+    x = side_by_side(jnp.zeros(size, jnp.float32), size)
     return 8 * size / statistics.median(seconds(lambda: copy(x), runs))
-
-
-def kernels(text: str) -> dict[str, int]:
-    """Instructions that a compiled module runs as kernels or loops, by computation that holds any."""
-    counts: dict[str, int] = {}
-    name = ""
-    for line in text.splitlines():
-        if line and not line.startswith(" ") and line.rstrip().endswith("{"):
-            name = line.split()[0].lstrip("%")
-        elif re.search(r" (fusion|while|copy|sort|scatter|gather|custom-call|copy-start)\(", line):
-            counts[name] = counts.get(name, 0) + 1
-    return {name: count for name, count in counts.items() if not name.startswith(("fused", "wrapped"))}
 
 
 def rolling(processors: int, lanes: int, runs: int, work: float, dump: Path | None) -> dict[str, Any]:
@@ -84,9 +74,9 @@ def rolling(processors: int, lanes: int, runs: int, work: float, dump: Path | No
     began = time.perf_counter()
     compiled = continue_rollout.lower(env, params, rule, (), key, carry, 1).compile()
     compilation = time.perf_counter() - began
-    text = compiled.as_text() or ""
     if dump is not None:
-        dump.write_text(text, encoding="utf-8")
+        dump.parent.mkdir(parents=True, exist_ok=True)
+        dump.write_text(compiled.as_text() or "", encoding="utf-8")
 
     def run(steps: int) -> Callable[[], Any]:
         return lambda: compiled(params, (), key, carry, steps)
@@ -102,12 +92,15 @@ def rolling(processors: int, lanes: int, runs: int, work: float, dump: Path | No
         "rate": spread([lanes * steps / each for each in taken]),
         "bytes_of_lane": state / lanes,
         "compilation": compilation,
-        "kernels": kernels(text),
     }
 
 
 def training(runs: int) -> dict[str, dict[str, float]]:
-    """Seconds of a thousand iterations of each trainer on `heavy-tail`, compilation taken off."""
+    """Seconds of a thousand gradient steps on `heavy-tail`; the DQN's with the tasks between them.
+
+    The difference of two trainings with as many evaluations: compilation, judging and, of the GNN, collecting
+    examples are taken off.
+    """
     env, params = jaxlb.make("heavy-tail")
     found = {}
     for name, train, config in (
@@ -158,7 +151,8 @@ def page(out: Path) -> None:
         lines += [
             f"## {found['device']}",
             "",
-            f"JAX {found['jax']}, {found['date']}. A copy of 1 GiB moves {found['copy'] / 1e9:,.0f} GB/s.",
+            f"JAX {found['jax']}, {found['date']}."
+            f" Copies of 1 GiB read and write {found['copy'] / 1e9:,.0f} GB/s.",
             "",
             f"| {' | '.join(COLUMNS)} |",
             "|" + "---|" * len(COLUMNS),
@@ -171,14 +165,15 @@ def page(out: Path) -> None:
                 f"| {row['processors']} | {row['lanes']:,} | {rate['median'] / 1e6:,.1f}"
                 f" ({rate['lowest'] / 1e6:,.1f} to {rate['highest'] / 1e6:,.1f})"
                 f" | {1e6 * row['lanes'] / rate['median']:,.1f} | {each:.0f}"
-                f" | {share if each * row['lanes'] > 8 * found['cache'] else ''}"
+                f" | {share if found['cache'] and each * row['lanes'] > 8 * found['cache'] else ''}"
                 f" | {row['compilation']:.1f} |"
             )
         lines.append("")
         for name, each in found.get("training", {}).items():
             lines.append(
-                f"- Training a {name} on `heavy-tail`, a thousand iterations: {each['median']:.2f} s"
-                f" ({each['lowest']:.2f} to {each['highest']:.2f})."
+                f"- Training a {name} on `heavy-tail`, a thousand gradient steps without judging"
+                f"{' and without collecting examples' if name == 'GNN' else ''}:"
+                f" {each['lowest']:.3f} to {each['highest']:.3f} s in {found['trainings']} runs."
             )
         if "compare" in found:
             each = found["compare"]
@@ -196,7 +191,7 @@ def main(
     lanes: tuple[int, ...] = (1024, 65536, 1048576),
     runs: int = 5,
     work: float = 0.5,
-    cache: int = 50 * 2**20,
+    cache: int | None = None,
     rest: bool = True,
     out: Path = Path("docs/results"),
     dump: Path | None = None,
@@ -208,7 +203,7 @@ def main(
       lanes: numbers of lanes.
       runs: of which the median is taken.
       work: seconds that a run is to take.
-      cache: bytes of the device's last cache.
+      cache: bytes of the device's last cache, 50 MiB of an H100's; None: not known.
       rest: also time the trainers and `compare`.
       out: folder of the page and the figures.
       dump: folder for the compiled programs.
@@ -246,11 +241,14 @@ def main(
     if rest:
         found["compare"] = comparing(runs)
         print("compare", found["compare"], flush=True)
-        found["training"] = training(max(1, runs // 2))
+        found["trainings"] = max(1, runs // 2)
+        found["training"] = training(found["trainings"])
         print("training", found["training"], flush=True)
         keep()
 
 
 if __name__ == "__main__":
+    # As the command line sets them.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+    os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)
     tyro.cli(main)

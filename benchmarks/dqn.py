@@ -312,7 +312,7 @@ def best_rules(found: Sequence[Found], where: str = "") -> str:
         shown = ", ".join(f"{ratio:.3f}" for ratio in ratios)
         told.append(f"{what} {best.title} ({reached}): {wins}, the DQN's are {shown} times that")
     count = len(names) + len(tuning.GUARDED_SITA) - len(set(names) & set(tuning.GUARDED_SITA))
-    return f"Best of {count} rules and settings, by " + "; by ".join(told) + "."
+    return f"Best of {count} rules and settings{where}, by " + "; by ".join(told) + "."
 
 
 def train(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlb import checks, cycle, rewards, spaces, workload
+from jaxlb import checks, cycle, rewards, spaces, stations, workload
 from jaxlb.numerics import at_processor, broadcasts, select, variance_grown
 from jaxlb.random import split, typed
 from jaxlb.stations import FCFS, Station
@@ -52,6 +52,7 @@ class _Settings:
     def __post_init__(self) -> None:
         """Check the static settings."""
         checks.at_least("num_processors", self.num_processors, 1)
+        stations.check(self.station)
         checks.known("reward", self.reward, get_args(Reward))
         for name in ("size_visible", "wait_visible", "allow_overload"):
             if not isinstance(getattr(self, name), bool):

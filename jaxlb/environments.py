@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxlb import checks, workload
+from jaxlb import checks, stations, workload
 from jaxlb.env import VECTORS, Env, canonical
-from jaxlb.stations import FCFS, Station
+from jaxlb.stations import FCFS
 from jaxlb.types import EnvParams
 from jaxlb.workload import TraceData
 from jaxlb.workload.arrivals import Bursty, Poisson, Shift
@@ -167,20 +167,23 @@ def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, 
     _SCENARIOS[name] = Scenario(description, first.default, make_params, tuple(settings.items()))
 
 
-def _static(settings: Mapping[str, Any]) -> set[str]:
-    """Names of static settings: of `Env`, and of the station that `settings` name, or else of FCFS."""
+def _station(settings: Mapping[str, Any]) -> Any:
+    """The station that settings name, or FCFS."""
     station = settings.get("station", FCFS())
-    if not isinstance(station, Station) or not dataclasses.is_dataclass(station):
-        raise ValueError(f"station = {checks.shown(station)}: must be of jaxlb.stations, or like them")
-    return _OF_ENV | {field.name for field in dataclasses.fields(station)}
+    stations.check(station)
+    return station
+
+
+def _static(settings: Mapping[str, Any]) -> set[str]:
+    """Names of static settings: of `Env`, and of the station."""
+    return _OF_ENV | {field.name for field in dataclasses.fields(_station(settings))}
 
 
 def _env(settings: Mapping[str, Any], **own: Any) -> Env:
     """An environment; what is a setting of its station goes there."""
-    station = settings.get("station", FCFS())
-    of_station = {field.name for field in dataclasses.fields(station)}
-    changed = {name: value for name, value in settings.items() if name in of_station}
-    rest = {name: value for name, value in settings.items() if name not in of_station}
+    station = _station(settings)
+    changed = {name: value for name, value in settings.items() if name not in _OF_ENV}
+    rest = {name: value for name, value in settings.items() if name in _OF_ENV}
     return Env(**own | rest | {"station": dataclasses.replace(station, **changed)})
 
 
@@ -209,8 +212,13 @@ def make(
     """
     checks.known("scenario", name, _SCENARIOS)
     scenario = _SCENARIOS[name]
-    static = _static(overrides)
-    settings = dict(scenario.settings) | {key: value for key, value in overrides.items() if key in static}
+    settings = dict(scenario.settings)
+    if "station" in overrides:  # and with it all of its settings
+        settings = {key: value for key, value in settings.items() if key in _OF_ENV}
+    elif trace is not None and "station" not in settings:
+        settings.setdefault("queue_capacity", _TRACE_QUEUE_CAPACITY)
+    static = _static(settings | overrides)
+    settings |= {key: value for key, value in overrides.items() if key in static}
     numbers = {key: value for key, value in overrides.items() if key not in static}
 
     for key, value in numbers.items():
@@ -223,8 +231,6 @@ def make(
             raise ValueError(f"speed = {numbers['speed']!r}: must be a list, one speed for each processor")
         settings.setdefault("num_processors", len(numbers["speed"]))
     settings.setdefault("num_processors", scenario.num_processors)
-    if trace is not None:
-        settings.setdefault("queue_capacity", _TRACE_QUEUE_CAPACITY)
     env = _env(settings, name=name, make_params=scenario.make_params, allow_overload=allow_overload)
     params = scenario.make_params(env.num_processors)
     if trace is not None:

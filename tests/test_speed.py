@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import device
 import numpy as np
 import programs
 import pytest
@@ -121,3 +122,17 @@ def test_throughput_is_drawn_over_what_changes_and_as_cost_of_each_processor():
     for panel, expected in zip(panels, ([2, 1], [2, 1], [250, 125]), strict=True):
         line = {line.get_label(): line for line in panel.get_lines()}["LWR"]
         np.testing.assert_allclose(np.asarray(line.get_ydata(), float), expected)
+
+
+def test_the_page_of_devices_is_made_of_what_was_measured(tmp_path):
+    results = Path(__file__).parents[1] / "docs" / "results"
+    for path in results.glob("device-*.json"):
+        (tmp_path / path.name).write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    device.page(tmp_path)
+    assert (tmp_path / "device.md").read_text() == (results / "device.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_program_apart_answers_with_a_rate():
+    with programs.apart("ours", 64, "") as make_program:
+        assert make_program(4)() > 0

@@ -1,4 +1,4 @@
-"""The boundary of service: all else reads a station through its view, and FCFS costs nothing behind it."""
+"""The boundary of service: the dynamics read a station through its view, and FCFS costs nothing behind it."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from jaxlb.numerics import at_processor
 from jaxlb.stations import FCFS, Station
 
 # Equations in the program of a rollout before there were stations, under the settings of these tests: the
-# more of those of JAX 0.10.2 and 0.12.
+# larger of the counts under JAX 0.10.2 and 0.12.
 EQUATIONS = {
     ("stable", "lwr"): 1354,
     ("heavy-tail", "guarded-sita"): 1391,
@@ -114,8 +114,23 @@ def test_a_setting_of_the_station_is_one_of_make():
     assert env.station == SlowToStart(16, 2.0)
     with pytest.raises(ValueError, match="unknown parameter 'setup'"):
         jaxlb.make("stable", setup=2.0)
-    with pytest.raises(ValueError, match=r"station = 'ps': must be of jaxlb\.stations"):
-        jaxlb.make("stable", station="ps")
+    for station in ("ps", FCFS):
+        with pytest.raises(ValueError, match=r"must be a station, such as jaxlb\.stations\.FCFS\(\)"):
+            jaxlb.make("stable", station=station)
+    # A given station is taken as it is.
+    assert jaxlb.make("park", station=FCFS(8))[0].station == FCFS(8)
+    assert jaxlb.make("park", station=FCFS(8), queue_capacity=9)[0].station == FCFS(9)
+
+
+def test_a_scenario_may_have_a_station(key):
+    def slow(num_processors: int = 2):
+        """Slow to start."""
+        return jaxlb.make("stable", num_processors=num_processors)[1]
+
+    jaxlb.register("slow", slow, station=SlowToStart(), setup=1.0)
+    assert jaxlb.make("slow")[0].station == SlowToStart(16, 1.0)
+    assert jaxlb.make("slow", setup=2.0)[0].station == SlowToStart(16, 2.0)
+    assert jaxlb.make("slow", station=FCFS())[0].station == FCFS()
 
 
 def test_emptied_processors_are_as_new_but_for_what_lanes_share(key):

@@ -1,6 +1,7 @@
 """Loggers that figures of a training go to besides `metrics.jsonl`; each needs a package of its own."""
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import os
@@ -65,7 +66,7 @@ def _tensorboard(training: Training) -> Iterator[Log]:
 
 @contextlib.contextmanager
 def _wandb(training: Training) -> Iterator[Log]:
-    import wandb
+    wandb: Any = importlib.import_module("wandb")
 
     training.directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -94,12 +95,12 @@ def _wandb(training: Training) -> Iterator[Log]:
 
 @contextlib.contextmanager
 def _mlflow(training: Training) -> Iterator[Log]:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric, Param
+    mlflow: Any = importlib.import_module("mlflow")
+    entities: Any = importlib.import_module("mlflow.entities")
 
     training.directory.mkdir(parents=True, exist_ok=True)
     store = f"sqlite:///{(training.directory / 'mlflow.db').absolute()}"
-    client = MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", store))
+    client = mlflow.MlflowClient(tracking_uri=os.environ.get("MLFLOW_TRACKING_URI", store))
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "jaxlb")
     found = client.get_experiment_by_name(name)
     experiment = client.create_experiment(name) if found is None else found.experiment_id
@@ -110,12 +111,14 @@ def _mlflow(training: Training) -> Iterator[Log]:
     else:
         title = f"{training.group}, seed {training.seed}"
         run = client.create_run(experiment, run_name=title, tags={"jaxlb_id": training.id}).info.run_id
-        settings = [Param(name, json.dumps(value)) for name, value in training.settings.items()]
+        settings = [entities.Param(name, json.dumps(value)) for name, value in training.settings.items()]
         client.log_batch(run, params=settings)
 
     def log(iteration: int, figures: Mapping[str, float]) -> None:
         now = int(1000 * time.time())
-        client.log_batch(run, metrics=[Metric(*figure, now, iteration) for figure in figures.items()])
+        client.log_batch(
+            run, metrics=[entities.Metric(*figure, now, iteration) for figure in figures.items()]
+        )
 
     status = "FAILED"
     try:

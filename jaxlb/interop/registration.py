@@ -26,7 +26,8 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
     Args:
       name: letters, digits, "-", "_" and ".".
       factory: a function or class that can be called without arguments.
-      settings: static ones of a scenario: queue_capacity, size_visible, wait_visible, reward.
+      settings: static ones of a scenario: station and its settings (queue_capacity), size_visible,
+        wait_visible, reward.
 
     Raises:
       ValueError: a name that is taken or cannot be one, a factory that needs arguments or makes something

@@ -1,6 +1,10 @@
-"""What serving means: the processors, and what they hold. Nothing else knows a discipline."""
+"""What serving means: the processors, and what they hold.
 
-from jaxlb.stations.base import Station, View, response
+The dynamics know a discipline nowhere else. What rules, rewards and networks expect of a choice before it is
+made, `response`, is still that of first come, first served.
+"""
+
+from jaxlb.stations.base import Station, View, check, response
 from jaxlb.stations.fcfs import FCFS
 
-__all__ = ["FCFS", "Station", "View", "response"]
+__all__ = ["FCFS", "Station", "View", "check", "response"]

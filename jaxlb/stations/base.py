@@ -4,6 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from flax import struct
 
+from jaxlb import checks
 from jaxlb.types import Array, Lanes
 
 
@@ -17,7 +18,7 @@ class View(struct.PyTreeNode):
 
 @runtime_checkable
 class Station(Protocol):
-    """P processors and what they hold, as pure functions of a state. Static and hashable.
+    """P processors and what they hold, as pure functions of a state. A frozen dataclass.
 
     Between two arrivals nothing happens but service, so no function takes a key, and every one works on
     `[P, ...]` for any trailing lane axes.
@@ -25,7 +26,7 @@ class Station(Protocol):
 
     @property
     def queue_capacity(self) -> int:
-        """How many tasks of a processor are counted."""
+        """A field: how many tasks of a processor are counted."""
         ...
 
     def init(self, num_processors: int, lanes: Lanes = ()) -> Any:
@@ -55,6 +56,16 @@ class Station(Protocol):
     def view(self, state: Any) -> View:
         """Return what may be measured."""
         ...
+
+
+def check(station: Any) -> None:
+    """Raise ValueError if this is no station."""
+    fields = getattr(station, "__dataclass_fields__", {})
+    if isinstance(station, type) or not isinstance(station, Station) or "queue_capacity" not in fields:
+        raise ValueError(
+            f"station = {checks.shown(station)}: must be a station, such as jaxlb.stations.FCFS(), "
+            "a dataclass with the field queue_capacity"
+        )
 
 
 def response(wait: Array, size: Array, speed: Array) -> Array:
