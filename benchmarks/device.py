@@ -36,8 +36,8 @@ Written by `python benchmarks/device.py` on each device, from the `device-*.json
 the whole observation, speeds 0.5 to 2, load 0.8: medians of runs after compilation, with the lowest and the
 highest. "Of its bandwidth": the bytes that each task has to move at least, divided by those that copies of a
 large array read and write in the same time. A task reads the state of its lane and writes it back, but of the
-rings of departure times one entry only. The cell is empty where the state of all lanes is less than eight times
-the last cache of the device, or that cache is not known.
+rings of departure times one entry only. The cell is empty where the state of all lanes is less than eight
+times the last cache of the device, or that cache is not known.
 """
 COLUMNS = (
     "P",
