@@ -21,6 +21,13 @@ def key():
     return jax.random.key(0)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    """What a file's tests have compiled is dropped after it: Linux allows a process so many memory maps."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def registries():
     """What a test registers is forgotten after it."""
