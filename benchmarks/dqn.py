@@ -309,10 +309,12 @@ def best_rules(found: Sequence[Found], where: str = "") -> str:
         reached = f"{scale * getattr(best, FIGURES[what]):.3f}{' %' if scale > 1 else ''}"
         ratios = [one.ratio(FIGURES[what], best.name) for one in found]
         wins = "the rule wins" if min(ratios) > 1 else "the DQN wins" if max(ratios) < 1 else "undecided"
-        if any(math.isnan(ratio) for ratio in ratios):
-            wins = "no comparison: one of the two is not stationary"
-        shown = ", ".join(f"{ratio:.3f}" for ratio in ratios)
-        told.append(f"{what} {best.title} ({reached}): {wins}, the DQN's are {shown} times that")
+        shown = ", ".join(f"{ratio:.3f}" for ratio in ratios if not math.isnan(ratio))
+        missing = sum(math.isnan(ratio) for ratio in ratios)
+        if missing:
+            wins = f"no comparison with {missing} of {len(ratios)} seeds, for what is not stationary"
+        wins += f", the DQN's are {shown} times that" if shown else ""
+        told.append(f"{what} {best.title} ({reached}): {wins}")
     count = len(names) + len(tuning.GUARDED_SITA) - len(set(names) & set(tuning.GUARDED_SITA))
     return f"Best of {count} rules and settings{where}, by " + "; by ".join(told) + "."
 
