@@ -8,9 +8,12 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 @contextlib.contextmanager
 def threads() -> Iterator[Executor]:
-    """A thread for each core; an error or Ctrl-C does not wait for what has not begun."""
-    pool = ThreadPoolExecutor(os.cpu_count())
+    """A thread for each core; an error does not wait for what has not begun, Ctrl-C for nothing."""
+    pool, wait = ThreadPoolExecutor(os.cpu_count()), True
     try:
         yield pool
+    except KeyboardInterrupt:
+        wait = False
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=wait, cancel_futures=True)
