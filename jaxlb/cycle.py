@@ -4,6 +4,8 @@ The environment, the twins of `hedge` and the trainers all go through here. Dete
 the monitor; any lane axes.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jaxlb import observe
@@ -11,17 +13,17 @@ from jaxlb.numerics import stored
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Outcome, Static, System, Task
 
 
-def start(env: Static, params: EnvParams, lanes: Lanes) -> System:
-    """Return empty processors, and a monitor that has just published so."""
-    station = env.station.init(env.num_processors, lanes)
+def start(env: Static, params: EnvParams, lanes: Lanes, station: Any = None) -> System:
+    """Return empty processors, or a `station` as it is, and a monitor that has just published empty ones."""
+    if station is None:
+        station = env.station.init(env.num_processors, lanes)
     return System(station=station, monitor=observe.start(params, env.num_processors, lanes))
 
 
 def empty(env: Static, params: EnvParams, system: System) -> System:
     """Return the same processors, empty, and a monitor that has just published so."""
     lanes = env.station.view(system.station).wait.shape[1:]
-    monitor = observe.start(params, env.num_processors, lanes)
-    return System(station=env.station.empty(system.station), monitor=monitor)
+    return start(env, params, lanes, env.station.empty(system.station))
 
 
 def advance(env: Static, params: EnvParams, system: System, gap: Array, key: Key) -> System:

@@ -175,9 +175,8 @@ class Env(_Settings):
         The monitor starts with figures of empty processors; the key serves its noise.
         """
         lanes = first_task.gap.shape
-        system = cycle.start(self, params, lanes)
         state = EnvState(
-            system=system if station is None else system.replace(station=station),
+            system=cycle.start(self, params, lanes, station),
             task=first_task,
             workload=(),
             steps=jnp.zeros(lanes, jnp.int32),
