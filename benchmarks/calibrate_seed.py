@@ -18,7 +18,7 @@ import numpy as np
 
 import jaxlb
 from jaxlb import metrics
-from jaxlb.loop import continue_rollout, start_rollout, view
+from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.types import EnvParams
 
 TARGETS = {  # oracle agreement, SLA violations
@@ -54,9 +54,9 @@ def rates(params: EnvParams, key: jax.Array, lanes: int, tasks: int) -> dict[str
         scheduler = jaxlb.scheduler(name)
         carry = start_rollout(env, params, scheduler, key, lanes, behaviour)
         carry = continue_rollout(
-            env, params, scheduler, (), key, carry, tasks + WARMUP, WARMUP, behaviour=behaviour
+            env, params, scheduler, key, carry, tasks + WARMUP, WARMUP, behaviour=behaviour
         )
-        summary = metrics.summarise(carry.totals, view(env, carry.state))
+        summary = metrics.summarise(carry.totals, env.view(carry.state))
         found[name] = jnp.stack([summary.oracle_agreement.mean(), summary.sla_violation_rate.mean()])
     return found
 

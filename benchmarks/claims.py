@@ -12,7 +12,6 @@ from typing import Any
 import jax
 
 import jaxlb
-from jaxlb.comparison import Entry
 from jaxlb.types import Scheduler
 
 LANES, TASKS, WARMUP = 1024, 4000, 10_000
@@ -49,7 +48,7 @@ def rules(*names: str) -> dict[str, Scheduler]:
 
 
 def compared(
-    env: jaxlb.Env, params: jaxlb.EnvParams, entries: Mapping[str, Entry], **options: Any
+    env: jaxlb.Env, params: jaxlb.EnvParams, entries: Mapping[str, str | jaxlb.Scheduler], **options: Any
 ) -> jaxlb.Comparison:
     """All on the same tasks, which no training saw; differences are to the first."""
     key = jax.random.key(TEST_SEED)

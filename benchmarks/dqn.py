@@ -254,8 +254,8 @@ def rows() -> dict[str, Row]:
 def park(found: Found) -> list[Claim]:
     """The median over paired episodes, from empty, of the total response, divided by LWL's."""
     key, run = jax.random.key(TEST_SEED), (LANES, 1000)
-    ours = jaxlb.rollout(found.env, found.params, found.result.scheduler, found.result.variables, key, *run)
-    lwl = jaxlb.rollout(found.env, found.params, jaxlb.scheduler("lwl"), (), key, *run)
+    ours = jaxlb.rollout(found.env, found.params, found.result.scheduler, key, *run)
+    lwl = jaxlb.rollout(found.env, found.params, jaxlb.scheduler("lwl"), key, *run)
     each = np.asarray(ours.mean_completion) / np.asarray(lwl.mean_completion)
     return [Claim(f"median over {LANES} episodes of response / lwl's", [float(np.median(each))], 1.0)]
 
@@ -285,7 +285,7 @@ def measure(row: Row, seeds: int, traces: Path) -> list[list[Found]]:
         results.append(result)
         seconds.append(taken)
     names = [f"dqn, seed {seed}" for seed in range(seeds)]
-    trained = {name: (one.scheduler, one.variables) for name, one in zip(names, results, strict=True)}
+    trained = {name: one.scheduler for name, one in zip(names, results, strict=True)}
     found: list[list[Found]] = [[] for _ in range(seeds)]
     # The table has no rewards, and one that asks for lengths would have all long queues counted.
     env = dataclasses.replace(env, reward="weighted")
@@ -345,8 +345,9 @@ def front(out: Path) -> str:
         for exponent in (0.25, 0.5, 0.75, 1.0)
         for weight in (0.03, 0.3, 3.0)
     }
+    ours, learned = result.scheduler, result.scheduler.variables
     points = {
-        name: (result.scheduler, result.variables.replace(weights=jax.tree.map(jnp.float32, weights)))
+        name: ours.replace(variables=learned.replace(weights=jax.tree.map(jnp.float32, weights)))
         for name, weights in told.items()
     }
     others = rules("jsq", "sed", "lwr", "lwl", "greedy", "sita-e") | guarded()
@@ -393,16 +394,15 @@ def choices(found: Found, out: Path) -> None:
     """Which processor gets which tasks, as a picture."""
     tasks = workload.sample(jax.random.key(TEST_SEED), found.params, 2000, (128,))
     best = found.table.best("sla_violation_rate", tuning.GUARDED_SITA).name
-    entries: dict[str, tuple[Scheduler, Any]] = {
-        "lwr": (jaxlb.scheduler("lwr"), ()),
-        "greedy": (jaxlb.scheduler("greedy"), ()),
-        "guarded SITA": (jaxlb.scheduler(best), ()),
-        "DQN": (found.result.scheduler, found.result.variables),
+    entries = {
+        "lwr": "lwr",
+        "greedy": "greedy",
+        "guarded SITA": best,
+        "DQN": found.result.scheduler,
     }
     key = jax.random.key(0)
     outcomes = {
-        name: jaxlb.replay(found.env, found.params, rule, variables, tasks, key)
-        for name, (rule, variables) in entries.items()
+        name: jaxlb.replay(found.env, found.params, rule, tasks, key) for name, rule in entries.items()
     }
 
     def later(tree: Any) -> Any:

@@ -9,7 +9,6 @@ first seed into the package first.
 
 import functools
 import itertools
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -40,13 +39,14 @@ from timing import Program, alternate, timed
 
 import jaxlb
 from jaxlb import drift, workload
-from jaxlb.comparison import Entry, mean_interval, pair
+from jaxlb.comparison import mean_interval
 from jaxlb.env import with_lane_axis
 from jaxlb.loop import continue_rollout, start_rollout, watch
 from jaxlb.scheduling import forecasts, predictive, predictors
 from jaxlb.scheduling.forecasts import Forecaster
 from jaxlb.scheduling.predictors import Fit, Predictor
 from jaxlb.scheduling.units import in_mean_services, mean_service
+from jaxlb.types import Scheduler
 
 HEAD = f"""# When prediction helps
 
@@ -58,7 +58,6 @@ holds if it holds for every seed. "Original" is the linear predictor on moving a
 average.
 """
 OUT = Path("docs/results")
-SHIPPED = Path(predictive.__file__).parent / "predictor.json"
 
 
 SHORT = """SLA violations of LWR, and how they change when it takes predicted loads: paired differences, in
@@ -84,38 +83,25 @@ def trained(name: str, seed: int) -> tuple[Predictor, Fit]:
     config = jaxlb.PredictorConfig(predictor=predictors.predictor(name))
     params = params.replace(measure_interval=jnp.geomspace(0.5, 20.0, config.num_lanes))
     result = jaxlb.train_predictor(env, params, config, jax.random.key(seed))
-    return config.predictor, result.variables
+    return config.predictor, result.scheduler.variables
 
 
-def scheduler_of(found: tuple[Predictor, Fit], detector: str | None = "threshold") -> Entry:
+def scheduler_of(found: tuple[Predictor, Fit], detector: str | None = "threshold") -> Scheduler:
     """LWR with that predictor, switched by a detector or always on."""
     watching = None if detector is None else drift.detector(detector)
-    return predictive.predicting("trained", found[0], watching), found[1]
+    return predictive.predicting("trained", *found, watching)
 
 
-def shipping(predictor: Predictor, fit: Fit) -> dict[str, Any]:
-    """A linear fit without the features that it makes nothing of: what they cost is not worth a rounding."""
-    plain = predictors.as_plain(predictor, fit)
-    reach = np.abs(list(plain["slopes"].values())) * np.asarray(fit.feature_deviation)
-    kept = reach > predictive.IDLE  # of one that never varied: not a number
-    slopes = zip(plain["slopes"].items(), kept, strict=True)
-    return plain | {"slopes": {name: slope for (name, slope), keep in slopes if keep}}
+def ours(seeds: int) -> dict[str, Scheduler]:
+    """`drift-aware` with the predictor of each seed."""
+    return {f"drift-aware, seed {seed}": scheduler_of(trained("linear", seed)) for seed in range(seeds)}
 
 
-def ours(seeds: int) -> dict[str, Entry]:
-    """`drift-aware` with the predictor of each seed; the first is the one that ships."""
-    return {
-        f"drift-aware, seed {seed}": scheduler_of(trained("linear", seed))
-        if seed
-        else jaxlb.scheduler("drift-aware")
-        for seed in range(seeds)
-    }
-
-
-def others() -> dict[str, Entry]:
+def others() -> dict[str, Scheduler]:
     """What shows where the gain comes from."""
     original = trained("original", 0)
     return {
+        "drift-aware, untrained": jaxlb.scheduler("drift-aware"),
         "predictive": jaxlb.scheduler("predictive"),
         "original, drift-aware": scheduler_of(original),
         "original, always on": scheduler_of(original, None),
@@ -269,8 +255,8 @@ def recovery(seeds: int) -> str:
         tasks = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
         elapsed = np.cumsum(np.asarray(tasks.gap).mean(1)[before:])
 
-        def path(env: Any, params: Any, entry: Entry, tasks: Any = tasks) -> np.ndarray:
-            outcome = jaxlb.replay(env, params, *pair(entry), tasks, jax.random.key(0))
+        def path(env: Any, params: Any, entry: Scheduler, tasks: Any = tasks) -> np.ndarray:
+            outcome = jaxlb.replay(env, params, entry, tasks, jax.random.key(0))
             mean = np.asarray(outcome.completion).mean(1)[before:]
             return np.convolve(mean, np.ones(smooth) / smooth, "valid")
 
@@ -312,7 +298,7 @@ def recovery(seeds: int) -> str:
 
 
 def detectors(seeds: int) -> str:
-    """Any detector with the shipped predictor."""
+    """Any detector, with the account of backlogs that is kept."""
     del seeds
     rows = []
     for scenario in ("stale", "shift", "seed", "stable"):
@@ -324,9 +310,9 @@ def detectors(seeds: int) -> str:
         }
         table = compared(env, params, rules("lwr", "predictive") | made, num_tasks=1000, warmup=500)
         rows += [line(row, f"{scenario}: {row.name}") for row in table.schedulers]
-    text = """Any detector with the shipped predictor; 1000 tasks after 500 of warm-up. Those that measure
-what they read against its own past (the adaptive threshold, Page-Hinkley) alarm when reports begin to differ
-from predictions, and then get used to it; what matters here is that they differ."""
+    text = """Any detector, with the account of backlogs that is kept; 1000 tasks after 500 of warm-up. Those
+that measure what they read against its own past (the adaptive threshold, Page-Hinkley) alarm when reports
+begin to differ from predictions, and then get used to it; what matters here is that they differ."""
     return section("detectors", text, rows, [])
 
 
@@ -334,18 +320,17 @@ def control(seeds: int) -> str:
     """Detectors set to a rate of false alarms, where nothing drifts."""
     del seeds
     env, params = jaxlb.make("stable", measure_interval=1.0, measure_noise=0.3)
-    predictor, fit = predictors.shipped()
     tasks, lanes = 2000, 64
-    scheduler = jaxlb.scheduler("predictive")
+    predictor, scheduler = predictors.reckoned()[0], jaxlb.scheduler("predictive")
 
-    def loads(memory: Any, observation: jaxlb.Observation) -> Any:
-        _, seen, backlog, _ = predictors.forecast(predictor, fit, memory.tracking, observation)
+    def loads(rule: Scheduler, memory: Any, observation: jaxlb.Observation) -> Any:
+        _, seen, backlog, _ = predictors.forecast(predictor, rule.variables, memory.tracking, observation)
         return seen.load, backlog
 
     def stream(seed: int) -> Any:
         task_key, key = jax.random.split(jax.random.key(TEST_SEED + seed))
         given = workload.sample(task_key, with_lane_axis(params, (lanes,)), tasks, (lanes,))
-        _, (load, backlog) = watch(env, params, scheduler, (), given, key, loads)
+        _, (load, backlog) = watch(env, params, scheduler, given, key, loads)
         return load[500:], backlog[500:] - load[500:]
 
     (quiet_load, quiet), (other_load, other) = stream(1), stream(2)
@@ -413,21 +398,22 @@ def adaptive(seeds: int) -> str:
 def network(seeds: int) -> str:
     """What a DQN makes of the predicted waits."""
 
-    def as_reported(unit: Any, observation: jaxlb.Observation) -> Any:
+    def as_reported(variables: Any, unit: Any, observation: jaxlb.Observation) -> Any:
+        del variables
         seen = in_mean_services(observation, unit)
         return unit, seen, seen.wait
 
     forecasters = {
-        "reported": Forecaster("reported", mean_service, as_reported),
+        "reported": Forecaster("reported", (), mean_service, as_reported),
         "reckoned": forecasts.forecaster("fluid"),
         "predicted": forecasts.forecaster("predicted"),
     }
     env, params = jaxlb.make("stale")
-    entries: dict[str, Entry] = {**rules("lwr", "drift-aware", "oracle")}
+    entries = {**rules("lwr", "drift-aware", "oracle")}
     for (told, forecaster), seed in itertools.product(forecasters.items(), range(seeds)):
         config = jaxlb.DQNConfig(forecaster=forecaster, weights=jaxlb.Weights(sla_weight=1.0))
         found = jaxlb.train_dqn(env, params, config, jax.random.key(seed))
-        entries[f"dqn, {told} waits, seed {seed}"] = found.scheduler, found.variables
+        entries[f"dqn, {told} waits, seed {seed}"] = found.scheduler
     table = compared(env, params, entries)
     claims = []
     for rule, what in (
@@ -455,7 +441,7 @@ def cost(seeds: int) -> str:
     def program(name: str) -> Program:
         scheduler = jaxlb.scheduler(name)
         carry = start_rollout(env, params, scheduler, key, lanes)
-        return timed(lambda: continue_rollout(env, params, scheduler, (), key, carry, tasks))
+        return timed(lambda: continue_rollout(env, params, scheduler, key, carry, tasks))
 
     programs = {name: program(name) for name in ("lwr", "drift-aware", "predictive")}
     seconds = alternate(programs, rounds)
@@ -473,18 +459,17 @@ def pictures(seeds: int) -> str:
     """Loads over time, and what detectors can do."""
     del seeds
     env, params = jaxlb.make("stale")
-    predictor, fit = predictors.shipped()
-    detector = drift.detector("threshold")
+    predictor, detector = predictors.reckoned()[0], drift.detector("threshold")
 
-    def look(memory: Any, observation: jaxlb.Observation) -> Any:
-        _, seen, backlog, error = predictors.forecast(predictor, fit, memory.tracking, observation)
+    def look(rule: Scheduler, memory: Any, observation: jaxlb.Observation) -> Any:
+        _, seen, backlog, error = predictors.forecast(predictor, rule.variables, memory.tracking, observation)
         load = seen.load
         _, alarm = predictive.drifted(detector, memory.detector, load, backlog, error)
         return seen.truth.wait * seen.speed, load, backlog, alarm
 
     tasks = workload.sample(jax.random.key(TEST_SEED), params, 600)
     scheduler = jaxlb.scheduler("drift-aware")
-    _, (truth, load, backlog, alarm) = watch(env, params, scheduler, (), tasks, jax.random.key(0), look)
+    _, (truth, load, backlog, alarm) = watch(env, params, scheduler, tasks, jax.random.key(0), look)
     part, shown = slice(400, 600), [0, 3, 7]
     figure = figures.predictions(
         np.cumsum(np.asarray(tasks.gap))[part],
@@ -540,21 +525,16 @@ SECTIONS: dict[str, Callable[[int], str]] = {
 }
 
 
-def main(only: tuple[str, ...] = (), seeds: int = 3, ship: bool = False) -> None:
+def main(only: tuple[str, ...] = (), seeds: int = 3) -> None:
     """Train, compare, write.
 
     Args:
       only: sections by name; all if not given.
       seeds: of the training.
-      ship: write the package's predictor first.
     """
     for name in only:
         if name not in SECTIONS:
             raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, SECTIONS))}")
-    if ship:
-        plain = shipping(*trained("linear", 0))
-        SHIPPED.write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
-        predictors.shipped.cache_clear()
     page = Page(OUT / "drift.md", HEAD, list(SECTIONS))
     for name in only or SECTIONS:
         page.put(name, SECTIONS[name](seeds))

@@ -35,10 +35,9 @@ from claims import (
 from timing import alternate, timed
 
 import jaxlb
-from jaxlb.comparison import Entry
 from jaxlb.learn import gnn, networks
 from jaxlb.learn.gnn import GNNConfig
-from jaxlb.loop import continue_rollout, start_rollout, view
+from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.metrics import summarise
 from jaxlb.report import plots
 from jaxlb.scheduling import forecasts, learned, regression
@@ -60,16 +59,16 @@ OPTIONS: dict[str, Any] = {"out": Path("docs/results")}
 
 def trained(
     seeds: int, env: Any, params: Any, config: GNNConfig = CONFIG, name: str = "gnn"
-) -> tuple[dict[str, Entry], list[jaxlb.TrainResult], list[float]]:
+) -> tuple[dict[str, str | jaxlb.Scheduler], list[jaxlb.TrainResult], list[float]]:
     """Schedulers by name, what was trained, and how long it took."""
-    entries: dict[str, Entry] = {}
+    entries: dict[str, str | jaxlb.Scheduler] = {}
     results, seconds = [], []
     for seed in range(seeds):
         began = time.perf_counter()
         result = jax.block_until_ready(jaxlb.train_gnn(env, params, config, jax.random.key(seed)))
         seconds.append(time.perf_counter() - began)
         results.append(result)
-        entries[f"{name}, seed {seed}"] = result.scheduler, result.variables
+        entries[f"{name}, seed {seed}"] = result.scheduler
         jax.clear_caches()
     return entries, results, seconds
 
@@ -114,7 +113,8 @@ def snapshot(seeds: int) -> str:
     rate = "sla_violation_rate"
     more = [settled(table, name, rate) - settled(table, "oracle", rate) for name in entries]
     held_out = [
-        gnn.inspect(env, params, CONFIG, result.variables, jax.random.key(TEST_SEED)) for result in results
+        gnn.inspect(env, params, CONFIG, result.scheduler.variables, jax.random.key(TEST_SEED))
+        for result in results
     ]
     claims = [
         Claim("1 - oracle agreement, snapshot", disagreement(table, seeds), 0.01),
@@ -171,7 +171,10 @@ def ablations(seeds: int) -> str:
     for place, (name, network) in enumerate(variants.items()):
         config = CONFIG.replace(network=network)
         _, results, seconds = trained(seeds if place < 5 else 1, env, params, config)
-        looks = [gnn.inspect(env, params, config, r.variables, jax.random.key(TEST_SEED)) for r in results]
+        looks = [
+            gnn.inspect(env, params, config, r.scheduler.variables, jax.random.key(TEST_SEED))
+            for r in results
+        ]
         missing = [unexplained(look) for look in looks]
         agreed = [100 * float((look.chosen <= look.truth.min(-1) * (1 + 1e-6)).mean()) for look in looks]
         cells = [", ".join(f"{x:.1e}" for x in missing), ", ".join(f"{x:.1f}" for x in agreed)]
@@ -187,7 +190,7 @@ def ablations(seeds: int) -> str:
 def told_linear(env: Any, params: Any, seed: int) -> forecasts.Forecaster:
     """Waits by a linear predictor of all features that was trained there."""
     linear = jaxlb.train_predictor(env, params, None, jax.random.key(seed))
-    return forecasts.predicted(jaxlb.PredictorConfig().predictor, linear.variables)
+    return forecasts.predicted(jaxlb.PredictorConfig().predictor, linear.scheduler.variables)
 
 
 def noisy(rule: str, forecaster: forecasts.Forecaster) -> GNNConfig:
@@ -243,8 +246,8 @@ def lane_errors(
             own = variant(base)
             result = jaxlb.train_gnn(env, params, own, jax.random.key(seed))
             tests, key = own.replace(num_lanes=LANES, num_tasks=400), jax.random.key(TEST_SEED)
-            held_out = gnn.examples(env, params, tests, result.variables, jnp.array(False), key)
-            predictions = {name: gnn.predicted(own, result.variables, held_out.features)}
+            held_out = gnn.examples(env, params, tests, result.scheduler.variables, jnp.array(False), key)
+            predictions = {name: gnn.predicted(own, result.scheduler.variables, held_out.features)}
             if name == "gnn":
                 predictions["linear predictor"] = jnp.exp(held_out.features.processor[..., place])
             for each, predicted in predictions.items():
@@ -326,7 +329,7 @@ def stale(seeds: int) -> str:
     for title, overrides in {"stale": {}, "noise 0.5": {"measure_noise": 0.5}}.items():
         env, params = jaxlb.make("stale", **overrides)
         base = noisy("drift-aware", told_linear(env, params, 0))
-        entries: dict[str, Entry] = dict(rules("lwr", "drift-aware", "oracle"))
+        entries: dict[str, str | jaxlb.Scheduler] = dict(rules("lwr", "drift-aware", "oracle"))
         for name, config in {
             "gnn": base,
             "without messages": base.replace(network=ALONE),
@@ -395,13 +398,13 @@ def q_network(seeds: int) -> str:
     env, params = jaxlb.make("heavy-tail")
     weights = jaxlb.Weights(completion_exponent=0.67, sla_weight=2.0)
     config = jaxlb.DQNConfig(weights=weights, network=networks.gnn((64, 64, 64), rounds=3))
-    entries: dict[str, Entry] = {}
+    entries: dict[str, str | jaxlb.Scheduler] = {}
     seconds = []
     for seed in range(seeds):
         began = time.perf_counter()
         result = jax.block_until_ready(jaxlb.train_dqn(env, params, config, jax.random.key(seed)))
         seconds.append(time.perf_counter() - began)
-        entries[f"gnn, seed {seed}"] = result.scheduler, result.variables
+        entries[f"gnn, seed {seed}"] = result.scheduler
     table = compared(env, params, rules("lwr", "greedy") | entries)
     env, params = jaxlb.make("heavy-tail", num_processors=8)
     larger = compared(env, params, rules("lwr", "greedy") | entries)
@@ -433,22 +436,22 @@ def adaptation(seeds: int) -> str:
         params = params.replace(nominal_speed=params.speed)
         permuted = params.replace(speed=params.speed[::-1])
         _, results, _ = trained(seeds, env, params)
-        entries: dict[tuple[str, int], tuple] = {
-            (name, seed): (gnn.GNN.acting(config), result.variables)
+        entries = {
+            (name, seed): gnn.GNN.acting(config, result.scheduler.variables)
             for name, config in settings.items()
             for seed, result in enumerate(results)
         }
-        entries |= {(name, 0): (jaxlb.scheduler(name), ()) for name in ("lwr", "greedy", "oracle")}
+        entries |= {(name, 0): jaxlb.scheduler(name) for name in ("lwr", "greedy", "oracle")}
         lines = ["| scheduler | before | first 250 tasks after | last 1000 tasks |", "|---|---|---|---|"]
         recovered: dict[str, list[float]] = {name: [] for name in settings}
         paths: dict[str, np.ndarray] = {}
-        for (name, seed), entry in entries.items():
+        for (name, seed), rule in entries.items():
             key, sums = jax.random.key(TEST_SEED), [0.0]
-            carry = start_rollout(env, params, entry[0], key, LANES)
+            carry = start_rollout(env, params, rule, key, LANES)
             for index in range(before + after):
                 now = params if index < before else permuted
-                carry = continue_rollout(env, now, *entry, key, carry, chunk)
-                found = summarise(carry.totals, view(env, carry.state))
+                carry = continue_rollout(env, now, rule, key, carry, chunk)
+                found = summarise(carry.totals, env.view(carry.state))
                 sums.append(float(found.sla_violation_rate.mean()) * chunk * (index + 1))
             path = 100 * np.diff(sums) / chunk
             # The first half of the time before is warm-up.
@@ -482,7 +485,7 @@ def objectives(seeds: int) -> str:
     }
     for title, (scenario, overrides) in situations.items():
         env, params = jaxlb.make(scenario, **overrides)
-        entries: dict[str, Entry] = dict(rules("lwr", "oracle"))
+        entries: dict[str, str | jaxlb.Scheduler] = dict(rules("lwr", "oracle"))
         for target in ("log-time", "mean", "time", "choice"):
             entries |= trained(seeds, env, params, CONFIG.replace(target=target), target)[0]
         table = compared(env, params, entries)
@@ -593,14 +596,14 @@ def pictures(seeds: int) -> str:
         leaves = (found.predicted, found.truth, found.chosen, found.load)
         return [np.asarray(leaf).reshape(-1, *leaf.shape[2:]) for leaf in leaves]
 
-    found = gnn.inspect(env, params, CONFIG, results[0].variables, jax.random.key(TEST_SEED))
+    found = gnn.inspect(env, params, CONFIG, results[0].scheduler.variables, jax.random.key(TEST_SEED))
     draw("seed", "`seed`, everything visible", plots.completions(*flat(found)))
 
     env, params = jaxlb.make("stale", measure_noise=0.5)
     network = networks.gnn(rounds=2, pooling="attention")
     config = noisy("drift-aware", told_linear(env, params, 0)).replace(network=network)
     _, results, _ = trained(1, env, params, config)
-    found = gnn.inspect(env, params, config, results[0].variables, jax.random.key(TEST_SEED))
+    found = gnn.inspect(env, params, config, results[0].scheduler.variables, jax.random.key(TEST_SEED))
     draw("stale", "`stale` with noise 0.5", plots.completions(*flat(found)))
     names = [f"{p} (speed {float(speed):g})" for p, speed in enumerate(params.speed)]
     draw("influence", "Who listens to whom", plots.influence(np.asarray(found.influence), names))

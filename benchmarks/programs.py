@@ -27,6 +27,7 @@ from jaxlb.environments import make
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.numerics import total
 from jaxlb.scheduling import scheduler
+from jaxlb.scheduling.base import with_memory
 from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler
 
 Choice = TypeVar("Choice")
@@ -50,16 +51,19 @@ def fastest(make_program: Callable[[Choice], Program], choices: Iterable[Choice]
 
 def observing_lwr() -> Scheduler:
     """LWR that looks at every number of the observation, as a learned scheduler would."""
-    lwr = scheduler("lwr")
+    return with_memory("lwr, observing", _no_sum, _sum_up)
 
-    def act(variables: Any, memory: Array, observation: Observation, key: Array) -> tuple[Array, Array]:
-        o = observation
-        action, _ = lwr.act((), (), o, key)
-        told = o.size + o.priority.astype(jnp.float32) + o.load_average + o.load_variance
-        of_each = (o.queue_length.astype(jnp.float32), o.load, o.wait, o.speed)
-        return action, memory + sum((total(x) for x in of_each), told)
 
-    return Scheduler("lwr, observing", lwr.init, lambda env, params, lanes: jnp.zeros(lanes), act)
+def _no_sum(env: Any, params: EnvParams, lanes: tuple[int, ...]) -> Array:
+    return jnp.zeros(lanes)
+
+
+def _sum_up(memory: Array, observation: Observation, key: Array) -> tuple[Array, Array]:
+    o = observation
+    action, _ = scheduler("lwr").act((), (), o, key)
+    told = o.size + o.priority.astype(jnp.float32) + o.load_average + o.load_variance
+    of_each = (o.queue_length.astype(jnp.float32), o.load, o.wait, o.speed)
+    return action, memory + sum((total(x) for x in of_each), told)
 
 
 def system(num_processors: int) -> tuple[Env, EnvParams]:
@@ -68,13 +72,11 @@ def system(num_processors: int) -> tuple[Env, EnvParams]:
     return make("stable", speed=speed, deadline_constant=3.0)
 
 
-def rolling(
-    env: Env, params: EnvParams, scheduler: Scheduler, variables: Any, lanes: int, steps: int
-) -> Program:
+def rolling(env: Env, params: EnvParams, scheduler: Scheduler, lanes: int, steps: int) -> Program:
     """`rollout`, compiled: tasks per second."""
     key = jax.random.key(0)
     carry = start_rollout(env, params, scheduler, key, lanes)
-    run = functools.partial(continue_rollout, env, params, scheduler, variables, key, carry, steps)
+    run = functools.partial(continue_rollout, env, params, scheduler, key, carry, steps)
     return timed(run, lanes * steps)
 
 

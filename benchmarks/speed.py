@@ -47,6 +47,7 @@ from jaxlb.cli.common import console, dumps, progress
 from jaxlb.env import Env
 from jaxlb.environments import make, scenarios
 from jaxlb.learn import networks
+from jaxlb.learn.dqn import DQNConfig, start_dqn
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.report.plots import STYLE, looks, plain_log
 from jaxlb.scheduling import learned, scheduler, schedulers
@@ -146,7 +147,7 @@ def against_c(settings: Settings, num_processors: int, source: str, bound: float
             return c_program(path, num_processors, lanes, s.steps(lanes, work), s.threads, folder)
 
         def ours(lanes: int) -> Program:
-            return rolling(env, params, rule, (), lanes, s.steps(lanes, work))
+            return rolling(env, params, rule, lanes, s.steps(lanes, work))
 
         their_lanes, peer = fastest(theirs, s.lanes)
         our_lanes, own = fastest(ours, s.lanes)
@@ -177,9 +178,7 @@ def against_cartpole(settings: Settings, api: bool) -> Row:
             name, bounds = "vmap(env.step) in a scan: rate / gymnax CartPole", (1.0, 1.0)
         else:
             (env, params), rule = system(4), observing_lwr()
-            our_lanes, own = fastest(
-                lambda lanes: rolling(env, params, rule, (), lanes, s.steps(lanes)), s.lanes
-            )
+            our_lanes, own = fastest(lambda lanes: rolling(env, params, rule, lanes, s.steps(lanes)), s.lanes)
             name, bounds = "LWR, P = 4: rate / gymnax CartPole", (4.0, 8.0)
         flagged = "with" if their_flags else "without"
         detail = f"{our_lanes:,} lanes against {their_lanes:,} {flagged} XLA_FLAGS"
@@ -190,29 +189,25 @@ def against_simpy(settings: Settings) -> Row:
     """LWR beside SimPy; neither observes more than it needs."""
     s = settings
     peer, (env, params), rule = simpy_program(4, 20_000), system(4), scheduler("lwr")
-    lanes, own = fastest(lambda lanes: rolling(env, params, rule, (), lanes, s.steps(lanes)), s.lanes)
+    lanes, own = fastest(lambda lanes: rolling(env, params, rule, lanes, s.steps(lanes)), s.lanes)
     return quotient("LWR, P = 4: rate / SimPy", own, peer, s.rounds, 500.0, 1000.0, f"{lanes:,} lanes")
 
 
-def untrained(env: Env, params: EnvParams, widths: tuple[int, ...]) -> tuple[Scheduler, Any]:
+def untrained(env: Env, params: EnvParams, widths: tuple[int, ...]) -> Scheduler:
     """A DQN with such a perceptron, and its first weights."""
-    rule, key = learned.dqn(networks.mlp(widths)), jax.random.key(0)
-    seen = jax.vmap(lambda key: env.observe(env.reset(key, params)[1], params, key), out_axes=-1)(
-        jax.random.split(key, 2)
-    )
-    return rule, rule.init(key, seen)
+    network = networks.mlp(widths)
+    config = DQNConfig(network=network, num_lanes=2, memory_rows=4)
+    return learned.dqn(network, start_dqn(env, params, config, jax.random.key(0)).variables)
 
 
 def overhead(settings: Settings) -> Row:
     """Time of a rollout with a DQN that chooses, divided by that of its network's matrix products."""
     s, widths = settings, (128, 128)
     env, params = system(4)
-    rule, variables = untrained(env, params, widths)
-    kernels = [leaf for leaf in jax.tree.leaves(variables.network) if leaf.ndim == 2]
+    rule = untrained(env, params, widths)
+    kernels = [leaf for leaf in jax.tree.leaves(rule.variables.network) if leaf.ndim == 2]
     inputs = next(leaf.shape[0] for leaf in kernels if leaf.shape[0] not in widths)
-    lanes, own = fastest(
-        lambda lanes: rolling(env, params, rule, variables, lanes, s.steps(lanes, 32)), s.lanes
-    )
+    lanes, own = fastest(lambda lanes: rolling(env, params, rule, lanes, s.steps(lanes, 32)), s.lanes)
     alone = products((inputs, *widths, env.num_actions), lanes, s.steps(lanes, 32))
     name = "rollout with a 128-128 DQN: time / its matrix products alone"
     return dataclasses.replace(
@@ -229,14 +224,14 @@ def sweep(settings: Settings, over: str) -> Sweep:
         "tasks": [4**power for power in range(3, 9)],
     }[over]
     rates: dict[str, list[float]] = {}
-    rules = {"random": (scheduler("random"), ()), "LWR, observing": (observing_lwr(), ())}
+    rules = {"random": scheduler("random"), "LWR, observing": observing_lwr()}
     if over == "lanes":
         rules["DQN, 64-64"] = untrained(*system(4), (64, 64))
     for value in values:
         lanes, processors = (value if over == name else 256 for name in ("lanes", "processors"))
         env, params = system(processors if over == "processors" else 4)
         steps = value if over == "tasks" else min(4096, max(8, s.steps(lanes, env.num_processors)))
-        programs = {name: rolling(env, params, *rule, lanes, steps) for name, rule in rules.items()}
+        programs = {name: rolling(env, params, rule, lanes, steps) for name, rule in rules.items()}
         for name, found in alternate(programs, min(s.rounds, 3)).items():
             rates.setdefault(name, []).append(statistics.median(found))
         jax.clear_caches()
@@ -255,7 +250,7 @@ def compiling(settings: Settings) -> Row:
         carry = start_rollout(env, params, rule, key, 1024)
         jax.clear_caches()
         began = time.perf_counter()
-        continue_rollout.lower(env, params, rule, (), key, carry, 1).compile()
+        continue_rollout.lower(env, params, rule, key, carry, 1).compile()
         return time.perf_counter() - began
 
     # "optimal" serves two processors only.

@@ -12,7 +12,7 @@ import numpy as np
 from jaxlb import checks, lengths, metrics, stationarity
 from jaxlb.devices import at_hand
 from jaxlb.env import Env, canonical
-from jaxlb.loop import Carry, continue_rollout, start_rollout, view
+from jaxlb.loop import Carry, continue_rollout, start_rollout
 from jaxlb.metrics import Summary
 from jaxlb.random import typed
 from jaxlb.scheduling import as_scheduler
@@ -27,9 +27,6 @@ from jaxlb.statistics import (
 )
 from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Scheduler
-
-Entry = str | Scheduler | tuple[Scheduler, Any]
-"""A scheduler or its name, or a scheduler with its variables."""
 
 _CHUNKS = 8
 _MAX_RECENT = 4_000_000  # completion times on the device at a time: 16 MB
@@ -127,14 +124,14 @@ class Comparison:
 def compare(
     env: Env,
     params: EnvParams,
-    schedulers: Mapping[str, Entry],
+    schedulers: Mapping[str, str | Scheduler],
     key: Key,
     *,
     num_lanes: int,
     num_tasks: int,
     warmup: int = 0,
     baseline: str | None = None,
-    behaviour: Entry | None = None,
+    behaviour: str | Scheduler | None = None,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> Comparison:
     """Judge schedulers on the same tasks.
@@ -145,8 +142,7 @@ def compare(
     Args:
       env: from `jaxlb.make`.
       params: of the environment.
-      schedulers: by the name that the table gives them; each a scheduler, the name of one, or a pair
-        (scheduler, variables).
+      schedulers: by the name that the table gives them; each a scheduler, or the name of one.
       key: consumed; decides the tasks.
       num_lanes: environments side by side; one gives no intervals.
       num_tasks: tasks counted in each.
@@ -169,22 +165,22 @@ def compare(
     checks.known("baseline", baseline, schedulers)
     env.check(params, (num_lanes,))
     params, key = canonical(params), typed(key)
-    mover = None if behaviour is None else pair(behaviour)
+    mover = None if behaviour is None else as_scheduler(behaviour)
     work = _Work(params, key, num_lanes, num_tasks, warmup, mover)
 
     # Compiling takes one core for longer than running takes all of them: compile side by side, run in turn.
-    pairs = {name: pair(entry) for name, entry in schedulers.items()}
-    carries = {name: work.begin(env, scheduler) for name, (scheduler, _) in pairs.items()}
+    rules = {name: as_scheduler(given) for name, given in schedulers.items()}
+    carries = {name: work.begin(env, rule) for name, rule in rules.items()}
     found: dict[str, _Judged] = {}
     with threads() as pool:
-        programs = pool.map(lambda name: work.compile(env, pairs[name], carries[name]), schedulers)
-        for place, (name, program) in enumerate(zip(schedulers, programs, strict=True)):
+        programs = pool.map(lambda name: work.compile(env, rules[name], carries[name]), rules)
+        for place, (name, program) in enumerate(zip(rules, programs, strict=True)):
 
             def progress(share: float, name: str = name, place: int = place) -> None:
                 if on_progress is not None:
-                    on_progress(name, (place + share) / len(schedulers))
+                    on_progress(name, (place + share) / len(rules))
 
-            found[name] = work.judge(name, env, pairs[name], carries.pop(name), program, progress)
+            found[name] = work.judge(name, env, rules[name], carries.pop(name), program, progress)
 
     table = [_row(name, one, found[baseline]) for name, one in found.items()]
     return Comparison(
@@ -193,7 +189,7 @@ def compare(
         num_tasks=num_tasks,
         warmup=warmup,
         baseline=baseline,
-        behaviour=None if mover is None else mover[0].name,
+        behaviour=None if mover is None else mover.name,
         schedulers=table,
         histograms={name: one.histogram for name, one in found.items()},
     )
@@ -217,7 +213,7 @@ class _Work(NamedTuple):
     num_lanes: int
     num_tasks: int
     warmup: int
-    mover: tuple[Scheduler, Any] | None
+    mover: Scheduler | None
 
     @property
     def total(self) -> int:
@@ -231,36 +227,25 @@ class _Work(NamedTuple):
 
     def begin(self, env: Env, scheduler: Scheduler) -> Carry:
         """Every lane before its first task."""
-        mover = None if self.mover is None else self.mover[0]
-        return start_rollout(
-            env, self.params, scheduler, jax.random.clone(self.key), self.num_lanes, mover, self.chunk
-        )
+        key = jax.random.clone(self.key)
+        return start_rollout(env, self.params, scheduler, key, self.num_lanes, self.mover, self.chunk)
 
-    def compile(self, env: Env, entry: tuple[Scheduler, Any], carry: Carry) -> Callable[[Carry, int], Carry]:
+    def compile(self, env: Env, scheduler: Scheduler, carry: Carry) -> Callable[[Carry, int], Carry]:
         """The program that lets so many more tasks arrive in each lane."""
-        scheduler, variables = entry
-        mover, mover_variables = (None, ()) if self.mover is None else self.mover
-        static = {"env": env, "scheduler": scheduler, "behaviour": mover}
-        numbers = {
-            "params": self.params,
-            "variables": variables,
-            "key": jax.random.clone(self.key),
-            "behaviour_variables": mover_variables,
-        }
-        counts = {"num_tasks": 0, "warmup": self.warmup}
-        program = continue_rollout.lower(**static, **numbers, **counts, carry=carry).compile()
 
-        def run(carry: Carry, num_tasks: int) -> Carry:
-            key = jax.random.clone(self.key)
-            return program(**numbers | {"key": key}, **counts | {"num_tasks": num_tasks}, carry=carry)
+        def arguments(carry: Carry, num_tasks: int) -> dict[str, Any]:
+            key, rules = jax.random.clone(self.key), {"scheduler": scheduler, "behaviour": self.mover}
+            counts = {"num_tasks": num_tasks, "warmup": self.warmup}
+            return {"params": self.params, "key": key, "carry": carry} | rules | counts
 
-        return run
+        program = continue_rollout.lower(env=env, **arguments(carry, 0)).compile()
+        return lambda carry, num_tasks: program(**arguments(carry, num_tasks))
 
     def judge(
         self,
         name: str,
         env: Env,
-        entry: tuple[Scheduler, Any],
+        scheduler: Scheduler,
         carry: Carry,
         program: Callable[[Carry, int], Carry],
         progress: Callable[[float], None],
@@ -270,12 +255,12 @@ class _Work(NamedTuple):
         def run(at: Env) -> _Judged:
             if at is env:
                 return self._run(env, program, carry, progress)
-            longer = self.begin(at, entry[0])
-            return self._run(at, self.compile(at, entry, longer), longer, lambda share: None)
+            longer = self.begin(at, scheduler)
+            return self._run(at, self.compile(at, scheduler, longer), longer, lambda share: None)
 
-        acting = [(*entry, carry.memory)]
+        acting = [(scheduler, carry.memory)]
         if self.mover is not None:
-            acting.append((*self.mover, carry.behaviour_memory))
+            acting.append((self.mover, carry.behaviour_memory))
         found, overflows = lengths.exact(
             name,
             env,
@@ -307,7 +292,7 @@ class _Work(NamedTuple):
                 halves += [part.sum(0, dtype=np.float64) for part in parts]
             progress(min(first + self.chunk, self.total) / self.total)
         assert histogram is not None
-        found = view(env, carry.state)
+        found = env.view(carry.state)
         summary = at_hand(metrics.summarise(carry.totals, found))
         shown = stationarity.Run(
             halves=halves / np.maximum([[self.num_tasks // 2], [self.num_tasks - self.num_tasks // 2]], 1),
@@ -317,15 +302,9 @@ class _Work(NamedTuple):
             warmup=self.warmup,
             num_tasks=self.num_tasks,
         )
-        rule = "this rule" if self.mover is None else self.mover[0].name
+        rule = "this rule" if self.mover is None else self.mover.name
         hint = stationarity.unsettled(shown, self.params, rule)
         return _Judged(summary, histogram, hint, np.asarray(at_hand(found.overflow)))
-
-
-def pair(entry: Entry) -> tuple[Scheduler, Any]:
-    """A scheduler and its variables."""
-    scheduler, variables = entry if type(entry) is tuple else (entry, ())
-    return as_scheduler(scheduler), variables
 
 
 def _row(name: str, found: _Judged, baseline: _Judged) -> Row:

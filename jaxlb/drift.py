@@ -14,11 +14,10 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks
-from jaxlb.recipes import cached, picklable
+from jaxlb.functions import partial
 from jaxlb.types import Array, Lanes, Scalar
 
 
-@picklable
 class Detector(NamedTuple):
     """A detector, as pure functions.
 
@@ -46,14 +45,20 @@ def _where(condition: Array, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda yes, no: jnp.where(condition, yes, no), yes, no)
 
 
+def _nothing(shape: Lanes) -> tuple:
+    del shape
+    return ()
+
+
+def _threshold(limit: Scalar, state: tuple, x: Array) -> tuple[tuple, Array]:
+    return state, jnp.abs(x) > limit
+
+
 def threshold(limit: Scalar = 0.3) -> Detector:
     """A relative deviation above a limit; it remembers nothing."""
     _bounded("limit", limit, above=0)
 
-    def update(state: tuple, x: Array) -> tuple[tuple, Array]:
-        return state, jnp.abs(x) > limit
-
-    return Detector("threshold", lambda shape: (), update, relative=True)
+    return Detector("threshold", _nothing, partial(_threshold, limit), relative=True)
 
 
 class Volatility(struct.PyTreeNode):
@@ -82,6 +87,13 @@ def _watch(state: Volatility, x: Array, rate: Scalar) -> Volatility:
     )
 
 
+def _adaptive_threshold(
+    factor: Scalar, rate: Scalar, settle: int, state: Volatility, x: Array
+) -> tuple[Volatility, Array]:
+    far = jnp.abs(x - state.mean) > factor * jnp.sqrt(state.variance)
+    return _watch(state, x, rate), far & (state.count >= settle)
+
+
 def adaptive_threshold(factor: Scalar = 4.0, rate: Scalar = 0.01, settle: int = 30) -> Detector:
     """Numbers further from its running mean than so many of its running standard deviations.
 
@@ -94,12 +106,21 @@ def adaptive_threshold(factor: Scalar = 4.0, rate: Scalar = 0.01, settle: int = 
     _bounded("rate", rate, above=0, high=1)
     checks.at_least("settle", settle, 2)
 
-    def update(state: Volatility, x: Array) -> tuple[Volatility, Array]:
-        far = jnp.abs(x - state.mean) > factor * jnp.sqrt(state.variance)
-        alarm = far & (state.count >= settle)
-        return _watch(state, x, rate), alarm
+    return Detector("adaptive-threshold", _volatility, partial(_adaptive_threshold, factor, rate, settle))
 
-    return Detector("adaptive-threshold", _volatility, update)
+
+def _no_excess(shape: Lanes) -> tuple[Array, Array]:
+    return jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
+
+
+def _cusum(
+    allowance: Scalar, limit: Scalar, state: tuple[Array, Array], x: Array
+) -> tuple[tuple[Array, Array], Array]:
+    above, below = state
+    above = jnp.maximum(above + x - allowance, 0.0)
+    below = jnp.maximum(below - x - allowance, 0.0)
+    alarm = (above > limit) | (below > limit)
+    return _where(alarm, _no_excess(()), (above, below)), alarm
 
 
 def cusum(allowance: Scalar = 0.5, limit: Scalar = 5.0) -> Detector:
@@ -114,17 +135,7 @@ def cusum(allowance: Scalar = 0.5, limit: Scalar = 5.0) -> Detector:
     _bounded("allowance", allowance, low=0)
     _bounded("limit", limit, above=0)
 
-    def init(shape: Lanes) -> tuple[Array, Array]:
-        return jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
-
-    def update(state: tuple[Array, Array], x: Array) -> tuple[tuple[Array, Array], Array]:
-        above, below = state
-        above = jnp.maximum(above + x - allowance, 0.0)
-        below = jnp.maximum(below - x - allowance, 0.0)
-        alarm = (above > limit) | (below > limit)
-        return _where(alarm, init(()), (above, below)), alarm
-
-    return Detector("cusum", init, update)
+    return Detector("cusum", _no_excess, partial(_cusum, allowance, limit))
 
 
 class _Sums(struct.PyTreeNode):
@@ -136,6 +147,31 @@ class _Sums(struct.PyTreeNode):
     decrease: Array
     least: Array
     most: Array
+
+
+def _no_sums(shape: Lanes) -> _Sums:
+    nothing = jnp.zeros(shape, jnp.float32)
+    return _Sums(
+        count=jnp.zeros(shape, jnp.int32),
+        mean=nothing,
+        increase=nothing,
+        decrease=nothing,
+        least=jnp.full(shape, jnp.inf, jnp.float32),
+        most=jnp.full(shape, -1.0, jnp.float32),
+    )
+
+
+def _page_hinkley(
+    delta: Scalar, limit: Scalar, forgetting: Scalar, settle: int, state: _Sums, x: Array
+) -> tuple[_Sums, Array]:
+    count = state.count + 1
+    mean = state.mean + (x - state.mean) / count.astype(jnp.float32)
+    increase = forgetting * state.increase + (x - mean) - delta
+    decrease = forgetting * state.decrease + (x - mean) + delta
+    least, most = jnp.minimum(state.least, increase), jnp.maximum(state.most, decrease)
+    changed = (increase - least > limit) | (most - decrease > limit)
+    alarm = changed & (count >= settle)
+    return _where(alarm, _no_sums(()), _Sums(count, mean, increase, decrease, least, most)), alarm
 
 
 def page_hinkley(
@@ -153,29 +189,17 @@ def page_hinkley(
     _bounded("limit", limit, above=0)
     _bounded("forgetting", forgetting, above=0, high=1)
     checks.at_least("settle", settle, 1)
+    return Detector("page-hinkley", _no_sums, partial(_page_hinkley, delta, limit, forgetting, settle))
 
-    def init(shape: Lanes) -> _Sums:
-        nothing = jnp.zeros(shape, jnp.float32)
-        return _Sums(
-            count=jnp.zeros(shape, jnp.int32),
-            mean=nothing,
-            increase=nothing,
-            decrease=nothing,
-            least=jnp.full(shape, jnp.inf, jnp.float32),
-            most=jnp.full(shape, -1.0, jnp.float32),
-        )
 
-    def update(state: _Sums, x: Array) -> tuple[_Sums, Array]:
-        count = state.count + 1
-        mean = state.mean + (x - state.mean) / count.astype(jnp.float32)
-        increase = forgetting * state.increase + (x - mean) - delta
-        decrease = forgetting * state.decrease + (x - mean) + delta
-        least, most = jnp.minimum(state.least, increase), jnp.maximum(state.most, decrease)
-        changed = (increase - least > limit) | (most - decrease > limit)
-        alarm = changed & (count >= settle)
-        return _where(alarm, init(()), _Sums(count, mean, increase, decrease, least, most)), alarm
+def _no_average(shape: Lanes) -> Array:
+    return jnp.zeros(shape, jnp.float32)
 
-    return Detector("page-hinkley", init, update)
+
+def _moving_average(rate: Scalar, limit: Scalar, average: Array, x: Array) -> tuple[Array, Array]:
+    average = average + rate * (x - average)
+    alarm = jnp.abs(average) > limit * jnp.sqrt(rate / (2.0 - rate))
+    return jnp.where(alarm, 0.0, average), alarm
 
 
 def moving_average(rate: Scalar = 0.1, limit: Scalar = 3.0) -> Detector:
@@ -188,12 +212,7 @@ def moving_average(rate: Scalar = 0.1, limit: Scalar = 3.0) -> Detector:
     _bounded("rate", rate, above=0, high=1)
     _bounded("limit", limit, above=0)
 
-    def update(average: Array, x: Array) -> tuple[Array, Array]:
-        average = average + rate * (x - average)
-        alarm = jnp.abs(average) > limit * jnp.sqrt(rate / (2.0 - rate))
-        return jnp.where(alarm, 0.0, average), alarm
-
-    return Detector("moving-average", lambda shape: jnp.zeros(shape, jnp.float32), update)
+    return Detector("moving-average", _no_average, partial(_moving_average, rate, limit))
 
 
 DETECTORS = {
@@ -205,9 +224,8 @@ DETECTORS = {
 }
 
 
-@cached
 def detector(name: str, **options: Any) -> Detector:
-    """A detector by its name and options; the same object for the same request.
+    """A detector by its name and options.
 
     Raises:
       ValueError: an unknown name, or an option out of bounds.
@@ -229,7 +247,8 @@ _SENSITIVITY = {
 @functools.partial(jax.jit, static_argnames=("name", "options"))
 def _alarm_rate(name: str, options: tuple[tuple[str, Any], ...], stream: Array, sensitivity: Array) -> Array:
     one = DETECTORS[name](**dict(options) | {_SENSITIVITY[name][0]: sensitivity})
-    _, alarms = jax.lax.scan(one.update, one.init(stream.shape[1:]), stream)
+    # Its limit is traced, so it is no value to look a program up by.
+    _, alarms = jax.lax.scan(lambda *given: one.update(*given), one.init(stream.shape[1:]), stream)
     return alarms.mean(dtype=jnp.float32)
 
 

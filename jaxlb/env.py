@@ -13,7 +13,7 @@ import numpy as np
 from jaxlb import checks, cycle, rewards, spaces, stations, workload
 from jaxlb.numerics import at_processor, broadcasts, select, variance_grown
 from jaxlb.random import split, typed
-from jaxlb.stations import FCFS, Station
+from jaxlb.stations import FCFS, Station, View
 from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, Task
 
 Reward = Literal["weighted", "holding-cost"]
@@ -183,6 +183,10 @@ class Env(_Settings):
         )
         return self._arrive(state, first_task, params, key)
 
+    def view(self, state: EnvState) -> View:
+        """Return what a monitor may measure of the processors."""
+        return self.station.view(state.system.station)
+
     @broadcasts
     def observe(self, state: EnvState, params: EnvParams, key: Key) -> Observation:
         """What a scheduler sees now; the key is consumed where there is noise and figures are fresh."""
@@ -204,7 +208,7 @@ class Env(_Settings):
         Returns:
           The state at the next decision, the assigned task's outcome, the reward `[...]`.
         """
-        task, before = state.task, self.station.view(state.system.station)
+        task, before = state.task, self.view(state)
         system, outcome = cycle.assign(self, params, state.system, task, self.seen(task, params), action)
         if self.reward == "holding-cost":
             reward = -self.station.holding_cost(system.station, next_task.gap)

@@ -74,9 +74,7 @@ def exact(
 
 
 @broadcasts
-def matter(
-    env: Env, params: EnvParams, state: EnvState, acting: Sequence[tuple[Scheduler, Any, Any]]
-) -> bool:
+def matter(env: Env, params: EnvParams, state: EnvState, acting: Sequence[tuple[Scheduler, Any]]) -> bool:
     """Whether the reward, or what one of the schedulers does, may depend on queue lengths.
 
     Only where they do is it worth while to count long queues. What is passed on whole to a function that is
@@ -86,18 +84,18 @@ def matter(
       env: static.
       params: of the environment.
       state: at a decision, `[N]`.
-      acting: schedulers, each with its variables and its memory.
+      acting: schedulers, each with its memory.
     """
     # What is measured now, and not some time ago, depends on the same things.
     fresh = with_lane_axis(params, state.task.gap.shape).replace(measure_interval=None)
     monitor, task, key = state.system.monitor.replace(published=None), state.task, jax.random.key(0)
-    found = env.station.view(state.system.station)
+    found = env.view(state)
 
     def act(queue_length: Array) -> list:
         now = found.replace(queue_length=queue_length)
         seen = env.seen(task, fresh)
         observation = observe.observe(monitor, now, fresh, task, seen, env.wait_visible, key)
-        return [scheduler.act(variables, memory, observation, key) for scheduler, variables, memory in acting]
+        return [rule.act(rule.variables, memory, observation, key) for rule, memory in acting]
 
     jaxpr = jax.make_jaxpr(act)(found.queue_length).jaxpr
     told = set(jaxpr.invars)

@@ -22,7 +22,6 @@ from jaxlb.numerics import broadcasts
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import as_scheduler
 from jaxlb.scheduling.base import first_memory
-from jaxlb.stations import View
 from jaxlb.types import (
     Array,
     EnvParams,
@@ -47,16 +46,10 @@ class Carry(struct.PyTreeNode):
     recent: Array  # [B, N] completion times of the last B tasks, the one with index i in row i % B
 
 
-def view(env: Env, state: EnvState) -> View:
-    """What of the station may be measured."""
-    return env.station.view(state.system.station)
-
-
 def decide(
     env: Env,
     params: EnvParams,
     scheduler: Scheduler,
-    variables: Any,
     state: EnvState,
     memory: Any,
     next_task: Task,
@@ -66,7 +59,7 @@ def decide(
     """Observe, act, assign, and go to the next arrival; the keys are consumed."""
     noise_key, arrive_key = jax.random.split(observe_key)
     observation = env.observe(state, params, noise_key)
-    action, memory = scheduler.act(variables, memory, observation, act_key)
+    action, memory = scheduler.act(scheduler.variables, memory, observation, act_key)
     state, outcome, reward = env.transition(state, action, next_task, params, arrive_key)
     return state, memory, observation, outcome, reward
 
@@ -93,7 +86,7 @@ def start_rollout(
     Args:
       env: static.
       params: of the environment, without lane axes, but `speed` may be `[P, N]`.
-      scheduler: static.
+      scheduler: that is judged.
       key: the rollout's key; give the same one to `continue_rollout`.
       num_lanes: N.
       behaviour: the scheduler whose choices are carried out, where it is not the one that is judged.
@@ -106,7 +99,7 @@ def start_rollout(
         state=state,
         memory=_first_memory(env, scheduler, params, lanes),
         behaviour_memory=() if behaviour is None else _first_memory(env, behaviour, params, lanes),
-        totals=metrics.start(view(env, state), params.class_probability.shape[0]),
+        totals=metrics.start(env.view(state), params.class_probability.shape[0]),
         recent=jnp.zeros((num_recent, num_lanes), jnp.float32),
     )
     if checks.traced(carry):
@@ -128,25 +121,24 @@ def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> EnvSta
     return env.start(params, task, fold_in(noise_key, 0)).replace(workload=process)
 
 
-@functools.partial(jax.jit, static_argnames=("env", "scheduler", "lanes"))
+@functools.partial(jax.jit, static_argnames=("env", "lanes"))
 @broadcasts
 def _first_memory(env: Env, scheduler: Scheduler, params: EnvParams, lanes: Lanes) -> Any:
-    return first_memory(scheduler, env, observe.as_told(with_lane_axis(params, lanes)), lanes)
+    told = observe.as_told(with_lane_axis(params, lanes))
+    return first_memory(scheduler.name, scheduler.start, env, told, lanes)
 
 
-@functools.partial(jax.jit, static_argnames=("env", "scheduler", "behaviour"))
+@functools.partial(jax.jit, static_argnames="env")
 @broadcasts
 def continue_rollout(
     env: Env,
     params: EnvParams,
     scheduler: Scheduler,
-    variables: Any,
     key: Key,
     carry: Carry,
     num_tasks: Array | int,
     warmup: Array | int = 0,
     behaviour: Scheduler | None = None,
-    behaviour_variables: Any = (),
 ) -> Carry:
     """Run `num_tasks` more tasks in every lane; those before index `warmup` are not counted.
 
@@ -164,21 +156,19 @@ def continue_rollout(
         task, process = workload.draw(fold_in(task_key, after), params, before.workload, lanes)
         observe_key = fold_in(noise_key, after)
 
-        def ask(scheduler: Scheduler, variables: Any, memory: Any, key: Key) -> tuple:
+        def ask(scheduler: Scheduler, memory: Any, key: Key) -> tuple:
             same, key = jax.random.clone(observe_key), fold_in(key, carry.index)
-            return decide(env, params, scheduler, variables, before, memory, task, same, key)
+            return decide(env, params, scheduler, before, memory, task, same, key)
 
-        state, memory, _, outcome, reward = ask(scheduler, variables, carry.memory, act_key)
+        state, memory, _, outcome, reward = ask(scheduler, carry.memory, act_key)
         response = env.station.response(before.system.station, params.speed, before.task.size)
         counts, sums = metrics.figures(
-            view(env, before), response, before.task, num_classes, outcome, reward, task.gap
+            env.view(before), response, before.task, num_classes, outcome, reward, task.gap
         )
         behaviour_memory: Any = ()
         moved = outcome
         if behaviour is not None:
-            state, behaviour_memory, _, moved, _ = ask(
-                behaviour, behaviour_variables, carry.behaviour_memory, behaviour_key
-            )
+            state, behaviour_memory, _, moved, _ = ask(behaviour, carry.behaviour_memory, behaviour_key)
         recent = carry.recent
         if recent.shape[0]:
             recent = recent.at[carry.index % recent.shape[0]].set(outcome.completion)
@@ -197,7 +187,7 @@ def continue_rollout(
 
     def part(which: Array, carry: Carry) -> Carry:
         """The tasks of the warm-up, and those after it: counted from its end on."""
-        none = metrics.start(view(env, carry.state), num_classes)
+        none = metrics.start(env.view(carry.state), num_classes)
         totals = jax.tree.map(functools.partial(jnp.where, carry.index <= warmup), none, carry.totals)
         return jax.lax.fori_loop(carry.index, bounds[which], body, carry.replace(totals=totals))
 
@@ -208,7 +198,6 @@ def rollout(
     env: Env,
     params: EnvParams,
     scheduler: str | Scheduler,
-    variables: Any,
     key: Key,
     num_lanes: int,
     num_tasks: int,
@@ -217,7 +206,7 @@ def rollout(
     """Let a scheduler work, in `num_lanes` environments, on tasks drawn from the workload.
 
     Compiles once per environment, scheduler and number of lanes. Lane n sees the same tasks whatever the
-    scheduler and however many lanes there are. May be vmapped over `params`, `variables` and `key`.
+    scheduler and however many lanes there are. May be vmapped over `params`, `scheduler` and `key`.
 
     Where the scheduler, or the reward, asks for queue lengths, and queues were longer than the environment's
     `queue_capacity`, all is run again with room for them. Under a trace that cannot be seen: there
@@ -226,8 +215,7 @@ def rollout(
     Args:
       env: from `jaxlb.make`.
       params: of the environment; `speed` `[P]`, or `[P, num_lanes]` for other speeds in each lane.
-      scheduler: from `jaxlb.scheduler`, its name, or your own.
-      variables: of the scheduler; `()` for one that learns nothing.
+      scheduler: from `jaxlb.scheduler`, its name, one that was trained, or your own.
       key: consumed.
       num_lanes: environments side by side.
       num_tasks: tasks counted in each lane.
@@ -248,21 +236,19 @@ def rollout(
     def run(env: Env) -> tuple[Summary, Carry]:
         # The same key for all: the same streams, of which each function takes others.
         carry = start_rollout(env, params, scheduler, jax.random.clone(key), num_lanes)
-        carry = continue_rollout(
-            env, params, scheduler, variables, jax.random.clone(key), carry, warmup + num_tasks, warmup
-        )
-        return at_hand(metrics.summarise(carry.totals, view(env, carry.state))), carry
+        total = warmup + num_tasks
+        carry = continue_rollout(env, params, scheduler, jax.random.clone(key), carry, total, warmup)
+        return at_hand(metrics.summarise(carry.totals, env.view(carry.state))), carry
 
     summary, carry = run(env)
     if checks.traced(summary):
         return summary
-    acting = [(scheduler, variables, carry.memory)]
     (summary, _), _ = lengths.exact(
         scheduler.name,
         env,
         lambda at: (summary, carry) if at is env else run(at),
-        lambda found: at_hand(view(env, found[1].state).overflow),
-        lambda: lengths.matter(env, params, carry.state, acting),
+        lambda found: at_hand(env.view(found[1].state).overflow),
+        lambda: lengths.matter(env, params, carry.state, [(scheduler, carry.memory)]),
         lengths.room(env, num_lanes, warmup + num_tasks),
     )
     return summary
@@ -272,7 +258,6 @@ def replay(
     env: Env,
     params: EnvParams,
     scheduler: str | Scheduler,
-    variables: Any,
     tasks: Task,
     key: Key,
     station: Any = None,
@@ -282,8 +267,7 @@ def replay(
     Args:
       env: from `jaxlb.make`.
       params: of the environment; its workload is not used.
-      scheduler: from `jaxlb.scheduler`, its name, or your own.
-      variables: of the scheduler; `()` for one that learns nothing.
+      scheduler: from `jaxlb.scheduler`, its name, one that was trained, or your own.
       tasks: leaves `[T]`, or `[T, N]` for N lanes.
       key: consumed by schedulers that draw and by the monitor's noise.
       station: as the gap of the first task finds it, a state of `env.station`; None: empty.
@@ -316,7 +300,7 @@ def replay(
     lanes = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1
 
     def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
-        return _watched(env, params, scheduler, variables, tasks, jax.random.clone(key), _nothing, station)
+        return _watched(env, params, scheduler, tasks, jax.random.clone(key), _nothing, station)
 
     found = run(env)
     if checks.traced(found):
@@ -329,15 +313,15 @@ def replay(
         scheduler.name,
         env,
         lambda at: found if at is env else run(at),
-        lambda found: view(env, found[0][0]).overflow - before,
-        lambda: lengths.matter(env, params, state, [(scheduler, variables, memory)]),
+        lambda found: env.view(found[0][0]).overflow - before,
+        lambda: lengths.matter(env, params, state, [(scheduler, memory)]),
         most,
     )
     return found[1][0]
 
 
-def _nothing(memory: Any, observation: Observation) -> tuple:
-    del memory, observation
+def _nothing(scheduler: Scheduler, memory: Any, observation: Observation) -> tuple:
+    del scheduler, memory, observation
     return ()
 
 
@@ -345,29 +329,27 @@ def watch(
     env: Env,
     params: EnvParams,
     scheduler: Scheduler,
-    variables: Any,
     tasks: Task,
     key: Key,
-    look: Callable[[Any, Observation], Any],
+    look: Callable[[Scheduler, Any, Observation], Any],
     station: Any = None,
 ) -> tuple[Outcome, Any]:
     """`replay` of tasks that are known to be good, and what `look` makes of every decision.
 
-    `look` is (memory of the scheduler before the decision, observation) -> pytree; the pytrees are stacked.
+    `look` is (scheduler, its memory before the decision, observation) -> pytree; the pytrees are stacked.
     """
-    return _watched(env, params, scheduler, variables, tasks, key, look, station)[1]
+    return _watched(env, params, scheduler, tasks, key, look, station)[1]
 
 
-@functools.partial(jax.jit, static_argnames=("env", "scheduler", "look"))
+@functools.partial(jax.jit, static_argnames=("env", "look"))
 @broadcasts
 def _watched(
     env: Env,
     params: EnvParams,
     scheduler: Scheduler,
-    variables: Any,
     tasks: Task,
     key: Key,
-    look: Callable[[Any, Observation], Any],
+    look: Callable[[Scheduler, Any, Observation], Any],
     station: Any,
 ) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
     """The state and the scheduler's memory after the last task, and what was watched."""
@@ -379,16 +361,14 @@ def _watched(
     # After the last task comes the first again, with nobody looking.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
     state = env.start(params, first, fold_in(noise_key, 0), station)
-    start = state, first_memory(scheduler, env, observe.as_told(params), lanes)
+    start = state, first_memory(scheduler.name, scheduler.start, env, observe.as_told(params), lanes)
 
     def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, tuple[Outcome, Any]]:
         state, memory = carry
         index, task = x
         observe_key, key = fold_in(noise_key, index + 1), fold_in(act_key, index)
-        state, after, seen, outcome, _ = decide(
-            env, params, scheduler, variables, state, memory, task, observe_key, key
-        )
-        return spread_over((state, after)), (outcome, look(memory, seen))
+        state, after, seen, outcome, _ = decide(env, params, scheduler, state, memory, task, observe_key, key)
+        return spread_over((state, after)), (outcome, look(scheduler, memory, seen))
 
     indices = jnp.arange(tasks.gap.shape[0], dtype=jnp.int32)
     last, watched = jax.lax.scan(body, spread_over(start), (indices, spread_over(following)))

@@ -222,23 +222,22 @@ def keys(seeds: Sequence[int]) -> Key:
     return jnp.stack([jax.random.key(seed) for seed in seeds])
 
 
-def load_all(run: Run) -> dict[int, tuple[Scheduler, Any]]:
-    """What a run trained, by seed: the scheduler and its best weights."""
+def load_all(run: Run) -> dict[int, Scheduler]:
+    """What a run trained, by seed: the scheduler with its best weights."""
     record, trainer = run.record, run.record.trainer()
     config = trainer.configure(**record.settings)
     env, params = record.without_trace()
     looks = jax.eval_shape(lambda: start(trainer, env, params, config, record.seeds)).best
     # Plain arrays: what Orbax puts on one device could not meet lanes spread over all.
     best = jax.tree.map(np.asarray, run.restore(best=looks)["best"])
-    scheduler = trainer.acting(config)
     return {
-        seed: (scheduler, jax.tree.map(operator.itemgetter(index), best))
+        seed: trainer.acting(config, jax.tree.map(operator.itemgetter(index), best))
         for index, seed in enumerate(record.seeds)
     }
 
 
-def load(directory: str | Path, seed: int | None = None) -> tuple[Scheduler, Any]:
-    """What a run trained: the scheduler and its best weights.
+def load(directory: str | Path, seed: int | None = None) -> Scheduler:
+    """The scheduler that a run trained, with its best weights.
 
     Args:
       directory: that `jaxlb train` wrote.

@@ -1,6 +1,6 @@
 """The best settings of a rule, found by simulation: what a learned scheduler has to beat."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,8 @@ from jaxlb.env import Env, canonical, with_lane_axis
 from jaxlb.loop import rollout
 from jaxlb.metrics import Summary
 from jaxlb.scheduling import scheduler
-from jaxlb.types import EnvParams, Key, Scheduler
+from jaxlb.scheduling.base import no_memory
+from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler
 
 GUARDED_SITA = tuple(
     f"guarded-sita(big={big}, big_to={big_to}, share={share})"
@@ -38,16 +39,12 @@ class Tuned(NamedTuple):
     sla_violation_rate: float
 
 
-# All settings are one program: they differ in what `start` computes, which is handed in as variables.
-_AS_TOLD = Scheduler(
-    name="guarded-sita",
-    init=lambda key, observation: (),
-    start=lambda env, params, lanes: (),
-    act=lambda settings, memory, observation, key: (
-        scheduler("guarded-sita").act((), settings, observation, key)[0],
-        memory,
-    ),
-)
+def _act(settings: tuple, memory: Any, observation: Observation, key: Key) -> tuple[Array, Any]:
+    return scheduler("guarded-sita").act((), settings, observation, key)[0], memory
+
+
+# All settings are one program: they differ in what `start` computes, which are the variables here.
+_AS_TOLD = Scheduler("guarded-sita", (), no_memory, _act)
 
 
 def guarded_sita(
@@ -82,7 +79,9 @@ def guarded_sita(
 
     def run(env: Env) -> Summary:
         return jax.vmap(
-            lambda settings: rollout(env, params, _AS_TOLD, settings, key, num_lanes, num_tasks, warmup)
+            lambda settings: rollout(
+                env, params, _AS_TOLD.replace(variables=settings), key, num_lanes, num_tasks, warmup
+            )
         )(each)
 
     found, _ = lengths.exact(

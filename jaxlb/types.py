@@ -5,12 +5,10 @@ for one environment, `[N]` for N lanes). Units: "time" and "work"; speed is work
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 from flax import struct
-
-from jaxlb.recipes import picklable
 
 Array = jax.Array
 Key = jax.Array
@@ -208,19 +206,21 @@ class SizeLaw(Protocol):
         ...
 
 
-@picklable
-class Scheduler(NamedTuple):
-    """A policy, as pure functions.
+class Scheduler(struct.PyTreeNode):
+    """A dispatching policy: pure functions, and the variables they need.
+
+    The functions are static, the variables leaves: a scheduler may be passed to `jax.jit`, vmapped over its
+    variables, and pickled if its functions are those of a module.
 
     Attributes:
       name: what tables call it.
-      init: (key, observation) -> variables, the learned weights; `()` for a scheduler that learns nothing.
+      variables: learned weights, any pytree; `()` for a scheduler that learns nothing.
       start: (env, params, lanes) -> memory, what it carries from task to task; of the static `env` it may ask
         what `Static` has.
       act: (variables, memory, observation, key) -> (action, memory); `action` is int32 of the lanes' shape.
     """
 
-    name: str
-    init: Callable[[Key, Observation], Any]
-    start: Callable[[Static, EnvParams, Lanes], Any]
-    act: Callable[[Any, Any, Observation, Key], tuple[Array, Any]]
+    name: str = struct.field(pytree_node=False)
+    variables: Any
+    start: Callable[[Static, EnvParams, Lanes], Any] = struct.field(pytree_node=False)
+    act: Callable[[Any, Any, Observation, Key], tuple[Array, Any]] = struct.field(pytree_node=False)

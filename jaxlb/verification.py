@@ -26,10 +26,10 @@ from jaxlb.environments import make, scenarios
 from jaxlb.loop import continue_rollout, replay, rollout, start_rollout
 from jaxlb.metrics import Summary
 from jaxlb.scheduling import scheduler
-from jaxlb.scheduling.base import stateless
+from jaxlb.scheduling.base import no_memory
 from jaxlb.scheduling.size_based import load_cutoffs
 from jaxlb.threads import threads
-from jaxlb.types import ArrivalProcess, EnvParams, Key, Scheduler, SizeLaw, Task
+from jaxlb.types import Array, ArrivalProcess, EnvParams, Key, Observation, Scheduler, SizeLaw, Task
 from jaxlb.workload import arrivals, sizes
 
 DEAR = 0.02
@@ -147,7 +147,7 @@ def simulate(
 ) -> Summary:
     """Run so many million tasks after a warm-up; programs differ by the number of lanes, not of tasks."""
     warmup = relaxation_tasks(params) if warmup is None else warmup
-    return rollout(env, params, rule, (), key, lanes, max(int(millions * 1e6 / lanes), 1), warmup)
+    return rollout(env, params, rule, key, lanes, max(int(millions * 1e6 / lanes), 1), warmup)
 
 
 def each(key: Key, cases: Sequence[Any]) -> Iterator[tuple[Key, Any]]:
@@ -300,7 +300,7 @@ def pathwise(key: Key, thoroughness: float) -> dict[str, Finding]:
         # On a grid of 2^-10 all sums of float32 are exact.
         gap, size = (jnp.ceil(leaf * 1024.0) / 1024.0 for leaf in (tasks.gap, tasks.size))
         tasks = tasks.replace(gap=gap, size=size)
-        waits = replay(env, params, scheduler("lwl"), (), tasks, key).wait
+        waits = replay(env, params, scheduler("lwl"), tasks, key).wait
         exact = theory.kiefer_wolfowitz(np.asarray(gap), np.asarray(size), num_processors)
         name = f"{type(arrival).__name__} / {type(law).__name__} / {num_processors}"
         findings[f"{name}: largest difference of {num_tasks:,} waits to Kiefer-Wolfowitz"] = Finding(
@@ -419,13 +419,13 @@ def mean_field(d: int, load: float, millions: float, key: Key, thoroughness: flo
 def by_table(choice: np.ndarray, num_states: int) -> Scheduler:
     """The rule that `choice` `[2, S]` makes of two queue lengths below `num_states`."""
     table = jnp.asarray(choice[1].reshape(num_states, num_states), jnp.int32)
+    return Scheduler("table", table, no_memory, _look_up)
 
-    def choose(observation, key):
-        del key
-        first, second = jnp.minimum(observation.queue_length, num_states - 1)
-        return table[first, second]
 
-    return stateless("table", choose)
+def _look_up(table: Array, memory: tuple, observation: Observation, key: Key) -> tuple[Array, tuple]:
+    del key
+    first, second = jnp.minimum(observation.queue_length, table.shape[0] - 1)
+    return table[first, second], memory
 
 
 def unequal_processors(slow: float, key: Key, thoroughness: float) -> dict[str, Finding]:
@@ -625,7 +625,7 @@ def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
     rule = scheduler("lwl")
     warmup, part = 2000, int(1e9 * thoroughness / lanes / parts) + 1
     carry = start_rollout(env, params, rule, run_key, lanes)
-    carry = continue_rollout(env, params, rule, (), run_key, carry, warmup, warmup)
+    carry = continue_rollout(env, params, rule, run_key, carry, warmup, warmup)
 
     def summed() -> list[np.ndarray]:
         sums, errors = carry.totals.sums, carry.totals.errors
@@ -634,7 +634,7 @@ def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
 
     totals = [summed()]
     for _ in range(parts):
-        carry = continue_rollout(env, params, rule, (), run_key, carry, part, warmup)
+        carry = continue_rollout(env, params, rule, run_key, carry, part, warmup)
         totals.append(summed())
     means, gaps = np.diff(np.array(totals), axis=0).transpose(1, 0, 2) / part
     healthy = np.isfinite(means[-1]) & (means[-1] > 1.0 / 2) & (np.abs(gaps[-1] * 3.2 - 1.0) < 0.5)
@@ -646,7 +646,7 @@ def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
         lambda leaf: jnp.asarray(np.asarray(leaf)[..., :few] if leaf.ndim else leaf),
         carry.state.system.station,
     )
-    outcome = replay(env, params, rule, (), tasks, task_key, station=found)
+    outcome = replay(env, params, rule, tasks, task_key, station=found)
     free, clock = np.float64(found.free) + np.float64(found.free_error), np.float64(found.clock)
     wait = np.maximum(free - (clock + np.float64(found.clock_error)), 0.0)
     worst = 0.0

@@ -32,11 +32,11 @@ def test_a_twin_costs_what_its_rule_costs_alone(key, scenario, overrides):
     rules = tuple(jaxlb.scheduler(name) for name in names)
     hedge = adaptive.hedge(rules, horizon=HORIZON)
     tasks = workload.sample(key, with_lane_axis(params, (5,)), 200, (5,))
-    _, costs = watch(env, params, hedge, (), tasks, key, lambda memory, observation: memory)
+    _, costs = watch(env, params, hedge, tasks, key, lambda rule, memory, observation: memory)
     costs = np.asarray(costs.twins.cost)[-1]  # before the last task
     unit = float(params.size.mean() / params.speed.mean())
     for name, rule, cost in zip(names, rules, costs, strict=True):
-        alone = jaxlb.replay(env, params, rule, (), tasks, key).completion[:-1] / unit
+        alone = jaxlb.replay(env, params, rule, tasks, key).completion[:-1] / unit
         np.testing.assert_allclose(cost, np.log1p(alone).sum(0), rtol=1e-4, err_msg=name)
 
 
@@ -55,18 +55,18 @@ def test_it_ends_up_with_the_best_candidate(key, scenario):
 def test_a_candidate_keeps_its_variables(key):
     """A learned one, that always takes the processor its variables name."""
     named = jaxlb.Scheduler(
-        "named",
-        lambda key, observation: jnp.int32(0),
-        lambda env, params, lanes: jnp.zeros(lanes, jnp.int32),
-        lambda variables, memory, observation, key: (
+        name="named",
+        variables=jnp.int32(0),
+        start=lambda env, params, lanes: jnp.zeros(lanes, jnp.int32),
+        act=lambda variables, memory, observation, key: (
             jnp.full(observation.size.shape, variables),
             memory + 1,
         ),
     )
     env, params = jaxlb.make("slow-servers")
-    hedge = adaptive.hedge((named, named), rate=100.0)
+    hedge = adaptive.hedge((named, named.replace(variables=jnp.int32(3))), rate=100.0)
     tasks = workload.sample(key, params, 100)
-    outcome = jaxlb.replay(env, params, hedge, (jnp.int32(0), jnp.int32(3)), tasks, key)
+    outcome = jaxlb.replay(env, params, hedge, tasks, key)
     # Processor 3 is ten times as fast as processor 0.
     assert (np.asarray(outcome.action)[5:] == 3).all()
 
@@ -79,10 +79,10 @@ def test_weights_forget(key):
     tasks = workload.sample(key, with_lane_axis(params, (3,)), 2, (3,))
     state = env.start(with_lane_axis(params, (3,)), jax.tree.map(lambda leaf: leaf[0], tasks), key)
     seen = env.observe(state, with_lane_axis(params, (3,)), key)
-    action, after = jax.jit(hedge.act)((), memory, seen, key)
+    action, after = jax.jit(hedge.act)(hedge.variables, memory, seen, key)
     chex.assert_trees_all_equal_shapes_and_dtypes(memory, after)
     costly = memory.replace(twins=memory.twins.replace(cost=memory.twins.cost + 100.0))
-    _, later = jax.jit(hedge.act)((), costly, seen, key)
+    _, later = jax.jit(hedge.act)(hedge.variables, costly, seen, key)
     np.testing.assert_allclose(later.twins.cost - after.twins.cost, 100.0 * (1 - 1 / 50), rtol=1e-4)
     assert action.shape == (3,)
 

@@ -29,7 +29,7 @@ def test_a_film_shows_the_waits_of_the_system_at_any_time(filmed, key):
     tasks = workload.sample(task_key, params, 60)
     arrival = np.cumsum(np.asarray(tasks.gap, np.float64)) - float(tasks.gap[0])
     for name, scheduler in schedulers.items():
-        outcome = jaxlb.replay(env, params, scheduler, (), tasks, act_key)
+        outcome = jaxlb.replay(env, params, scheduler, tasks, act_key)
         for index in (0, 7, 30, 58):
             now = 0.3 * arrival[index] + 0.7 * arrival[index + 1]
             # The same by the simulator's own steps, task by task.
@@ -58,7 +58,7 @@ def test_counters_and_flashes_tell_late_tasks_when_their_deadline_passes():
         *(np.array(leaf) for leaf in ([5.0, 1.0, 1.0], [4.0, 2.0, 2.0], [0, 0, 0], [9.0, 4.0, 1.0]))
     )
     env, params = jaxlb.make("stable", speed=[1.0])
-    outcome = jaxlb.replay(env, params, jaxlb.scheduler("rr"), (), tasks, jax.random.key(0))
+    outcome = jaxlb.replay(env, params, jaxlb.scheduler("rr"), tasks, jax.random.key(0))
     history = animation.History(tasks, outcome)
     # In service 0-4, 4-6, 6-8; due 9, 5, 3.
     assert history.count(2.9) == (3, 0, 0, pytest.approx(np.nan, nan_ok=True))

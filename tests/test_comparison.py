@@ -176,7 +176,7 @@ def small(key, schedulers=("rr", "lwr", "greedy", "oracle"), scenario="seed", **
 def test_rows_agree_with_rollouts_on_the_same_key(key):
     table = small(key)
     env, params = jaxlb.make("seed")
-    summary = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), (), key, 40, 150, 200)
+    summary = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), key, 40, 150, 200)
     row = table.row("greedy")
     np.testing.assert_allclose(row.mean_completion, np.mean(summary.mean_completion), rtol=1e-5)
     np.testing.assert_allclose(row.sla_violation_rate, np.mean(summary.sla_violation_rate), rtol=1e-6)
@@ -224,7 +224,7 @@ def test_snapshot_asks_all_in_the_same_states(key):
     assert table.row("greedy").mean_completion == best < table.row("rr").mean_completion
     # The behaviour scheduler carried out its own choices in a plain rollout of its own.
     env, params = jaxlb.make("seed")
-    alone = jaxlb.rollout(env, params, jaxlb.scheduler("oracle"), (), key, 40, 150, 200)
+    alone = jaxlb.rollout(env, params, jaxlb.scheduler("oracle"), key, 40, 150, 200)
     assert float(np.mean(alone.mean_completion)) != best
 
 
@@ -256,18 +256,18 @@ def test_bad_requests_are_refused(key):
         small(key, schedulers=("rr",)).row("lwr")
 
 
-def test_scheduler_pairs_carry_their_variables(key):
+def test_schedulers_carry_their_variables(key):
     env, params = jaxlb.make("stable")
     fixed = jaxlb.Scheduler(
         name="fixed",
-        init=lambda key, observation: 0,
+        variables=jax.numpy.int32(3),
         start=lambda env, params, lanes: (),
         act=lambda variables, memory, o, key: (
             jax.numpy.full(o.size.shape, variables, jax.numpy.int32),
             memory,
         ),
     )
-    entries = {"last": (fixed, jax.numpy.int32(3)), "first": (fixed, jax.numpy.int32(0))}
+    entries = {"last": fixed, "first": fixed.replace(variables=jax.numpy.int32(0))}
     table = jaxlb.compare(env, params.replace(load=0.2), entries, key, num_lanes=4, num_tasks=50)
     # Equal processors, the same tasks: it does not matter which one gets them all.
     np.testing.assert_allclose(

@@ -104,7 +104,7 @@ def test_running_moments_are_those_of_the_features(key):
 
 def test_the_default_network_serves_processors_in_any_order():
     default = networks.per_processor()
-    assert DQNConfig().network is default and dqn.configure().network is default
+    assert DQNConfig().network == default == dqn.configure().network
     assert dqn.configure(**dqn.defaults()) == DQNConfig()
 
 
@@ -211,7 +211,9 @@ def test_training_is_its_parts(key):
         rows.append(row)
     parts = state.variables, state.best, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
     # Another program may round otherwise.
-    chex.assert_trees_all_close((result.last, result.variables, result.history), parts, rtol=1e-3, atol=1e-5)
+    chex.assert_trees_all_close(
+        (result.last.variables, result.scheduler.variables, result.history), parts, rtol=1e-3, atol=1e-5
+    )
     np.testing.assert_array_equal(result.history.iteration, [20, 40])
     assert int(result.diverged) == -1
 
@@ -250,8 +252,9 @@ def test_lanes_may_differ_in_load_and_objective(key):
     result = train_dqn(env, params.replace(load=jnp.linspace(0.3, 0.9, 8)), config, key)
     chex.assert_tree_all_finite(result.history)
     # What was learned for many objectives acts for one.
-    chosen = result.variables.replace(weights=result.variables.weights.replace(sla_weight=jnp.float32(1.0)))
-    summary = jaxlb.rollout(env, params, result.scheduler, chosen, key, 4, 20)
+    trained = result.scheduler.variables
+    one = trained.replace(weights=trained.weights.replace(sla_weight=jnp.float32(1.0)))
+    summary = jaxlb.rollout(env, params, result.scheduler.replace(variables=one), key, 4, 20)
     chex.assert_tree_all_finite(summary)
 
 
@@ -266,7 +269,7 @@ def test_a_diverging_run_stops_learning_and_says_so(key):
     # Under a trace nothing can be raised.
     result = jax.jit(lambda key: train_dqn(env, params, config, key))(key)
     assert int(result.diverged) >= 0
-    chex.assert_tree_all_finite((result.variables, result.last))
+    chex.assert_tree_all_finite((result.scheduler, result.last))
 
 
 @pytest.mark.slow
@@ -280,7 +283,7 @@ def test_training_beats_the_greedy_rules_on_heavy_tails(key):
         {
             "lwr": jaxlb.scheduler("lwr"),
             "greedy": jaxlb.scheduler("greedy"),
-            "dqn": (result.scheduler, result.variables),
+            "dqn": result.scheduler,
         },
         jax.random.key(1),
         num_lanes=256,

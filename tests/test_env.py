@@ -227,7 +227,7 @@ def cost_of_tasks(env, params, key, num_tasks):
 
     def cost(speed, scale):
         scaled = tasks.replace(size=tasks.size * scale)
-        return jaxlb.replay(env, params.replace(speed=speed), "rr", (), scaled, key).completion.sum()
+        return jaxlb.replay(env, params.replace(speed=speed), "rr", scaled, key).completion.sum()
 
     return cost
 
@@ -238,7 +238,7 @@ def test_replays_of_rules_that_choose_can_be_differentiated(rule, key):
     tasks = workload.sample(key, params, 40)
 
     def cost(speed):
-        return jaxlb.replay(env, params.replace(speed=speed), rule, (), tasks, key).completion.sum()
+        return jaxlb.replay(env, params.replace(speed=speed), rule, tasks, key).completion.sum()
 
     slope = jax.grad(cost)(params.speed)
     assert np.isfinite(slope).all() and (np.asarray(slope) < 0).any()

@@ -91,7 +91,7 @@ def test_a_configuration_gives_the_same_again_and_options_count_more(root, tmp_p
 def test_a_training_and_an_evaluation_are_done_again_from_their_configurations(root, tmp_path):
     jaxlb_run("train", "--config", root / "deep" / "dqn" / "config.yaml", "--out", tmp_path / "dqn")
     for first, second in zip(
-        *(jax.tree.leaves(jaxlb.load(out)[1]) for out in (root / "deep" / "dqn", tmp_path / "dqn")),
+        *(jax.tree.leaves(jaxlb.load(out).variables) for out in (root / "deep" / "dqn", tmp_path / "dqn")),
         strict=True,
     ):
         np.testing.assert_array_equal(first, second)

@@ -19,15 +19,15 @@ def forecast(key, name, **overrides):
     forecaster, random = forecasts.forecaster(name), jaxlb.scheduler("weighted-random")
 
     def act(variables, memory, observation, key):
-        return random.act((), (), observation, key)[0], forecaster.look(memory, observation)[0]
+        return random.act((), (), observation, key)[0], forecaster.look(variables, memory, observation)[0]
 
-    def look(memory, observation):
-        _, seen, wait = forecaster.look(memory, observation)
+    def look(rule, memory, observation):
+        _, seen, wait = forecaster.look(rule.variables, memory, observation)
         return wait, seen.truth.wait
 
-    rule = Scheduler("looking", lambda key, observation: (), lambda env, *told: forecaster.start(*told), act)
+    rule = Scheduler("looking", forecaster.variables, lambda env, *told: forecaster.start(*told), act)
     tasks = workload.sample(key, with_lane_axis(params, (4,)), 200, (4,))
-    return jax.tree.map(np.asarray, watch(env, params, rule, (), tasks, key, look)[1])
+    return jax.tree.map(np.asarray, watch(env, params, rule, tasks, key, look)[1])
 
 
 def test_predicted_waits_are_the_true_ones_where_sizes_are_seen(key):
@@ -48,7 +48,7 @@ def test_predicted_waits_are_nearer_where_sizes_are_not_seen(key):
 
 
 def test_settings_name_them():
-    assert configure(forecaster="predicted").forecaster is forecasts.forecaster("predicted")
+    assert configure(forecaster="predicted").forecaster.name == "predicted"
     assert configure().forecaster is forecasts.FLUID
     with pytest.raises(ValueError, match=r"unknown forecaster 'fuild'; did you mean fluid"):
         configure(forecaster="fuild")

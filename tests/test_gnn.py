@@ -46,7 +46,7 @@ def test_examples_are_what_each_choice_leads_to(key):
     tasks = workload.sample(task_key, with_lane_axis(params, (20,)), 30, (20,))
     unit = float(params.size.mean() / params.speed.mean())
     for lane, name in ((0, "lwr"), (2, "greedy"), (4, "rr"), (9, "lwr"), (11, "greedy")):
-        outcome = jaxlb.replay(env, params, jaxlb.scheduler(name), (), tasks, replay_key)
+        outcome = jaxlb.replay(env, params, jaxlb.scheduler(name), tasks, replay_key)
         chosen = np.take_along_axis(
             np.asarray(found.completion[:, lane]), np.asarray(outcome.action[10:, lane, None]), -1
         )
@@ -56,7 +56,7 @@ def test_examples_are_what_each_choice_leads_to(key):
 def test_everything_visible_is_learned(trained):
     env, params, result = trained
     assert result.history.r_squared[-1] > 0.97
-    entries = {"lwr": jaxlb.scheduler("lwr"), "gnn": (result.scheduler, result.variables)}
+    entries = {"lwr": jaxlb.scheduler("lwr"), "gnn": result.scheduler}
     table = jaxlb.compare(env, params, entries, jax.random.key(1), num_lanes=32, num_tasks=200)
     assert table.row("gnn").oracle_agreement > max(0.85, table.row("lwr").oracle_agreement)
 
@@ -64,7 +64,7 @@ def test_everything_visible_is_learned(trained):
 def test_the_same_weights_serve_more_processors(trained):
     _, _, result = trained
     env, params = make(speed=[0.5, 0.8, 1.2, 2.0] * 2)
-    entries = {"rr": jaxlb.scheduler("rr"), "gnn": (result.scheduler, result.variables)}
+    entries = {"rr": jaxlb.scheduler("rr"), "gnn": result.scheduler}
     table = jaxlb.compare(env, params, entries, jax.random.key(1), num_lanes=32, num_tasks=200)
     assert table.row("gnn").oracle_agreement > 2.0 * table.row("rr").oracle_agreement
 
@@ -78,7 +78,7 @@ def test_training_is_its_rounds(key):
         rows.append(row)
     history = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
     chex.assert_trees_all_close(
-        (result.variables, result.history), (state.best, history), rtol=1e-3, atol=1e-5
+        (result.scheduler.variables, result.history), (state.best, history), rtol=1e-3, atol=1e-5
     )
     np.testing.assert_array_equal(result.history.iteration, [20, 40])
     # Held-out lanes and all others: no example of a round is missing.
@@ -118,7 +118,7 @@ def test_one_network_for_several_numbers_of_processors(key):
     config = SMALL.replace(num_iterations=800)
     result = train_gnn(envs, params, config, key)
     env, wider = jaxlb.make("stable", num_processors=5)
-    entries = {"greedy": jaxlb.scheduler("greedy"), "gnn": (result.scheduler, result.variables)}
+    entries = {"greedy": jaxlb.scheduler("greedy"), "gnn": result.scheduler}
     table = jaxlb.compare(env, wider, entries, key, num_lanes=16, num_tasks=200)
     assert table.row("gnn").oracle_agreement > 0.9
     with pytest.raises(ValueError, match="2 environments with 1 parameters"):
@@ -132,26 +132,34 @@ def test_a_network_that_remembers(key):
     config = SMALL.replace(network=network, sequence=8)
     result = train_gnn(env, params, config, key)
     assert np.isfinite(result.history.held_out_loss).all()
-    found = gnn.examples(env, params, config, result.variables, jnp.array(True), key)
+    found = gnn.examples(env, params, config, result.scheduler.variables, jnp.array(True), key)
     x = jax.tree.map(lambda leaf: leaf[:8], found.features)
     whole, tail = (
-        gnn.predicted(config, result.variables, jax.tree.map(lambda leaf, first=first: leaf[first:], x))
+        gnn.predicted(
+            config, result.scheduler.variables, jax.tree.map(lambda leaf, first=first: leaf[first:], x)
+        )
         for first in (0, 4)
     )
     assert np.abs(whole[4:] - tail).max() > 1e-4
     order = jnp.array([2, 0, 3, 1])
-    permuted = gnn.predicted(config, result.variables, x.replace(processor=x.processor[..., order, :]))
+    permuted = gnn.predicted(
+        config, result.scheduler.variables, x.replace(processor=x.processor[..., order, :])
+    )
     np.testing.assert_allclose(permuted, whole[..., order], rtol=1e-5)
     # Step by step, as a scheduler, it says the same as over a sequence.
     memory = network.start((20,), 4)
     for time in range(8):
-        one = learned.standardise(result.variables.moments, jax.tree.map(lambda leaf, t=time: leaf[t], x))
-        out, memory = network.apply(result.variables.network, memory, one)
+        one = learned.standardise(
+            result.scheduler.variables.moments, jax.tree.map(lambda leaf, t=time: leaf[t], x)
+        )
+        out, memory = network.apply(result.scheduler.variables.network, memory, one)
     np.testing.assert_allclose(
-        jnp.exp(result.variables.mean + result.variables.deviation * out), whole[-1], rtol=1e-5
+        jnp.exp(result.scheduler.variables.mean + result.scheduler.variables.deviation * out),
+        whole[-1],
+        rtol=1e-5,
     )
     # As a scheduler, on the devices of a comparison, in a tenth of the lanes that it was trained on.
-    entries = {"gnn": (result.scheduler, result.variables), "lwr": jaxlb.scheduler("lwr")}
+    entries = {"gnn": result.scheduler, "lwr": jaxlb.scheduler("lwr")}
     table = jaxlb.compare(env, params, entries, key, num_lanes=2, num_tasks=50)
     assert np.isfinite(table.row("gnn").mean_completion)
     with pytest.raises(ValueError, match="one that remembers, as recurrent-gnn"):
@@ -178,7 +186,7 @@ def test_a_diverging_run_says_so_and_keeps_what_was(key):
     with pytest.raises(FloatingPointError, match="try a smaller learning_rate"):
         train_gnn(env, params, config, key)
     result = jax.jit(lambda key: train_gnn(env, params, config, key))(key)
-    chex.assert_tree_all_finite((result.variables, result.last))
+    chex.assert_tree_all_finite((result.scheduler, result.last))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ import pytest
 from flax import struct
 
 import jaxlb
+from jaxlb.functions import partial
+from jaxlb.scheduling import stateless
 from jaxlb.stations import FCFS
 from jaxlb.workload import arrivals, sizes
 
@@ -27,11 +29,11 @@ def rush_hour(num_processors=6):
 
 def favourite(place: int = 0):
     """Always the same processor."""
+    return stateless("favourite", partial(constant, place))
 
-    def act(variables, memory, observation, key):
-        return jnp.full(observation.size.shape, place, jnp.int32), memory
 
-    return jaxlb.Scheduler("favourite", lambda key, observation: (), lambda env, params, lanes: (), act)
+def constant(place, observation, key):
+    return jnp.full(observation.size.shape, place, jnp.int32)
 
 
 class Triangular(struct.PyTreeNode):
@@ -71,9 +73,9 @@ def test_a_scenario_in_gymnasium():
 def test_a_scheduler(key):
     jaxlb.register("favourite", favourite)
     assert jaxlb.schedulers()["favourite"] == "Always the same processor."
-    assert jaxlb.scheduler("favourite", place=2) is jaxlb.scheduler("favourite", place=2)
+    assert jaxlb.scheduler("favourite", place=2) == jaxlb.scheduler("favourite", place=2)
     env, params = jaxlb.make("stable", load=0.2)
-    summary = jaxlb.rollout(env, params, jaxlb.scheduler("favourite", place=2), (), key, 4, 50)
+    summary = jaxlb.rollout(env, params, jaxlb.scheduler("favourite", place=2), key, 4, 50)
     assert (np.asarray(summary.utilisation)[[0, 1, 3]] == 0).all()
     with pytest.raises(
         ValueError, match="unknown option of scheduler 'favourite' 'plaec'; did you mean place"

@@ -27,20 +27,20 @@ key = jax.random.clone(key)
 env, params = jaxlb.make("heavy-tail")
 tasks = jaxlb.workload.sample(task_key, params, 20, (4,))
 fresh = lambda: jax.random.clone(key)
-outcome = jaxlb.replay(env, params, "greedy", (), tasks, fresh())
+outcome = jaxlb.replay(env, params, "greedy", tasks, fresh())
 assert outcome.completion.dtype == np.float32
 def mean(load):
-    return jaxlb.rollout(env, params.replace(load=load), "lwr", (), fresh(), 4, 20).mean_completion
+    return jaxlb.rollout(env, params.replace(load=load), "lwr", fresh(), 4, 20).mean_completion
 print(np.asarray(jax.vmap(mean)(jnp.linspace(0.1, 0.9, 3))).tolist())
 wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
 wide = wide.replace(max_steps_in_episode=1000)
-np.testing.assert_array_equal(jaxlb.rollout(env, wide, "lwr", (), fresh(), 4, 20).mean_completion, mean(0.7))
+np.testing.assert_array_equal(jaxlb.rollout(env, wide, "lwr", fresh(), 4, 20).mean_completion, mean(0.7))
 obs, state = env.reset(fresh(), params)
 obs, state, reward, *_ = jax.jit(env.step)(fresh(), state, 1, params)
 assert obs.dtype == reward.dtype == np.float32
 jaxlb.compare(env, params, {"jsq": "jsq", "hedge": "hedge"}, fresh(), num_lanes=4, num_tasks=20)
 for arrival in ("bursty", "diurnal", "drift", "shift", "renewal", "batch"):
-    jaxlb.rollout(*jaxlb.make("stable", arrival=arrival, measure_interval=1.0), "lwr", (), fresh(), 2, 5)
+    jaxlb.rollout(*jaxlb.make("stable", arrival=arrival, measure_interval=1.0), "lwr", fresh(), 2, 5)
 TRAIN
 """
 
@@ -52,16 +52,16 @@ dqn = jaxlb.train_dqn(
     fresh(),
 )
 assert {leaf.dtype.itemsize for leaf in jax.tree.leaves(dqn.variables)} == {4}
-jaxlb.rollout(env, params, dqn.scheduler, dqn.variables, fresh(), 4, 20)
+jaxlb.rollout(env, params, dqn.scheduler, fresh(), 4, 20)
 """
 OTHERS = """
 gnn = jaxlb.train_gnn(env, params, jaxlb.GNNConfig(num_lanes=20, num_tasks=20, **small), fresh())
-jaxlb.rollout(env, params, gnn.scheduler, gnn.variables, fresh(), 4, 20)
+jaxlb.rollout(env, params, gnn.scheduler, fresh(), 4, 20)
 config = jaxlb.PredictorConfig(num_lanes=50, num_tasks=20, **small)
 found = jaxlb.train_predictor(env, params, config, fresh())
-jaxlb.rollout(env, params, found.scheduler, found.variables, fresh(), 4, 20)
+jaxlb.rollout(env, params, found.scheduler, fresh(), 4, 20)
 two = jaxlb.make("two-server", size_visible=True, wait_visible=True)
-jaxlb.rollout(*two, "optimal", (), fresh(), 4, 20)
+jaxlb.rollout(*two, "optimal", fresh(), 4, 20)
 """
 
 
@@ -111,8 +111,8 @@ def test_both_kinds_of_keys_are_taken_and_mean_the_same():
         stepped,
         compared,
         lambda key: workload.sample(key, params, 10, (3,)),
-        lambda key: jaxlb.rollout(env, params, lwr, (), key, 4, 10),
-        lambda key: jaxlb.replay(env, params, jaxlb.scheduler("power-of-d"), (), tasks, key),
+        lambda key: jaxlb.rollout(env, params, lwr, key, 4, 10),
+        lambda key: jaxlb.replay(env, params, jaxlb.scheduler("power-of-d"), tasks, key),
         lambda key: jaxlb.train_dqn(env, params, SMALL, key).history,
         lambda key: jax.vmap(env.reset, (0, None))(jax.random.split(key, 3), params)[0],
     ]
@@ -120,16 +120,16 @@ def test_both_kinds_of_keys_are_taken_and_mean_the_same():
         chex.assert_trees_all_equal(entry(raw), entry(typed))
     for bad in (7, np.zeros(2), "0"):
         with pytest.raises(ValueError, match=r"key = .*: must be one that jax.random.key or"):
-            jaxlb.rollout(env, params, lwr, (), bad, 4, 10)
+            jaxlb.rollout(env, params, lwr, bad, 4, 10)
 
 
 def test_a_number_is_one_program_however_it_is_given(key):
     env, params = jaxlb.make("stable")
-    jaxlb.rollout(env, params, "lwr", (), key, 4, 10)
+    jaxlb.rollout(env, params, "lwr", key, 4, 10)
     before = continue_rollout._cache_size()
     for load in (0.5, np.float32(0.5), np.float64(0.5), jnp.float32(0.5), jnp.asarray(0.5), np.array(0.5)):
-        jaxlb.rollout(env, params.replace(load=load), "lwr", (), key, 4, 10)
-        jaxlb.rollout(env, params.replace(speed=[1.0, 1.0, 1.0, 1.0], load=load), "lwr", (), key, 4, 10)
+        jaxlb.rollout(env, params.replace(load=load), "lwr", key, 4, 10)
+        jaxlb.rollout(env, params.replace(speed=[1.0, 1.0, 1.0, 1.0], load=load), "lwr", key, 4, 10)
     assert continue_rollout._cache_size() == before
 
 
@@ -149,8 +149,8 @@ def test_rollouts_replays_and_trainings_run_within_shard_map(checked, key):
         return jax.jit(mapped)(keys)
 
     for function in (
-        lambda key: jaxlb.rollout(env, params, "lwr", (), key, 4, 30),
-        lambda key: jaxlb.replay(env, params, "power-of-d", (), tasks, key),
+        lambda key: jaxlb.rollout(env, params, "lwr", key, 4, 30),
+        lambda key: jaxlb.replay(env, params, "power-of-d", tasks, key),
         lambda key: jaxlb.train_dqn(env, params, SMALL, key).history,
     ):
         expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(jax.jit(function), keys))

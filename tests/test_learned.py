@@ -11,6 +11,7 @@ import pytest
 import jaxlb
 from jaxlb.env import with_lane_axis
 from jaxlb.learn import networks
+from jaxlb.learn.dqn import DQNConfig, start_dqn
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import learned
@@ -22,7 +23,7 @@ def observed(key, num_lanes=8, **overrides):
     env, params = jaxlb.make("heavy-tail", **overrides)
     rule = jaxlb.scheduler("random")
     carry = start_rollout(env, params, rule, key, num_lanes)
-    carry = continue_rollout(env, params, rule, (), key, carry, 30)
+    carry = continue_rollout(env, params, rule, key, carry, 30)
     with_lanes = with_lane_axis(params, (num_lanes,))
     unit = FLUID.start(with_lanes, (num_lanes,))
     return env, params, jax.jit(env.observe)(carry.state, with_lanes, key), unit
@@ -31,7 +32,7 @@ def observed(key, num_lanes=8, **overrides):
 @jax.jit
 def told(observation, weights, unit):
     """Features and known rewards."""
-    _, seen, forecast = FLUID.look(unit, observation)
+    _, seen, forecast = FLUID.look((), unit, observation)
     x = learned.features(seen, forecast, learned.objective(weights))
     return x, learned.known_rewards(seen, forecast, weights)
 
@@ -116,11 +117,11 @@ def test_what_never_varied_in_training_moves_no_choice(key, method):
     env, params, result = trained(method)
     tasks = jaxlb.workload.sample(key, with_lane_axis(params, (16,)), 200, (16,))
     of_many = params.replace(class_probability=jnp.full(3, 1 / 3), class_slack=jnp.full(3, 4.0))
-    known = jaxlb.replay(env, params, result.scheduler, result.variables, tasks, key)
+    known = jaxlb.replay(env, params, result.scheduler, tasks, key)
     assert len(np.unique(known.action)) > 1
     for priority in (1, 2):
         other = tasks.replace(priority=jnp.full_like(tasks.priority, priority))
-        met = jaxlb.replay(env, of_many, result.scheduler, result.variables, other, key)
+        met = jaxlb.replay(env, of_many, result.scheduler, other, key)
         np.testing.assert_array_equal(met.action, known.action)
 
 
@@ -130,9 +131,9 @@ def test_by_default_processors_have_no_places(key, method):
     env, params, result = trained(method)
     tasks = jaxlb.workload.sample(key, with_lane_axis(params, (16,)), 200, (16,))
     order = jnp.array([2, 0, 3, 1])
-    known = jaxlb.replay(env, params, result.scheduler, result.variables, tasks, key)
+    known = jaxlb.replay(env, params, result.scheduler, tasks, key)
     permuted = params.replace(speed=jnp.asarray(params.speed)[order])
-    met = jaxlb.replay(env, permuted, result.scheduler, result.variables, tasks, key)
+    met = jaxlb.replay(env, permuted, result.scheduler, tasks, key)
     same = (order[met.action] == known.action).all(0)
     assert same.sum() >= 15
     np.testing.assert_allclose(met.completion[:, same], known.completion[:, same], rtol=1e-4)
@@ -142,37 +143,33 @@ def test_a_network_that_says_nothing_leaves_the_greedy_choice(key):
     env, params, observation, unit = observed(key)
     network = networks.mlp((4,))
     silent = network._replace(apply=lambda parameters, x: jnp.zeros(x.processor.shape[:-1]))
-    scheduler = learned.dqn(silent)
     weights = Weights(completion_weight=1.0, completion_exponent=1.0, sla_weight=0.0)
-    variables = learned.untrained(silent, key, told(observation, weights, unit)[0], weights)
-    own = jaxlb.rollout(env, params, scheduler, variables, key, 64, 200)
-    greedy = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), (), key, 64, 200)
+    scheduler = learned.dqn(
+        silent, learned.untrained(silent, key, told(observation, weights, unit)[0], weights)
+    )
+    own = jaxlb.rollout(env, params, scheduler, key, 64, 200)
+    greedy = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), key, 64, 200)
     # Speeds differ, so there are no ties but by rounding.
     np.testing.assert_allclose(own.mean_completion, greedy.mean_completion, rtol=1e-5)
 
 
 def test_one_lane_and_many_choose_alike(key):
     env, params = jaxlb.make("stale")
-    scheduler = learned.dqn(networks.per_processor((8,)))
+    config = DQNConfig(network=networks.per_processor((8,)), num_lanes=3, memory_rows=4)
+    scheduler = learned.dqn(config.network, start_dqn(env, params, config, key).variables)
     tasks = jaxlb.workload.sample(key, with_lane_axis(params, (3,)), 50, (3,))
-    observation = env.observe(
-        start_rollout(env, params, scheduler, key, 3).state, with_lane_axis(params, (3,)), key
-    )
-    variables = scheduler.init(key, observation)
-    many = jaxlb.replay(env, params, scheduler, variables, tasks, key).action
+    many = jaxlb.replay(env, params, scheduler, tasks, key).action
     for lane in range(3):
         one = jax.tree.map(lambda leaf, lane=lane: leaf[:, lane], tasks)
-        np.testing.assert_array_equal(
-            jaxlb.replay(env, params, scheduler, variables, one, key).action, many[:, lane]
-        )
+        np.testing.assert_array_equal(jaxlb.replay(env, params, scheduler, one, key).action, many[:, lane])
 
 
 def test_the_forecast_is_the_true_wait_unless_a_processor_idled(key):
     _, _, fresh, unit = observed(key)
-    _, seen, forecast = FLUID.look(unit, fresh)
+    _, seen, forecast = FLUID.look((), unit, fresh)
     np.testing.assert_array_equal(forecast, seen.wait)
     _, _, stale, unit = observed(key, num_lanes=256, measure_interval=4.0, load=0.95)
-    _, stale, forecast = FLUID.look(unit, stale)
+    _, stale, forecast = FLUID.look((), unit, stale)
     forecast, true = np.asarray(forecast), np.asarray(stale.truth.wait)
     assert np.abs(np.asarray(stale.wait) - true).mean() > 0.1 * true.mean()
     # Idling is time that served nothing: it only makes the truth larger.

@@ -7,7 +7,7 @@ import pytest
 
 import jaxlb
 from jaxlb.learn import networks
-from jaxlb.loop import first_arrival
+from jaxlb.learn.dqn import DQNConfig, start_dqn
 from jaxlb.scheduling import learned
 from jaxlb.scheduling.learned import PROCESSOR_FEATURES, Features
 
@@ -143,10 +143,9 @@ def test_graphs_that_cannot_be_are_refused(options, message):
 def test_a_perceptron_for_other_processors_is_refused_in_one_line(key):
     env, params = jaxlb.make("heavy-tail")
     wide, wide_params = jaxlb.make("heavy-tail", num_processors=8)
-    scheduler = learned.dqn(networks.mlp((4,)))
-    state = first_arrival(env, params, key, ())
-    variables = scheduler.init(key, env.observe(state, params, key))
+    config = DQNConfig(network=networks.mlp((4,)), num_lanes=2, memory_rows=4)
+    scheduler = learned.dqn(config.network, start_dqn(env, params, config, key).variables)
     told = "a perceptron trained for 4 processors, here are 8: must be as many"
     with pytest.raises(ValueError, match=told) as caught:
-        jaxlb.rollout(wide, wide_params, scheduler, variables, key, 2, 3)
+        jaxlb.rollout(wide, wide_params, scheduler, key, 2, 3)
     assert "\n" not in str(caught.value)

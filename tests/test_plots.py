@@ -11,7 +11,7 @@ from jaxlb.report import plots
 def test_the_backlog_path_is_the_workload_of_each_queue(key):
     env, params = jaxlb.make("heavy-tail")
     tasks = workload.sample(key, params, 120)
-    outcome = jaxlb.replay(env, params, jaxlb.scheduler("lwr"), (), tasks, key)
+    outcome = jaxlb.replay(env, params, jaxlb.scheduler("lwr"), tasks, key)
     speed = np.asarray(params.speed)
     times, path = plots.backlog_path(tasks, outcome, speed)
     arrival = np.cumsum(np.asarray(tasks.gap, np.float64))

@@ -10,14 +10,15 @@ import jaxlb
 from jaxlb import drift, workload
 from jaxlb.env import with_lane_axis
 from jaxlb.loop import first_arrival
-from jaxlb.scheduling import predictive, predictors
+from jaxlb.scheduling import predictive
+from tests.lines import from_plain
 
-REPORTED = predictors.from_plain({"slopes": {"load": 1.0}, "level": 0.0, "error": 0.1})
+REPORTED = from_plain({"load": 1.0})
 
 
-def actions(env, params, scheduler, key, variables=(), lanes=(8,), num_tasks=300):
+def actions(env, params, scheduler, key, lanes=(8,), num_tasks=300):
     tasks = workload.sample(key, with_lane_axis(params, lanes), num_tasks, lanes)
-    return np.asarray(jaxlb.replay(env, params, scheduler, variables, tasks, key).action)
+    return np.asarray(jaxlb.replay(env, params, scheduler, tasks, key).action)
 
 
 @pytest.mark.parametrize("scenario", ["stable", "heavy-tail", "slow-servers", "large"])
@@ -35,24 +36,23 @@ def test_a_prediction_that_says_nothing_new_changes_nothing(key):
     lwr = actions(env, params, jaxlb.scheduler("lwr"), key)
     for name in drift.DETECTORS:
         detector = drift.detector(name)
-        scheduler = predictive.predicting("idle", REPORTED[0], detector, hold=5)
-        np.testing.assert_array_equal(actions(env, params, scheduler, key, REPORTED[1]), lwr)
+        scheduler = predictive.predicting("idle", *REPORTED, detector, hold=5)
+        np.testing.assert_array_equal(actions(env, params, scheduler, key), lwr)
 
 
 def test_always_on_it_is_least_work_left_where_the_backlog_is_known(key):
     env, params = jaxlb.make("stale")
-    knowing = predictors.from_plain({"slopes": {"reckoned backlog": 1.0}, "level": 0.0, "error": 0.1})
-    scheduler = predictive.predicting("knowing", knowing[0], None)
+    scheduler = predictive.predicting("knowing", *from_plain({"reckoned backlog": 1.0}), None)
     fresh, fresh_params = jaxlb.make("stale", measure_interval=None)
     informed = actions(fresh, fresh_params, jaxlb.scheduler("lwl"), key)
-    found = actions(env, params, scheduler, key, knowing[1])
+    found = actions(env, params, scheduler, key)
     # Sums in another order: a backlog of nearly nothing may be none, nothing else differs.
     assert (found == informed).mean() > 0.99
 
 
 def test_an_alarm_lasts_as_long_as_it_is_to(key):
-    never = predictors.from_plain({"slopes": {"load": 0.0}, "level": 5.0, "error": 1.0})
-    scheduler = predictive.predicting("held", never[0], drift.threshold(1.0), hold=3)
+    never = from_plain({"load": 0.0}, level=5.0, error=1.0)
+    scheduler = predictive.predicting("held", *never, drift.threshold(1.0), hold=3)
     env, params = jaxlb.make("stable")
     memory = scheduler.start(env, params, ())
     state = first_arrival(env, params, key, ())
@@ -60,7 +60,7 @@ def test_an_alarm_lasts_as_long_as_it_is_to(key):
     trusted = []
     for load in (0.0, 5.0, 5.0, 5.0, 5.0):
         seen = observation.replace(load=jnp.full(4, load), wait=jnp.full(4, load))
-        _, memory = scheduler.act(never[1], memory, seen, key)
+        _, memory = scheduler.act(scheduler.variables, memory, seen, key)
         trusted.append(int(memory.trusted))
     assert trusted == [3, 2, 1, 0, 0]
 
@@ -81,7 +81,9 @@ def test_types_stay(key):
     memory = scheduler.start(env, with_lanes, (3,))
     tasks = workload.sample(key, with_lanes, 2, (3,))
     state = env.start(with_lanes, jax.tree.map(lambda leaf: leaf[0], tasks), key)
-    action, after = jax.jit(scheduler.act)((), memory, env.observe(state, with_lanes, key), key)
+    action, after = jax.jit(scheduler.act)(
+        scheduler.variables, memory, env.observe(state, with_lanes, key), key
+    )
     assert action.dtype == jnp.int32 and action.shape == (3,)
     chex.assert_trees_all_equal_shapes_and_dtypes(memory, after)
 
@@ -91,11 +93,3 @@ def test_bad_options_are_refused():
         jaxlb.scheduler("drift-aware", hold=0)
     with pytest.raises(ValueError, match="unknown detector 'kswin'"):
         jaxlb.scheduler("drift-aware", detector="kswin")
-
-
-def test_the_shipped_predictor_may_first_be_asked_for_under_a_trace():
-    predictors.shipped.cache_clear()
-    first, second = (
-        jax.jit(lambda scale=scale: predictors.shipped()[1].error * scale)() for scale in (1.0, 2.0)
-    )
-    assert float(second) == 2.0 * float(first) > 0

@@ -12,6 +12,7 @@ import jaxlb
 from jaxlb.learn import predictor as learn
 from jaxlb.learn.predictor import PredictorConfig, train_predictor
 from jaxlb.scheduling import predictors
+from tests.lines import as_plain, from_plain
 
 SMALL = PredictorConfig(num_lanes=50, num_tasks=200, num_examples=5000, num_iterations=100)
 
@@ -25,22 +26,22 @@ def test_a_linear_predictor_is_the_least_squares_fit(key, name):
     env, params = stale(size_visible=False, measure_noise=0.3)
     config = SMALL.replace(predictor=predictors.predictor(name))
     # The last weights: the best ones are those that did best on other examples, on the way there.
-    fit = train_predictor(env, params, config, key).last
+    fit = train_predictor(env, params, config, key).last.variables
     examples, _ = learn.examples(env, params, config, jax.random.split(key)[0])
     x, y = np.asarray(examples.x, float), np.asarray(examples.backlog, float)
     varies = x.std(1) > 1e-6
     design = np.vstack([x[varies], np.ones(x.shape[1])]).T
     best = np.linalg.lstsq(design, y)[0]
-    plain = predictors.as_plain(config.predictor, fit)
-    ours = np.asarray([*np.asarray(list(plain["slopes"].values()))[varies], plain["level"]])
+    slopes, level = as_plain(config.predictor, fit)
+    ours = np.asarray([*np.asarray(list(slopes.values()))[varies], level])
     exact, found = design @ best, design @ ours
     assert np.sqrt(((exact - found) ** 2).mean()) < 1e-5 * exact.std()
     if name == "original":
         np.testing.assert_allclose(ours, best, rtol=1e-3)
-    assert not np.asarray(list(plain["slopes"].values()))[~varies].any()
+    assert not np.asarray(list(slopes.values()))[~varies].any()
     # As plain numbers it predicts the same.
-    again, read = predictors.from_plain(plain)
-    assert again is config.predictor
+    again, read = from_plain(slopes, level, float(fit.error))
+    assert again.features == config.predictor.features
     x = 3.0 * jax.random.uniform(key, (len(config.predictor.features), 8, 6))
     chex.assert_trees_all_close(
         predictors.predict(again, read, x), predictors.predict(again, fit, x), rtol=1e-3, atol=1e-3
@@ -50,8 +51,8 @@ def test_a_linear_predictor_is_the_least_squares_fit(key, name):
 def test_a_line_that_goes_through_everything_is_found(key):
     """Where sizes are seen, the backlog that was kept account of is the backlog."""
     env, params = stale()
-    fit = train_predictor(env, params, SMALL, key).variables
-    slopes = predictors.as_plain(SMALL.predictor, fit)["slopes"]
+    fit = train_predictor(env, params, SMALL, key).scheduler.variables
+    slopes, _ = as_plain(SMALL.predictor, fit)
     assert slopes.pop("reckoned backlog") == pytest.approx(1.0, abs=2e-3)
     assert max(map(abs, slopes.values())) < 5e-3
     assert float(fit.error) < 5e-3
@@ -60,7 +61,9 @@ def test_a_line_that_goes_through_everything_is_found(key):
 def test_a_predictor_does_not_listen_to_what_never_varied(key):
     """Rounding in the mean of thousands of equal numbers is no variation."""
     env, params = stale(speed=[0.7] * 8)
-    fit = train_predictor(env, params, SMALL.replace(num_iterations=10, num_evaluations=1), key).variables
+    fit = train_predictor(
+        env, params, SMALL.replace(num_iterations=10, num_evaluations=1), key
+    ).scheduler.variables
     place = SMALL.predictor.features.index("speed")
     assert jnp.isinf(fit.feature_deviation[place])
     x = jax.random.uniform(key, (len(SMALL.predictor.features), 8, 6))
@@ -74,7 +77,7 @@ def test_stated_intervals_cover_what_they_should(key, overrides):
     env, params = stale(**overrides)
     gaussian = predictors.gaussian((16, 16))
     config = SMALL.replace(predictor=gaussian, num_lanes=500, num_tasks=50, num_examples=20_000)
-    fit = train_predictor(env, params, config, key).variables
+    fit = train_predictor(env, params, config, key).scheduler.variables
     # Other systems than those it was fitted and calibrated on.
     other, _ = learn.examples(env, params, config, jax.random.key(99))
     backlog, error = predictors.predict(config.predictor, fit, other.x)
@@ -90,7 +93,7 @@ def test_stated_intervals_cover_what_they_should(key, overrides):
 def test_more_features_and_curves_predict_better(key):
     env, params = stale(size_visible=False, measure_noise=0.3)
     errors = [
-        float(train_predictor(env, params, SMALL.replace(predictor=one), key).variables.error)
+        float(train_predictor(env, params, SMALL.replace(predictor=one), key).scheduler.variables.error)
         for one in (predictors.original(), predictors.linear(), predictors.mlp((16, 16)))
     ]
     assert errors[0] > 1.2 * errors[1] > 1.2 * 0.95 * errors[2]
@@ -127,5 +130,5 @@ def test_bad_settings_are_refused(key, change, message):
 def test_one_predictor_for_many_intervals(key):
     env, params = stale()
     params = params.replace(measure_interval=jnp.geomspace(0.5, 20.0, SMALL.num_lanes))
-    fit = train_predictor(env, params, SMALL, key).variables
+    fit = train_predictor(env, params, SMALL, key).scheduler.variables
     assert float(fit.error) < 0.02

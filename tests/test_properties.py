@@ -44,16 +44,16 @@ def environment(speed, **overrides):
 
 FIXED = jaxlb.Scheduler(
     name="fixed",
-    init=lambda key, observation: (),
+    variables=(),
     start=lambda env, params, lanes: jnp.int32(0),
     act=lambda choices, index, observation, key: (choices[index], index + 1),
 )
 """A scheduler that makes the choices that its variables list, one after the other."""
 
 
-def replayed(speed, scheduler, tasks, variables=()):
+def replayed(speed, scheduler, tasks):
     env, params = environment(speed)
-    outcome = jaxlb.replay(env, params, scheduler, variables, tasks, jax.random.key(0))
+    outcome = jaxlb.replay(env, params, scheduler, tasks, jax.random.key(0))
     return jax.tree.map(np.asarray, outcome)
 
 
@@ -120,10 +120,10 @@ def test_scaling_time_and_sizes_scales_the_results(seed, power, name):
 def test_a_faster_processor_delays_nothing_under_fixed_choices(seed, faster, factor):
     tasks, speed = random_tasks(seed), random_speed(seed, 3)
     choices = jnp.asarray(np.random.default_rng(seed).integers(0, 3, NUM_TASKS), jnp.int32)
-    before = replayed(speed, FIXED, tasks, choices)
+    before = replayed(speed, FIXED.replace(variables=choices), tasks)
     speed = speed.copy()
     speed[faster] *= np.float32(factor)
-    after = replayed(speed, FIXED, tasks, choices)
+    after = replayed(speed, FIXED.replace(variables=choices), tasks)
     assert (after.completion <= before.completion * (1.0 + 1e-6)).all()
     assert (after.wait <= before.wait * (1.0 + 1e-6) + 1e-6).all()
 
@@ -147,9 +147,9 @@ def test_jit_equals_eager(name):
     tasks, key = random_tasks(3, lanes=(2,)), jax.random.key(1)
     tasks = jax.tree.map(lambda leaf: leaf[:12], tasks)
     env, params = environment([0.5, 0.8, 1.2, 2.0], load=0.6)
-    compiled = jaxlb.replay(env, params, jaxlb.scheduler(name), (), tasks, key)
+    compiled = jaxlb.replay(env, params, jaxlb.scheduler(name), tasks, key)
     with jax.disable_jit():
-        eager = jaxlb.replay(env, params, jaxlb.scheduler(name), (), tasks, key)
+        eager = jaxlb.replay(env, params, jaxlb.scheduler(name), tasks, key)
     chex.assert_trees_all_equal(compiled.action, eager.action)
     chex.assert_trees_all_close(compiled, eager, rtol=1e-6)
 
@@ -161,14 +161,14 @@ def test_vmapped_parameters_equal_a_loop_over_them():
     rule, key = jaxlb.scheduler("greedy"), jax.random.key(0)
 
     def completion(speed):
-        return jaxlb.replay(env, params.replace(speed=speed), rule, (), tasks, key).completion
+        return jaxlb.replay(env, params.replace(speed=speed), rule, tasks, key).completion
 
     together = jax.vmap(completion)(speeds)
     for speed, found in zip(speeds, together, strict=True):
         np.testing.assert_array_equal(found, completion(speed))
 
     def summary(load):
-        return jaxlb.rollout(env, params.replace(load=load), rule, (), key, 8, 50)
+        return jaxlb.rollout(env, params.replace(load=load), rule, key, 8, 50)
 
     loads = jnp.array([0.2, 0.5, 0.8])
     together = jax.vmap(summary)(loads)

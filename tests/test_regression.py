@@ -78,7 +78,7 @@ def test_decisions_on_a_distribution():
 
 def test_an_exact_prediction_makes_greedy_choices(key):
     env, params, ours = told("heavy-tail")
-    entries = {"greedy": jaxlb.scheduler("greedy"), "gnn": (regression.gnn(TOLD), ours)}
+    entries = {"greedy": jaxlb.scheduler("greedy"), "gnn": regression.gnn(TOLD, ours)}
     table = jaxlb.compare(env, params, entries, key, num_lanes=8, num_tasks=500)
     assert table.row("gnn").oracle_agreement > 0.995
     np.testing.assert_allclose(
@@ -89,9 +89,9 @@ def test_an_exact_prediction_makes_greedy_choices(key):
 def test_offsets_find_out_the_true_speeds(key):
     """What is told of a processor's speed is off by a factor: in logarithms, that is the offset."""
     env, params, ours = told("heavy-tail", nominal_speed=[2.0, 1.2, 0.8, 0.5])
-    scheduler = regression.gnn(TOLD, adaptation=0.1)
+    scheduler = regression.gnn(TOLD, ours, adaptation=0.1)
     tasks = workload.sample(key, params, 1500)
-    _, offset = watch(env, params, scheduler, ours, tasks, key, lambda memory, seen: memory[2].offset)
+    _, offset = watch(env, params, scheduler, tasks, key, lambda rule, memory, seen: memory[2].offset)
     expected = np.log(np.asarray(params.nominal_speed) / np.asarray(params.speed))
     np.testing.assert_allclose(offset[-1], expected, atol=1e-3)
 
@@ -104,15 +104,15 @@ def test_schedulers_are_told_the_nominal_speed_and_work_is_done_at_the_true_one(
     for name in ("rr", "oracle"):
         rule = jaxlb.scheduler(name)
         wrong, right = (
-            jaxlb.replay(*system, rule, (), tasks, key) for system in ((env, params), (plain_env, plain))
+            jaxlb.replay(*system, rule, tasks, key) for system in ((env, params), (plain_env, plain))
         )
         for one, other in zip(jax.tree.leaves(wrong), jax.tree.leaves(right), strict=True):
             np.testing.assert_array_equal(one, other)
 
-    def look(memory, seen):
+    def look(rule, memory, seen):
         return seen.speed, seen.wait, seen.load, seen.truth
 
-    _, (told_speed, wait, load, truth) = watch(env, params, jaxlb.scheduler("greedy"), (), tasks, key, look)
+    _, (told_speed, wait, load, truth) = watch(env, params, jaxlb.scheduler("greedy"), tasks, key, look)
     np.testing.assert_array_equal(told_speed[0], nominal)
     np.testing.assert_array_equal(truth.speed[0], speed)
     np.testing.assert_allclose(load, truth.wait * np.array(speed), rtol=1e-6)
@@ -140,9 +140,11 @@ def test_targets_are_what_they_say(key, target):
     config = gnn.configure(target=target, num_iterations=3000, num_lanes=200)
     result = jaxlb.train_gnn(env, params, config, key)
     held_out = config.replace(num_lanes=400)
-    found = gnn.examples(env, params, held_out, result.variables, jnp.array(False), jax.random.key(5))
+    found = gnn.examples(
+        env, params, held_out, result.scheduler.variables, jnp.array(False), jax.random.key(5)
+    )
     wait = np.expm1(np.asarray(found.features.processor[..., 0])) / 8.0
-    predicted = np.asarray(gnn.predicted(config, result.variables, found.features))
+    predicted = np.asarray(gnn.predicted(config, result.scheduler.variables, found.features))
     truth, busy = np.asarray(found.completion), (wait > 0.5) & (wait < 3.0)
     if target == "mean":
         off = predicted[busy] / (wait[busy] + 1.0) - 1.0
@@ -155,8 +157,8 @@ def test_targets_are_what_they_say(key, target):
         off = predicted[busy] / np.interp(wait[busy], at, expected) - 1.0
         _assert_small(off)
     else:
-        out = gnn._outputs(config, result.variables, found.features)
-        mean, spread = regression.estimate(result.variables, out, 4)
+        out = gnn._outputs(config, result.scheduler.variables, found.features)
+        mean, spread = regression.estimate(result.scheduler.variables, out, 4)
         z = (np.log(truth) - np.asarray(mean)) / np.asarray(spread)
         assert abs(z.std() - 1.0) < 0.05
 

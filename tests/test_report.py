@@ -112,7 +112,7 @@ def test_choices_and_slowdowns_by_size_are_counted(key):
 def only_the_first():
     return jaxlb.Scheduler(
         name="one",
-        init=lambda key, observation: (),
+        variables=(),
         start=lambda env, params, lanes: (),
         act=lambda variables, memory, observation, key: (observation.priority * 0, memory),
     )

@@ -16,7 +16,7 @@ def decision(key, **overrides):
     """An environment with 8 lanes somewhere on their way."""
     env, params = jaxlb.make("heavy-tail", class_probability=[0.3, 0.7], class_slack=[1.0, 2.0], **overrides)
     carry = start_rollout(env, params, jaxlb.scheduler("random"), key, 8)
-    carry = continue_rollout(env, params, jaxlb.scheduler("random"), (), key, carry, 20)
+    carry = continue_rollout(env, params, jaxlb.scheduler("random"), key, carry, 20)
     return env, with_lane_axis(params, (8,)), carry.state
 
 
@@ -64,7 +64,7 @@ def test_weights_in_mean_services_are_the_same_objective_in_any_units(key):
             "heavy-tail", low=work, high=1000.0 * work, speed=[0.5 * work / time, 2.0 * work / time]
         )
         params = weights.put_into(params)
-        summary = jaxlb.rollout(env, params, jaxlb.scheduler("lwr"), (), key, 16, 100)
+        summary = jaxlb.rollout(env, params, jaxlb.scheduler("lwr"), key, 16, 100)
         found.append(np.asarray(summary.mean_reward))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
     np.testing.assert_allclose(found[2], found[0], rtol=1e-4)
@@ -89,6 +89,6 @@ def test_rewards_can_differ_by_lane(key):
     env, params = jaxlb.make("heavy-tail")
     lanes = params.replace(completion_weight=jnp.array([1.0, 2.0]), sla_weight=jnp.float32(0.0))
     lanes = lanes.replace(imbalance_weight=jnp.float32(0.0))
-    summary = jaxlb.rollout(env, lanes, jaxlb.scheduler("lwr"), (), key, 2, 50)
+    summary = jaxlb.rollout(env, lanes, jaxlb.scheduler("lwr"), key, 2, 50)
     ratio = -summary.mean_reward / summary.mean_completion
     np.testing.assert_allclose(ratio, [1.0, 2.0], rtol=1e-5)

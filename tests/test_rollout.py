@@ -31,10 +31,10 @@ def test_chunked_equals_whole(scenario, key):
     env, params = jaxlb.make(scenario)
     scheduler = jaxlb.scheduler("lwr-rr")
     start = start_rollout(env, params, scheduler, key, 8, num_recent=5)
-    whole = continue_rollout(env, params, scheduler, (), key, start, 60, 10)
+    whole = continue_rollout(env, params, scheduler, key, start, 60, 10)
     parts = start
     for count in (1, 9, 30, 20):
-        parts = continue_rollout(env, params, scheduler, (), key, parts, count, 10)
+        parts = continue_rollout(env, params, scheduler, key, parts, count, 10)
     chex.assert_trees_all_equal(whole, parts)
     assert int(whole.totals.num_tasks) == 50
 
@@ -51,8 +51,8 @@ def test_a_lane_does_not_depend_on_its_neighbours(name, key):
     env, params = jaxlb.make("heavy-tail", measure_noise=0.2)
     scheduler = jaxlb.scheduler(name)
     # 6 lanes lie on two devices, 3 on one.
-    many = jaxlb.rollout(env, params, scheduler, (), key, num_lanes=6, num_tasks=200)
-    few = jaxlb.rollout(env, params, scheduler, (), key, num_lanes=3, num_tasks=200)
+    many = jaxlb.rollout(env, params, scheduler, key, num_lanes=6, num_tasks=200)
+    few = jaxlb.rollout(env, params, scheduler, key, num_lanes=3, num_tasks=200)
     first = jax.tree.map(lambda leaf: leaf[..., :3] if leaf.ndim else leaf, many)
     chex.assert_trees_all_close(first, few, rtol=2e-5)
 
@@ -62,10 +62,8 @@ def test_a_rollout_is_a_replay_of_its_tasks(key):
     scheduler = jaxlb.scheduler("lwr")
     num_lanes, num_tasks, warmup = 4, 300, 100
     tasks = tasks_of_rollout(params, key, num_lanes, warmup + num_tasks)
-    outcome = jax.tree.map(
-        lambda x: np.asarray(x)[warmup:], jaxlb.replay(env, params, scheduler, (), tasks, key)
-    )
-    summary = jaxlb.rollout(env, params, scheduler, (), key, num_lanes, num_tasks, warmup)
+    outcome = jax.tree.map(lambda x: np.asarray(x)[warmup:], jaxlb.replay(env, params, scheduler, tasks, key))
+    summary = jaxlb.rollout(env, params, scheduler, key, num_lanes, num_tasks, warmup)
     counted = jax.tree.map(lambda x: np.asarray(x)[warmup:], tasks)
     assert int(summary.num_tasks) == num_tasks
     np.testing.assert_allclose(summary.mean_completion, outcome.completion.mean(0), rtol=1e-5)
@@ -80,7 +78,7 @@ def test_a_rollout_is_a_replay_of_its_tasks(key):
 def test_utilisation_equals_load_and_imbalance_is_zero_for_one_processor(key):
     env, params = jaxlb.make("stable", speed=[2.0], load=0.6)
     summary = jaxlb.rollout(
-        env, params, jaxlb.scheduler("rr"), (), key, num_lanes=500, num_tasks=2000, warmup=200
+        env, params, jaxlb.scheduler("rr"), key, num_lanes=500, num_tasks=2000, warmup=200
     )
     lanes = np.asarray(summary.utilisation[0], np.float64)
     assert abs(lanes.mean() - 0.6) < 5 * lanes.std() / np.sqrt(500)
@@ -120,9 +118,9 @@ def test_replay_of_one_lane_and_of_many_agree(key):
     env, params = jaxlb.make("heavy-tail")
     scheduler = jaxlb.scheduler("lwl")
     tasks = tasks_of_rollout(params, key, 3, 100)
-    many = jaxlb.replay(env, params, scheduler, (), tasks, key)
+    many = jaxlb.replay(env, params, scheduler, tasks, key)
     for lane in range(3):
-        one = jaxlb.replay(env, params, scheduler, (), jax.tree.map(lambda x, n=lane: x[:, n], tasks), key)
+        one = jaxlb.replay(env, params, scheduler, jax.tree.map(lambda x, n=lane: x[:, n], tasks), key)
         chex.assert_trees_all_close(one, jax.tree.map(lambda x, n=lane: x[:, n], many), rtol=1e-5, atol=1e-6)
 
 
@@ -131,7 +129,7 @@ def test_rollout_vmaps_over_parameters(key):
 
     def mean(load):
         changed = params.replace(load=load)
-        return jaxlb.rollout(env, changed, jaxlb.scheduler("lwr"), (), key, 16, 100).mean_completion.mean()
+        return jaxlb.rollout(env, changed, jaxlb.scheduler("lwr"), key, 16, 100).mean_completion.mean()
 
     loads = jnp.array([0.3, 0.8])
     np.testing.assert_allclose(jax.vmap(mean)(loads), [mean(load) for load in loads], rtol=1e-5)
@@ -140,10 +138,10 @@ def test_rollout_vmaps_over_parameters(key):
 def test_the_number_of_tasks_is_no_part_of_the_program(key):
     env, params = jaxlb.make("stable")
     scheduler = jaxlb.scheduler("sed")
-    jaxlb.rollout(env, params, scheduler, (), key, 4, 10)
+    jaxlb.rollout(env, params, scheduler, key, 4, 10)
     before = continue_rollout._cache_size()
     for num_tasks, load in [(11, 0.5), (99, 0.7)]:
-        jaxlb.rollout(env, params.replace(load=jnp.float32(load)), scheduler, (), key, 4, num_tasks, warmup=3)
+        jaxlb.rollout(env, params.replace(load=jnp.float32(load)), scheduler, key, 4, num_tasks, warmup=3)
     assert continue_rollout._cache_size() == before
 
 
@@ -174,7 +172,7 @@ def test_bad_tasks_are_refused(change, message, key):
     fields = {"gap": [1.0, 1.0], "size": [1.0, 1.0], "priority": [0, 0], "deadline": [3.0, 3.0]} | change
     tasks = jaxlb.Task(**{name: np.asarray(values, np.float64) for name, values in fields.items()})
     with pytest.raises(ValueError, match=message):
-        jaxlb.replay(env, params, jaxlb.scheduler("lwr"), (), tasks, key)
+        jaxlb.replay(env, params, jaxlb.scheduler("lwr"), tasks, key)
 
 
 @pytest.mark.parametrize(
@@ -184,4 +182,4 @@ def test_bad_counts_are_refused(change, key):
     env, params = jaxlb.make("stable")
     counts = {"num_lanes": 2, "num_tasks": 2} | change
     with pytest.raises(ValueError, match=r"must be (a whole number of at least|at most 2147483647)"):
-        jaxlb.rollout(env, params, jaxlb.scheduler("lwr"), (), key, **counts)
+        jaxlb.rollout(env, params, jaxlb.scheduler("lwr"), key, **counts)

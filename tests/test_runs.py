@@ -57,7 +57,7 @@ def test_a_run_tells_what_it_is_and_what_happened(trained):
 def test_what_is_loaded_does_what_was_logged(trained):
     env, params = runs.find(trained).record.environment()
     evaluation_key = jax.random.split(jax.random.split(jax.random.key(4))[1])[1]
-    summary = jaxlb.rollout(env, params, *jaxlb.load(trained, seed=4), evaluation_key, 8, 20, 10)
+    summary = jaxlb.rollout(env, params, jaxlb.load(trained, seed=4), evaluation_key, 8, 20, 10)
     logged = [line for line in runs.find(trained).logged() if line["seed"] == 4]
     best = max(logged, key=lambda line: line["greedy_objective"])
     assert float(summary.mean_completion.mean()) == pytest.approx(best["greedy_completion"], rel=1e-5)
@@ -85,7 +85,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(trained, tmp_path, mo
 
     Train(method="dqn", out=out, resume=True).run()
     for seed in (3, 4):
-        chex.assert_trees_all_equal(jaxlb.load(out, seed)[1], jaxlb.load(trained, seed)[1])
+        chex.assert_trees_all_equal(jaxlb.load(out, seed).variables, jaxlb.load(trained, seed).variables)
 
     def figures(directory):
         lines = runs.find(directory).logged()
@@ -144,9 +144,9 @@ def test_a_predictor_is_trained_kept_and_loaded_like_a_dqn(tmp_path, capsys):
     }  # fmt: skip
     lines = runs.find(out).logged()
     assert len(lines) == 10 and all(np.isfinite(list(line.values())).all() for line in lines)
-    scheduler, fit = jaxlb.load(out)
+    scheduler = jaxlb.load(out)
     errors = [line["held_out_error"] for line in lines]
-    assert scheduler.name == "drift-aware" and float(fit.error) == pytest.approx(min(errors))
+    assert scheduler.name == "drift-aware" and float(scheduler.variables.error) == pytest.approx(min(errors))
     Evaluate(directory=out, schedulers="lwr", lanes=4, tasks=20, json=True, scenario="stable").run()
     names = [row["name"] for row in json.loads(capsys.readouterr().out)["schedulers"]]
     assert names == ["lwr", "predictor"]
@@ -252,18 +252,19 @@ def test_a_run_that_diverges_says_where_and_keeps_finite_weights(tmp_path):
         FloatingPointError, match=r"seed 0 the loss was not finite at iteration \d+; .* keeps"
     ):
         train(tmp_path / "wild", "learning_rate=1e30", overwrite=True)
-    chex.assert_tree_all_finite(jaxlb.load(tmp_path / "wild")[1])
+    chex.assert_tree_all_finite(jaxlb.load(tmp_path / "wild").variables)
     assert runs.find(tmp_path / "wild").logged()[-1]["loss"] is None
 
 
 def test_features_have_a_name_each(trained):
-    scheduler, variables = jaxlb.load(trained)
+    scheduler = jaxlb.load(trained)
+    variables = scheduler.variables
     record = runs.find(trained).record
     assert variables.moments.mean.processor.shape == (len(record.features["processor"]),)
     # The network is told the four weights of the reward besides.
     assert variables.moments.mean.task.shape == (len(record.features["task"]) + 4,)
     # One scheduler, so what it does compiles once for all seeds.
-    assert scheduler is jaxlb.load(trained, seed=4)[0]
+    assert jax.tree.structure(scheduler) == jax.tree.structure(jaxlb.load(trained, seed=4))
 
 
 QUICK = {
@@ -303,7 +304,7 @@ def test_kill_9_at_ten_random_moments_changes_nothing(method, tmp_path):
         left = runs.find(out)
         assert left.iteration() < left.record.settings["num_iterations"]
         if left.iteration():
-            chex.assert_tree_all_finite(jaxlb.load(out)[1])
+            chex.assert_tree_all_finite(jaxlb.load(out).variables)
         rest = ["--resume"]
     subprocess.run([*command, out, *rest], check=True, timeout=600, **quiet)
-    chex.assert_trees_all_equal(jaxlb.load(out)[1], jaxlb.load(whole)[1])
+    chex.assert_trees_all_equal(jaxlb.load(out).variables, jaxlb.load(whole).variables)

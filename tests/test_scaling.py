@@ -24,7 +24,7 @@ key, digest = jax.random.key(0), hashlib.sha256()
 
 ROLLOUT = """
 size = {"num_lanes": 48, "num_tasks": 200, "warmup": 50}
-summary = jaxlb.rollout(env, params, jaxlb.scheduler("power-of-d"), (), key, **size)
+summary = jaxlb.rollout(env, params, jaxlb.scheduler("power-of-d"), key, **size)
 table = jaxlb.compare(
     env, params, {name: jaxlb.scheduler(name) for name in ("lwr", "greedy", "drift-aware")}, key, **size
 )

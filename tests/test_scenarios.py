@@ -180,7 +180,7 @@ def test_overload_that_is_not_meant_is_refused_wherever_tasks_are_drawn(key):
         (jaxlb.train_predictor, jaxlb.PredictorConfig()),
     ]
     calls = [
-        lambda env: jaxlb.rollout(env, over, lwr, (), key, 2, 3),
+        lambda env: jaxlb.rollout(env, over, lwr, key, 2, 3),
         lambda env: jaxlb.compare(env, over, {"lwr": lwr}, key, num_lanes=2, num_tasks=3),
     ]
     calls += [lambda env, t=train, c=config: t(env, over, c, key) for train, config in trainings]
@@ -192,9 +192,9 @@ def test_overload_that_is_not_meant_is_refused_wherever_tasks_are_drawn(key):
         call(meant)
     # Given tasks have the load they have, and what is traced cannot be known.
     tasks = workload.sample(key, params, 4)
-    jaxlb.replay(env, over, lwr, (), tasks, key)
+    jaxlb.replay(env, over, lwr, tasks, key)
     means = jax.vmap(
-        lambda load: jaxlb.rollout(env, params.replace(load=load), lwr, (), key, 2, 3).mean_completion
+        lambda load: jaxlb.rollout(env, params.replace(load=load), lwr, key, 2, 3).mean_completion
     )(jnp.array([0.5, 1.5]))
     assert means.shape == (2, 2)
 
@@ -218,12 +218,12 @@ def test_what_must_agree_is_refused_where_it_does_not(key):
     env, params = jaxlb.make(
         "stable", **recorded, class_probability=[0.2, 0.3, 0.5], class_slack=[1.0, 2.0, 3.0]
     )
-    summary = jaxlb.rollout(env, params, jaxlb.scheduler("lwr"), (), key, 8, 300)
+    summary = jaxlb.rollout(env, params, jaxlb.scheduler("lwr"), key, 8, 300)
     assert summary.class_count.sum() == 8 * 300
     # As rollout, compare and trainers ask.
     fewer = params.replace(class_probability=jnp.array([0.5, 0.5]), class_slack=jnp.array([1.0, 2.0]))
     with pytest.raises(ValueError, match="task_priority = 2: must be at most 1, as the number of"):
-        jaxlb.rollout(env, fewer, jaxlb.scheduler("lwr"), (), key, 2, 3)
+        jaxlb.rollout(env, fewer, jaxlb.scheduler("lwr"), key, 2, 3)
 
     with pytest.raises(
         ValueError, match="size: a law of mean 5 with a trace of mean size 2: must be the same"
@@ -257,7 +257,7 @@ def test_lanes_that_do_not_fit_are_refused_by_name(key):
         with pytest.raises(ValueError, match=rf"{name} has lane axes \(3,\): must be \(\) or \(2,\)"):
             env.check(wrong, (2,))
         with pytest.raises(ValueError, match=rf"{name} has lane axes \(3,\): must be \(\)$"):
-            jaxlb.replay(env, wrong, lwr, (), workload.sample(key, params, 4), key)
+            jaxlb.replay(env, wrong, lwr, workload.sample(key, params, 4), key)
     for train, config in (
         (jaxlb.train_dqn, jaxlb.DQNConfig()),
         (jaxlb.train_gnn, jaxlb.GNNConfig()),
@@ -284,12 +284,12 @@ def test_lanes_may_have_classes_of_their_own(key):
     env, params = jaxlb.make("stable", class_probability=[0.5, 0.5], class_slack=[1.0, 2.0])
     lwr = jaxlb.scheduler("lwr")
     both = jaxlb.rollout(
-        env, params.replace(class_probability=probability, class_slack=slack), lwr, (), key, 3, 400
+        env, params.replace(class_probability=probability, class_slack=slack), lwr, key, 3, 400
     )
     assert len(set(both.class_violations[0].tolist())) > 1
     for lane in range(3):
         own = params.replace(class_probability=probability[:, lane], class_slack=slack[:, lane])
-        alone = jaxlb.rollout(env, own, lwr, (), key, 3, 400)
+        alone = jaxlb.rollout(env, own, lwr, key, 3, 400)
         np.testing.assert_array_equal(alone.class_count[:, lane], both.class_count[:, lane])
         np.testing.assert_array_equal(alone.class_violations[:, lane], both.class_violations[:, lane])
     with pytest.raises(ValueError, match=r"class_probability sums to 0.7: must sum to 1"):

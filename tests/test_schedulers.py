@@ -51,7 +51,9 @@ def choose(name, seen, params=None, memory=None, key=None, **options):
     params = params_of(np.asarray(seen.speed)) if params is None else params
     env, _ = jaxlb.make("heavy-tail", num_processors=len(seen.speed))
     memory = scheduler.start(env, params, ()) if memory is None else memory
-    action, memory = scheduler.act((), memory, seen, jax.random.key(0) if key is None else key)
+    action, memory = scheduler.act(
+        scheduler.variables, memory, seen, jax.random.key(0) if key is None else key
+    )
     assert action.dtype == jnp.int32 and action.shape == ()
     return int(action), memory
 
@@ -85,7 +87,7 @@ def test_jsq_ties_can_go_to_the_fastest_or_be_split_evenly():
     assert choose("jsq", seen, ties="fastest")[0] == 1
     keys = jax.random.split(jax.random.key(1), 2000)
     scheduler = jaxlb.scheduler("jsq", ties="random")
-    picked = np.asarray(jax.vmap(lambda key: scheduler.act((), (), seen, key)[0])(keys))
+    picked = np.asarray(jax.vmap(lambda key: scheduler.act(scheduler.variables, (), seen, key)[0])(keys))
     assert set(picked.tolist()) == {0, 1}
     assert stats.binomtest(int(picked.sum()), len(picked)).pvalue > 1e-4
 
@@ -94,7 +96,7 @@ def frequencies(name, seen, count=6000, **options):
     """How often each processor is chosen."""
     scheduler = jaxlb.scheduler(name, **options)
     keys = jax.random.split(jax.random.key(2), count)
-    picked = jax.vmap(lambda key: scheduler.act((), (), seen, key)[0])(keys)
+    picked = jax.vmap(lambda key: scheduler.act(scheduler.variables, (), seen, key)[0])(keys)
     return np.bincount(np.asarray(picked), minlength=len(seen.speed))
 
 
@@ -202,7 +204,7 @@ def carried(law, speed, load, name, **options):
     _, params = jaxlb.make("heavy-tail", speed=list(speed), load=load, size=law)
     env, _ = jaxlb.make("heavy-tail", speed=list(speed))
     tasks = workload.sample(jax.random.key(3), with_lane_axis(params, (8,)), 2000, (8,))
-    outcome = jaxlb.replay(env, params, jaxlb.scheduler(name, **options), (), tasks, jax.random.key(0))
+    outcome = jaxlb.replay(env, params, jaxlb.scheduler(name, **options), tasks, jax.random.key(0))
     size, action = (np.asarray(leaf).ravel() for leaf in (tasks.size, outcome.action))
     work = np.bincount(action, size, minlength=len(speed)) / size.sum()
     return size, action, work, float(outcome.completion.mean())
@@ -320,14 +322,14 @@ def test_lanes_decide_alone_and_memory_keeps_its_types(name, key):
     )
     many = many.replace(truth=many.truth.replace(size=many.size))
     memory = scheduler.start(env, with_lane_axis(params, (lanes,)), (lanes,))
-    action, after = scheduler.act((), memory, many, key)
+    action, after = scheduler.act(scheduler.variables, memory, many, key)
     assert action.shape == (lanes,) and action.dtype == jnp.int32
     assert int(action.min()) >= 0 and int(action.max()) < 4
     jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), memory, after)
     if name not in ("random", "weighted-random", "jiq", "power-of-d", "hedge"):
         for lane in range(lanes):
             one = jax.tree.map(lambda leaf, lane=lane: leaf[..., lane] if leaf.ndim else leaf, many)
-            alone, _ = scheduler.act((), scheduler.start(env, params, ()), one, key)
+            alone, _ = scheduler.act(scheduler.variables, scheduler.start(env, params, ()), one, key)
             assert int(alone) == int(action[lane])
 
 
@@ -340,14 +342,13 @@ def test_names_and_options_are_checked():
         jaxlb.scheduler("power-of-d", d=0)
     with pytest.raises(ValueError, match=r"share = -1: must be above 0"):
         jaxlb.scheduler("guarded-sita", share=-1)
-    assert jaxlb.scheduler("lwr") is jaxlb.scheduler("lwr")
 
 
 def test_options_may_be_in_the_name():
     named = jaxlb.scheduler("guarded-sita(big=2, big_to=fastest,share=0.8)")
-    assert named is jaxlb.scheduler("guarded-sita", big=2, big_to="fastest", share=0.8)
-    assert named is jaxlb.scheduler("guarded-sita(big=2)", big_to="fastest", share=0.8)
-    assert jaxlb.scheduler("lwr()") is jaxlb.scheduler("lwr")
+    assert named == jaxlb.scheduler("guarded-sita", big=2, big_to="fastest", share=0.8)
+    assert named == jaxlb.scheduler("guarded-sita(big=2)", big_to="fastest", share=0.8)
+    assert jaxlb.scheduler("lwr()") == jaxlb.scheduler("lwr")
 
 
 @pytest.mark.parametrize(
@@ -386,7 +387,7 @@ def test_mean_response_of_textbook_systems(scenario, overrides, name, options, r
     """Within 5 standard errors, and those below 1 %."""
     env, params = jaxlb.make(scenario, **overrides)
     summary = jaxlb.rollout(
-        env, params, jaxlb.scheduler(name, **options), (), key, num_lanes=1000, num_tasks=3000, warmup=1000
+        env, params, jaxlb.scheduler(name, **options), key, num_lanes=1000, num_tasks=3000, warmup=1000
     )
     lanes = np.asarray(summary.mean_completion, np.float64)
     error = lanes.std(ddof=1) / np.sqrt(len(lanes))
@@ -403,11 +404,11 @@ def test_optimal_promises_what_an_independent_solver_found_and_keeps_it(speed, l
     env, params = jaxlb.make("stable", speed=speed, load=load)
     values = jax.jit(optimal.solve)(params)
     assert float(values.mean_response) == pytest.approx(response, rel=3e-3)
-    summary = jaxlb.rollout(env, params, jaxlb.scheduler("optimal"), (), key, 1024, 3000, 1000)
+    summary = jaxlb.rollout(env, params, jaxlb.scheduler("optimal"), key, 1024, 3000, 1000)
     lanes = np.asarray(summary.mean_completion, np.float64)
     assert abs(lanes.mean() - response) < 5 * lanes.std(ddof=1) / np.sqrt(len(lanes)) + 3e-3 * response
     # On the same tasks it beats whoever looks no further than the task itself.
-    greedy = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), (), key, 1024, 3000, 1000)
+    greedy = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), key, 1024, 3000, 1000)
     assert (np.asarray(greedy.mean_completion) - lanes).mean() > 0.01 * response
 
 
@@ -415,7 +416,7 @@ def test_optimal_acts_on_its_values(key):
     # Its choices, task by task, from the solved table in float64 with SciPy's interpolation.
     env, params = jaxlb.make("stable", speed=[1.0, 0.5], load=0.7)
     tasks = workload.sample(key, params, 4000)
-    outcome = jaxlb.replay(env, params, jaxlb.scheduler("optimal"), (), tasks, key)
+    outcome = jaxlb.replay(env, params, jaxlb.scheduler("optimal"), tasks, key)
     values = jax.jit(optimal.solve)(params)
     count = values.table.shape[0]
     knots = np.asarray(optimal._knots(jnp.arange(count), values.first, values.growth), np.float64)
@@ -437,7 +438,7 @@ def test_optimal_acts_on_its_values(key):
 def test_optimal_is_for_two_processors(key):
     env, params = jaxlb.make("stable")
     with pytest.raises(ValueError, match="num_processors = 4: must be 2 for scheduler 'optimal'"):
-        jaxlb.rollout(env, params, jaxlb.scheduler("optimal"), (), key, 4, 4)
+        jaxlb.rollout(env, params, jaxlb.scheduler("optimal"), key, 4, 4)
 
 
 @pytest.mark.parametrize("name", sorted(set(jaxlb.schedulers()) - {"optimal"}))
@@ -446,7 +447,7 @@ def test_a_rollout_calls_nothing_on_the_host(name):
     rule, key = jaxlb.scheduler(name), jax.random.key(0)
 
     def summary(params, key):
-        return jaxlb.rollout(env, params, rule, (), key, num_lanes=4, num_tasks=3)
+        return jaxlb.rollout(env, params, rule, key, num_lanes=4, num_tasks=3)
 
     program = str(jax.make_jaxpr(summary)(params, key))
     assert "while" in program
@@ -455,7 +456,7 @@ def test_a_rollout_calls_nothing_on_the_host(name):
 
 def test_a_scheduler_may_be_given_by_its_name():
     lwr = jaxlb.scheduler("lwr")
-    assert as_scheduler("lwr") is as_scheduler(lwr) is lwr
+    assert as_scheduler("lwr") == lwr and as_scheduler(lwr) is lwr
     with pytest.raises(ValueError, match="unknown scheduler 'lwrr'; did you mean"):
         as_scheduler("lwrr")
     told = r"scheduler = .*: must be a name or a jaxlb.Scheduler"
@@ -467,12 +468,12 @@ def test_a_scheduler_may_be_given_by_its_name():
 
 def test_a_start_that_takes_too_few_arguments_is_told_what_it_must_take(key):
     env, params = jaxlb.make("stable")
-    own = jaxlb.scheduler("lwr")._replace(name="own", start=lambda params, lanes: ())
+    own = jaxlb.scheduler("lwr").replace(name="own", start=lambda params, lanes: ())
     said = r"scheduler 'own': its start takes \(params, lanes\), must take \(env, params, lanes\)"
     with pytest.raises(ValueError, match=said):
-        jaxlb.rollout(env, params, own, (), key, 2, 10)
+        jaxlb.rollout(env, params, own, key, 2, 10)
     with pytest.raises(ValueError, match=said):
-        jaxlb.replay(env, params, own, (), workload.sample(key, params, 3), key)
+        jaxlb.replay(env, params, own, workload.sample(key, params, 3), key)
     hedge = jaxlb.scheduler("hedge", candidates=(jaxlb.scheduler("lwr"), own))
     with pytest.raises(ValueError, match=said):
-        jaxlb.rollout(env, params, hedge, (), key, 2, 10)
+        jaxlb.rollout(env, params, hedge, key, 2, 10)

@@ -170,7 +170,7 @@ NAMES = sorted(set(jaxlb.schedulers()) - DRAWING - ESTIMATING - {"optimal"})  # 
 def test_simpy_makes_the_same_choices_and_completions(name, speeds, load, key):
     env, params = jaxlb.make("stable", speed=list(speeds), load=load, queue_capacity=256)
     tasks = tasks_on_a_grid(load * sum(speeds), seed=len(name))
-    outcome = jaxlb.replay(env, params, jaxlb.scheduler(name), (), tasks, key)
+    outcome = jaxlb.replay(env, params, jaxlb.scheduler(name), tasks, key)
     actions, completions = simpy_replay(
         tasks.gap.astype(float).tolist(),
         tasks.size.astype(float).tolist(),

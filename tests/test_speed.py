@@ -59,7 +59,7 @@ def test_our_programs_and_theirs_do_the_same_number_of_steps():
     env, params = programs.system(4)
     assert float(params.speed.sum()) == 5.0
     rule = programs.observing_lwr()
-    assert programs.rolling(env, params, rule, (), 4, 2)() > 0
+    assert programs.rolling(env, params, rule, 4, 2)() > 0
     assert programs.stepping(env, params, 4, 2)() > 0
     assert programs.products((20, 8, 4), 4, 2)() > 0
     assert programs.simpy_program(4, 100)() > 0
@@ -68,7 +68,7 @@ def test_our_programs_and_theirs_do_the_same_number_of_steps():
 def test_lwr_that_observes_chooses_as_lwr(key):
     env, params = programs.system(4)
     plain, observing = (
-        jaxlb.rollout(env, params, rule, (), key, num_lanes=8, num_tasks=200)
+        jaxlb.rollout(env, params, rule, key, num_lanes=8, num_tasks=200)
         for rule in (jaxlb.scheduler("lwr"), programs.observing_lwr())
     )
     assert (plain.oracle_agreement == observing.oracle_agreement).all()
@@ -93,7 +93,7 @@ def test_a_peer_that_is_not_here_is_skipped_with_a_reason(tmp_path, capsys):
 def test_a_sweep_has_a_rate_for_every_value(monkeypatch):
     seen = []
 
-    def rolling(env, params, rule, variables, lanes, steps):
+    def rolling(env, params, rule, lanes, steps):
         seen.append((env.num_processors, lanes, steps))
         return lambda: float(lanes * env.num_processors)
 

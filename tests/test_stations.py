@@ -44,7 +44,7 @@ def test_the_boundary_costs_nothing(scenario, rule, key):
     carry = start_rollout(env, params, scheduler, key, 8)
 
     def run(params, key, carry, num_tasks):
-        return continue_rollout(env, params, scheduler, (), key, carry, num_tasks)
+        return continue_rollout(env, params, scheduler, key, carry, num_tasks)
 
     assert equations(jax.make_jaxpr(run)(params, key, carry, 5).jaxpr) <= EQUATIONS[scenario, rule]
 
@@ -78,7 +78,7 @@ def given(key, num_tasks=200):
 def test_a_station_of_ones_own_serves(key):
     tasks = given(key)
     env, params = jaxlb.make("stable", speed=[1.0, 2.0], station=SlowToStart(queue_capacity=64, setup=0.25))
-    outcome = jaxlb.replay(env, params, "rr", (), tasks, key)
+    outcome = jaxlb.replay(env, params, "rr", tasks, key)
     free, now = [0.0, 0.0], 0.0
     for place, (gap, size) in enumerate(zip(np.float64(tasks.gap), np.float64(tasks.size), strict=True)):
         now, processor = now + gap, place % 2
@@ -88,13 +88,12 @@ def test_a_station_of_ones_own_serves(key):
 
 def test_metrics_ask_the_station_what_was_the_best(key):
     env, params = jaxlb.make("stable", station=SlowToStart())
-    summary = jaxlb.rollout(env, params, "oracle", (), key, num_lanes=4, num_tasks=500)
+    summary = jaxlb.rollout(env, params, "oracle", key, num_lanes=4, num_tasks=500)
     np.testing.assert_array_equal(summary.oracle_agreement, 1.0)
     plain, params = jaxlb.make("stable")
     assert (
         summary.mean_completion.mean()
-        > 0.5
-        + jaxlb.rollout(plain, params, "oracle", (), key, num_lanes=4, num_tasks=500).mean_completion.mean()
+        > 0.5 + jaxlb.rollout(plain, params, "oracle", key, num_lanes=4, num_tasks=500).mean_completion.mean()
     )
 
 
@@ -102,7 +101,7 @@ def test_metrics_ask_the_station_what_was_the_best(key):
 def test_nothing_looks_behind_the_view(rule, key):
     tasks = given(key)
     env, params = jaxlb.make("stable", speed=[2.0, 1.0, 1.0], station=Unseen())
-    outcome = jaxlb.replay(env, params, rule, (), tasks, key)
+    outcome = jaxlb.replay(env, params, rule, tasks, key)
     np.testing.assert_array_equal(outcome.action, 0)
     assert float(outcome.wait.max()) > 1.0
 

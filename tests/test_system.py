@@ -36,7 +36,7 @@ def both_engines(name, speeds, tasks, key):
     env, params = jaxlb.make("stable", num_processors=len(speeds), queue_capacity=256)
     params = params.replace(speed=jnp.asarray(speeds, jnp.float32))
     scheduler = jaxlb.scheduler(name)
-    outcome = jaxlb.replay(env, params, scheduler, (), tasks, key)
+    outcome = jaxlb.replay(env, params, scheduler, tasks, key)
     again, queue_length, _, state = trajectory(env, params, scheduler, jax.tree.map(jnp.asarray, tasks), key)
     # The same to a rounding: programs may differ in how they fuse.
     chex.assert_trees_all_close(outcome, again, rtol=1e-5, atol=1e-5)

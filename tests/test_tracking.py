@@ -19,10 +19,10 @@ def act(variables, memory, observation, key):
     return jnp.argmin(seen.load / seen.speed, 0).astype(jnp.int32), memory
 
 
-RULE = Scheduler("tracking lwr", lambda key, observation: (), lambda env, *told: tracking.start(*told), act)
+RULE = Scheduler("tracking lwr", (), lambda env, *told: tracking.start(*told), act)
 
 
-def tracked(memory, observation):
+def tracked(rule, memory, observation):
     memory, seen = tracking.look(memory, observation)
     names = tuple(tracking.FEATURES)
     return dict(zip(names, tracking.features(names, memory, seen), strict=True)), seen
@@ -33,7 +33,7 @@ def seen(key, lanes=(3,), num_tasks=60, **overrides):
     env, params = jaxlb.make("stale", **overrides)
     with_lanes = jaxlb.env.with_lane_axis(params, lanes)
     tasks = workload.sample(key, with_lanes, num_tasks, lanes)
-    return jax.tree.map(np.asarray, watch(env, params, RULE, (), tasks, key, tracked)[1])
+    return jax.tree.map(np.asarray, watch(env, params, RULE, tasks, key, tracked)[1])
 
 
 def test_moving_figures_are_those_of_pandas(key):
@@ -73,7 +73,7 @@ def test_hidden_sizes_are_taken_for_the_mean(key):
 def test_one_environment_is_tracked_like_many(key):
     env, params = jaxlb.make("stale")
     tasks = workload.sample(key, jaxlb.env.with_lane_axis(params, (2,)), 50, (2,))
-    together, _ = watch(env, params, RULE, (), tasks, key, tracked)[1]
-    alone, _ = watch(env, params, RULE, (), jax.tree.map(lambda leaf: leaf[:, 1], tasks), key, tracked)[1]
+    together, _ = watch(env, params, RULE, tasks, key, tracked)[1]
+    alone, _ = watch(env, params, RULE, jax.tree.map(lambda leaf: leaf[:, 1], tasks), key, tracked)[1]
     for name, feature in alone.items():
         np.testing.assert_allclose(feature, together[name][..., 1], rtol=1e-6, atol=1e-6)

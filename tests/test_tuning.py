@@ -14,12 +14,12 @@ def test_settings_side_by_side_do_what_each_does_alone(key):
     found = tuning.guarded_sita(env, params, key, **run)
     for one in found.values():
         assert one.name in tuning.GUARDED_SITA
-        alone = jaxlb.rollout(env, params, jaxlb.scheduler(one.name), (), key, *run.values())
-        assert one.scheduler is jaxlb.scheduler(one.name)
+        alone = jaxlb.rollout(env, params, jaxlb.scheduler(one.name), key, *run.values())
+        assert one.scheduler == jaxlb.scheduler(one.name)
         assert one.mean_completion == pytest.approx(float(alone.mean_completion.mean()), rel=1e-5)
         assert one.sla_violation_rate == pytest.approx(float(alone.sla_violation_rate.mean()), rel=1e-5)
     # The default is among them, and has not the fewest violations.
-    default = jaxlb.rollout(env, params, jaxlb.scheduler("guarded-sita"), (), key, *run.values())
+    default = jaxlb.rollout(env, params, jaxlb.scheduler("guarded-sita"), key, *run.values())
     assert found["completion"].mean_completion <= float(default.mean_completion.mean())
     assert found["violations"].sla_violation_rate < float(default.sla_violation_rate.mean())
 
@@ -29,7 +29,7 @@ def test_no_setting_is_better_than_the_best(key):
     env, params = jaxlb.make("heavy-tail")
     run = 16, 400, 50
     found = tuning.guarded_sita(env, params, key, *run)
-    each = [jaxlb.rollout(env, params, jaxlb.scheduler(name), (), key, *run) for name in tuning.GUARDED_SITA]
+    each = [jaxlb.rollout(env, params, jaxlb.scheduler(name), key, *run) for name in tuning.GUARDED_SITA]
     times, rates = (
         [float(np.mean(getattr(one, figure))) for one in each]
         for figure in ("mean_completion", "sla_violation_rate")

@@ -18,7 +18,7 @@ def trajectory(env, params, scheduler, tasks, key):
         def body(carry, task):
             state, memory = carry
             seen = env.observe(state, params, key)
-            action, memory = scheduler.act((), memory, seen, key)
+            action, memory = scheduler.act(scheduler.variables, memory, seen, key)
             found = state.system.station.queue_length, state.system.station.wait
             state, outcome, _ = env.transition(state, action, task, params, key)
             return (state, memory), (outcome, *found)

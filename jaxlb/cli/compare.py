@@ -16,7 +16,7 @@ from rich.table import Table
 from jaxlb import checks, runs, stationarity
 from jaxlb.cli import folders
 from jaxlb.cli.common import Where, Writes, console, dumps, progress, settings
-from jaxlb.comparison import Comparison, Entry, Interval, compare
+from jaxlb.comparison import Comparison, Interval, compare
 from jaxlb.env import Env
 from jaxlb.scheduling import scheduler
 from jaxlb.types import EnvParams, Scheduler
@@ -29,7 +29,7 @@ class Asked(NamedTuple):
 
     env: Env
     params: EnvParams
-    schedulers: dict[str, Entry]
+    schedulers: dict[str, Scheduler]
     behaviour: Scheduler | None
     described: dict[str, Any]
 
@@ -150,15 +150,15 @@ class Evaluate(_Judge, Where):
         self.judge_and_tell(self.asked(Where(**options), (self.directory,)))
 
 
-def entries(names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams) -> dict[str, Entry]:
+def entries(names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams) -> dict[str, Scheduler]:
     """The schedulers that options name, those that were trained last."""
-    chosen: dict[str, Entry] = {name: scheduler(name) for name in checks.entries(names)}
+    chosen: dict[str, Scheduler] = {name: scheduler(name) for name in checks.entries(names)}
     for directory in checkpoints:
         chosen |= _trained(directory, env, params)
     return chosen
 
 
-def _trained(directory: Path, env: Env, params: EnvParams) -> dict[str, Entry]:
+def _trained(directory: Path, env: Env, params: EnvParams) -> dict[str, Scheduler]:
     """What a run trained, by the names that the table gives it."""
     run = runs.find(directory)
     run.record.check(env, params)

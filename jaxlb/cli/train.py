@@ -198,7 +198,7 @@ def _draw_predictions(run: Run) -> None:
     record, trainer = run.record, run.record.trainer()
     assert trainer.inspect is not None
     env, params = record.environment()
-    _, variables = runs.load_all(run)[record.seeds[0]]
+    variables = runs.load_all(run)[record.seeds[0]].variables
     key = jax.random.fold_in(jax.random.key(record.seeds[0]), 1)
     found = trainer.inspect(env, params, trainer.configure(**record.settings), variables, key)
     flat = [

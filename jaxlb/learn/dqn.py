@@ -86,7 +86,7 @@ class DQNConfig(struct.PyTreeNode):
     average_rate: Any = 0.01
     max_gradient_norm: Any = None
     network: Network = _static(networks.per_processor())
-    forecaster: Forecaster = _static(FLUID)
+    forecaster: Forecaster = FLUID
     num_lanes: int = _static(256)
     memory_rows: int = _static(2048)
     batch_size: int = _static(512)
@@ -165,9 +165,10 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
     arrival_key, observe_key, network_key = jax.random.split(key, 3)
     state = first_arrival(env, params, arrival_key, lanes)
     tracked = config.forecaster.start(observe.as_told(params), lanes)
-    _, seen, forecast = config.forecaster.look(tracked, env.observe(state, params, observe_key))
+    observation = env.observe(state, params, observe_key)
+    _, seen, forecast = config.forecaster.look(config.forecaster.variables, tracked, observation)
     x = learned.features(seen, forecast, learned.objective(config.weights))
-    variables = learned.untrained(config.network, network_key, x, config.weights)
+    variables = learned.untrained(config.network, network_key, x, config.weights, config.forecaster)
     nothing = jnp.zeros(lanes, jnp.float32)
     row = Step(
         features=x,
@@ -220,10 +221,9 @@ def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key, state
     state, sums = jax.lax.fori_loop(0, num_iterations, body, differing((state, sums)))
 
     judged = state.variables.replace(network=state.target)
-    greedy = learned.dqn(config.network, config.forecaster)
-    tasks = config.evaluation_tasks
+    greedy, tasks = learned.dqn(config.network, judged), config.evaluation_tasks
     goal = dataclasses.replace(env, reward="weighted"), config.weights.put_into(params)
-    found = rollout(*goal, greedy, judged, evaluation_key, config.num_lanes, tasks, tasks // 2)
+    found = rollout(*goal, greedy, evaluation_key, config.num_lanes, tasks, tasks // 2)
     objective = found.mean_reward.mean()
     better = objective > state.best_reward
     state = state.replace(
@@ -250,19 +250,16 @@ def _iterate(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     return state.replace(iteration=state.iteration + 1), collecting | learning
 
 
-def _exploring(greedy: Scheduler) -> Scheduler:
-    """A policy, but at random, in proportion to speed, with the probability in its variables."""
-    by_speed = scheduler("weighted-random")
-
-    def act(variables: tuple[Variables, Array], memory: Any, observation: Observation, key: Key) -> tuple:
-        trained, exploration = variables
-        chance_key, choice_key, greedy_key = jax.random.split(key, 3)
-        action, memory = greedy.act(trained, memory, observation, greedy_key)
-        explored, _ = by_speed.act((), (), observation, choice_key)
-        explore = jax.random.uniform(chance_key, action.shape, jnp.float32) < exploration
-        return jnp.where(explore, explored, action), memory
-
-    return Scheduler("exploring", greedy.init, greedy.start, act)
+def _explore(
+    variables: tuple[Scheduler, Array], memory: Any, observation: Observation, key: Key
+) -> tuple[Array, Any]:
+    """Act as a policy does, but at random, in proportion to speed, with a probability."""
+    greedy, exploration = variables
+    chance_key, choice_key, greedy_key = jax.random.split(key, 3)
+    action, memory = greedy.act(greedy.variables, memory, observation, greedy_key)
+    explored, _ = scheduler("weighted-random").act((), (), observation, choice_key)
+    explore = jax.random.uniform(chance_key, action.shape, jnp.float32) < exploration
+    return jnp.where(explore, explored, action), memory
 
 
 def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQNState) -> tuple:
@@ -273,17 +270,18 @@ def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQ
     explored = state.iteration.astype(jnp.float32) / c.num_iterations / c.exploration_part
     exploration = optax.linear_schedule(c.exploration, c.final_exploration, 1)(explored)
     task, process = workload.draw(task_key, params, state.env.workload, lanes)
-    policy = _exploring(learned.dqn(c.network, c.forecaster))
+    greedy = learned.dqn(c.network, variables)
+    policy = Scheduler("exploring", (greedy, exploration), greedy.start, _explore)
     before = state.env
     after, tracked, observation, outcome, reward = decide(
-        env, params, policy, (variables, exploration), before, state.tracked, task, observe_key, act_key
+        env, params, policy, before, state.tracked, task, observe_key, act_key
     )
     after = after.replace(workload=process)
     ended = after.steps >= params.max_steps_in_episode
     empty = after.replace(system=cycle.empty(env, params, after.system), steps=jnp.zeros_like(after.steps))
     after = jax.tree.map(lambda new, old: jnp.where(ended, new, old) if old.ndim else old, empty, after)
 
-    _, seen, forecast = c.forecaster.look(state.tracked, observation)
+    _, seen, forecast = c.forecaster.look(c.forecaster.variables, state.tracked, observation)
     truth = seen.truth
     deadline = before.task.deadline / mean_service(params, lanes)
     true_rewards = rewards.of_each_choice(
@@ -413,7 +411,7 @@ def train_dqn(env: Env, params: EnvParams, config: DQNConfig | None, key: Key) -
       key: consumed.
 
     Returns:
-      The scheduler, its weights, and what happened on the way.
+      The scheduler, and what happened on the way.
 
     Raises:
       ValueError: a setting or a parameter out of bounds.
@@ -524,6 +522,6 @@ DQN = Trainer(
     check=check,
     start=start_dqn,
     advance=continue_dqn,
-    acting=lambda config: learned.dqn(config.network, config.forecaster),
+    acting=lambda config, variables: learned.dqn(config.network, variables),
     fits=_fits,
 )

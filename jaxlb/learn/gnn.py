@@ -15,16 +15,17 @@ from flax import struct
 
 from jaxlb import checks, workload
 from jaxlb.env import Env, with_lane_axis
+from jaxlb.functions import partial
 from jaxlb.learn import networks
 from jaxlb.learn.trainer import Trainer, TrainResult, falling, train
 from jaxlb.loop import first_arrival, watch
 from jaxlb.numerics import at_processor
 from jaxlb.scheduling import forecasts, learned, regression, scheduler
-from jaxlb.scheduling.base import chosen_acts, first_memory
+from jaxlb.scheduling.base import chosen_acts, first_memories, starts
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
 from jaxlb.scheduling.learned import Features, Network, Recurrent
 from jaxlb.scheduling.regression import Decision, Regression
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
+from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler
 
 Target = Literal["time", "mean", "log-time", "distribution", "choice"]
 HELD_OUT = 5
@@ -66,7 +67,7 @@ class GNNConfig(struct.PyTreeNode):
     learning_rate: Any = 1e-2
     final_learning_rate: Any = 1e-6
     network: Network | Recurrent = _static(networks.gnn())
-    forecaster: Forecaster = _static(FLUID)
+    forecaster: Forecaster = FLUID
     target: Target = _static("log-time")
     decision: Decision = _static("completion")
     adaptation: float | None = _static(None)
@@ -119,35 +120,32 @@ def _each(env: Systems, params: Any) -> tuple[tuple[Env, EnvParams], ...]:
     return ((env, params),) if isinstance(env, Env) else tuple(zip(env, params, strict=True))
 
 
-@functools.cache
-def _mixture(own: Scheduler, behaviours: tuple[Scheduler, ...]) -> Scheduler:
-    """Every second lane under its own policy once that is trained, the others under one of the rules."""
-
-    def start(env: Static, params: EnvParams, lanes: Lanes) -> tuple:
-        each = tuple(first_memory(rule, env, params, lanes) for rule in behaviours)
-        return own.start(env, params, lanes), each
-
-    def act(variables: tuple[Regression, Array], memory: tuple, observation: Observation, key: Key) -> tuple:
-        (ours, trained), (tracked, memories) = variables, memory
-        own_key, *keys = jax.random.split(key, 1 + len(behaviours))
-        lane = jnp.arange(observation.size.size, dtype=jnp.int32).reshape(observation.size.shape)
-        learned_action, tracked = own.act(ours, tracked, observation, own_key)
-        none, which = ((),) * len(behaviours), (lane // 2) % len(behaviours)
-        action, memories = chosen_acts(behaviours, none, memories, observation, keys, which)
-        action = jnp.where(trained & (lane % 2 == 1), learned_action, action)
-        return action, (tracked, memories)
-
-    return Scheduler("mixture", own.init, start, act)
+def _act_mixed(
+    variables: tuple[Scheduler, Array, tuple[Scheduler, ...]],
+    memory: tuple,
+    observation: Observation,
+    key: Key,
+) -> tuple[Array, tuple]:
+    """Act in every second lane as its own policy, once that is trained, in the others as one of the rules."""
+    (own, trained, behaviours), (tracked, *memories) = variables, memory
+    own_key, *keys = jax.random.split(key, 1 + len(behaviours))
+    lane = jnp.arange(observation.size.size, dtype=jnp.int32).reshape(observation.size.shape)
+    learned_action, tracked = own.act(own.variables, tracked, observation, own_key)
+    which = (lane // 2) % len(behaviours)
+    action, memories = chosen_acts(behaviours, memories, observation, keys, which)
+    action = jnp.where(trained & (lane % 2 == 1), learned_action, action)
+    return action, (tracked, *memories)
 
 
-@functools.cache
-def _look(forecaster: Forecaster) -> Any:
-    def look(memory: tuple, observation: Observation) -> Examples:
-        (told, *_), _ = memory
-        _, seen, forecast = forecaster.look(told, observation)
-        return Examples(regression.features(seen, forecast), regression.completions(seen.truth))
+def _examples(own: Scheduler, memory: tuple, observation: Observation) -> Examples:
+    """What a scheduler is told, and what each choice would lead to."""
+    forecaster, (told, *_) = own.variables.forecaster, memory
+    _, seen, forecast = forecaster.look(forecaster.variables, told, observation)
+    return Examples(regression.features(seen, forecast), regression.completions(seen.truth))
 
-    return look
+
+def _look(mixture: Scheduler, memory: tuple, observation: Observation) -> Examples:
+    return _examples(mixture.variables[0], memory[0], observation)
 
 
 def examples(
@@ -167,13 +165,15 @@ def examples(
     task_key, replay_key = jax.random.split(key)
     params = with_lane_axis(params, lanes)
     tasks = workload.sample(task_key, params, c.warmup + c.num_tasks, lanes)
-    mixture = _mixture(_acting(c), tuple(scheduler(name) for name in c.behaviours))
-    _, found = watch(env, params, mixture, (variables, trained), tasks, replay_key, _look(c.forecaster))
+    own, behaviours = _acting(c, variables), tuple(scheduler(name) for name in c.behaviours)
+    start = partial(first_memories, starts((own, *behaviours)))
+    mixture = Scheduler("mixture", (own, trained, behaviours), start, _act_mixed)
+    _, found = watch(env, params, mixture, tasks, replay_key, _look)
     return jax.tree.map(lambda leaf: leaf[c.warmup :], found)
 
 
-def _acting(config: GNNConfig) -> Scheduler:
-    return regression.gnn(config.network, config.forecaster, config.decision, config.adaptation)
+def _acting(config: GNNConfig, variables: Regression) -> Scheduler:
+    return regression.gnn(config.network, variables, config.decision, config.adaptation)
 
 
 def _outputs(config: GNNConfig, variables: Regression, x: Features) -> Array:
@@ -252,8 +252,10 @@ def start_gnn(env: Systems, params: Any, config: GNNConfig, key: Key) -> GNNStat
     one, laned = each[0][0], with_lane_axis(each[0][1], lanes)
     arrival_key, observe_key, network_key = jax.random.split(key, 3)
     observation = one.observe(first_arrival(one, laned, arrival_key, lanes), laned, observe_key)
-    _, seen, forecast = config.forecaster.look(config.forecaster.start(laned, lanes), observation)
-    variables = regression.untrained(config.network, network_key, regression.features(seen, forecast))
+    told, forecaster = config.forecaster.start(laned, lanes), config.forecaster
+    _, seen, forecast = forecaster.look(forecaster.variables, told, observation)
+    x = regression.features(seen, forecast)
+    variables = regression.untrained(config.network, network_key, x, forecaster)
     num_rounds = config.num_evaluations
 
     def memory(env: Env, params: EnvParams) -> Examples:
@@ -368,18 +370,17 @@ class Inspection(struct.PyTreeNode):
 @functools.partial(jax.jit, static_argnames="env")
 def inspect(env: Env, params: EnvParams, config: GNNConfig, variables: Regression, key: Key) -> Inspection:
     """What its predictions are worth on new tasks, as many as of a round of training; the key is consumed."""
-    c, lanes, scheduler = config, (config.num_lanes,), _acting(config)
+    c, lanes = config, (config.num_lanes,)
     task_key, replay_key = jax.random.split(key)
     params = with_lane_axis(params, lanes)
     tasks = workload.sample(task_key, params, c.warmup + c.num_tasks, lanes)
 
-    def look(memory: tuple, observation: Observation) -> tuple[Examples, Array]:
-        seen = _look(c.forecaster)((memory, ()), observation)
-        action, _ = scheduler.act(variables, memory, observation, key)
-        chosen = at_processor(jnp.moveaxis(seen.completion, -1, 0), action)
-        return seen, chosen
+    def look(own: Scheduler, memory: tuple, observation: Observation) -> tuple[Examples, Array]:
+        seen = _examples(own, memory, observation)
+        action, _ = own.act(own.variables, memory, observation, key)
+        return seen, at_processor(jnp.moveaxis(seen.completion, -1, 0), action)
 
-    _, (found, chosen) = watch(env, params, scheduler, variables, tasks, replay_key, look)
+    _, (found, chosen) = watch(env, params, _acting(c, variables), tasks, replay_key, look)
     prediction = predicted(c, variables, found.features)
     place = regression.TASK_FEATURES.index("log system load")
     load = jnp.expm1(found.features.task[..., place]) / 8.0
@@ -415,7 +416,7 @@ def train_gnn(env: Systems, params: Any, config: GNNConfig | None, key: Key) -> 
       key: consumed.
 
     Returns:
-      The scheduler, the weights that predicted held-out lanes best, and what happened on the way.
+      The scheduler, with the weights that predicted held-out lanes best, and what happened on the way.
 
     Raises:
       ValueError: a setting or a parameter out of bounds.

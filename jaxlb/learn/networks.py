@@ -11,8 +11,8 @@ import numpy as np
 from flax import linen as nn
 
 from jaxlb import checks
+from jaxlb.functions import partial
 from jaxlb.numerics import stored
-from jaxlb.recipes import cached
 from jaxlb.scheduling.learned import PROCESSOR_FEATURES, Features, Network, Recurrent
 from jaxlb.types import Array, Key, Lanes
 
@@ -144,8 +144,9 @@ def _duel(advantage: Array, level: Array) -> Array:
     return level + advantage - advantage.mean(-1, keepdims=True)
 
 
-def _network(module: nn.Module, apply: Callable[[Any, Features], Any] | None = None) -> Network:
-    return Network(init=module.init, apply=module.apply if apply is None else apply)
+def _network(module: nn.Module, apply: Callable[..., Any] = nn.Module.apply) -> Network:
+    """A module behind (init, apply); `apply` is (module, parameters, features) -> values."""
+    return Network(init=partial(nn.Module.init, module), apply=partial(apply, module))
 
 
 def _widths(widths: Sequence[int]) -> tuple[int, ...]:
@@ -154,7 +155,23 @@ def _widths(widths: Sequence[int]) -> tuple[int, ...]:
     return tuple(widths)
 
 
-@cached
+def _apply_to_as_many(module: nn.Module, parameters: Any, x: Features) -> Any:
+    """A perceptron's values.
+
+    Raises:
+      ValueError: it was trained for another number of processors.
+    """
+    found = x.task.shape[-1] + x.processor.shape[-2] * x.processor.shape[-1]
+    known = parameters["params"]["Dense_0"]["kernel"].shape[-2]
+    if known != found:
+        trained_for = (known - x.task.shape[-1]) / x.processor.shape[-1]
+        raise ValueError(
+            f"a perceptron trained for {trained_for:g} processors, here are {x.processor.shape[-2]}: "
+            "must be as many; networks per_processor and gnn serve any number"
+        )
+    return module.apply(parameters, x)
+
+
 def mlp(widths: tuple[int, ...] = (128, 128), duelling: bool = False) -> Network:
     """A multi-layer perceptron over all features: for processors of given speeds in a given order.
 
@@ -162,23 +179,9 @@ def mlp(widths: tuple[int, ...] = (128, 128), duelling: bool = False) -> Network
       widths: of the hidden layers.
       duelling: whether level and advantages are separate outputs.
     """
-    module = _Perceptron(_widths(widths), duelling)
-
-    def apply(parameters: Any, x: Features) -> Any:
-        found = x.task.shape[-1] + x.processor.shape[-2] * x.processor.shape[-1]
-        known = parameters["params"]["Dense_0"]["kernel"].shape[-2]
-        if known != found:
-            trained_for = (known - x.task.shape[-1]) / x.processor.shape[-1]
-            raise ValueError(
-                f"a perceptron trained for {trained_for:g} processors, here are {x.processor.shape[-2]}: "
-                "must be as many; networks per_processor and gnn serve any number"
-            )
-        return module.apply(parameters, x)
-
-    return _network(module, apply)
+    return _network(_Perceptron(_widths(widths), duelling), _apply_to_as_many)
 
 
-@cached
 def per_processor(widths: tuple[int, ...] = (64, 32, 32), duelling: bool = False) -> Network:
     """A permutation-equivariant network: the same weights for any number of processors, in any order.
 
@@ -189,7 +192,10 @@ def per_processor(widths: tuple[int, ...] = (64, 32, 32), duelling: bool = False
     return _network(_PerProcessor(_widths(widths), duelling))
 
 
-@cached
+def _apply_message_passing(module: nn.Module, parameters: Any, x: Features) -> Any:
+    return module.apply(parameters, x)[0]
+
+
 def gnn(
     widths: tuple[int, ...] = (64, 32),
     rounds: int = 1,
@@ -220,10 +226,22 @@ def gnn(
         raise ValueError(f"outputs = {outputs}: must be 1 with duelling")
     options = (rounds, pooling, graph, neighbours, skip, outputs, duelling)
     module = _message_passing(widths, *options)
-    return _network(module, lambda parameters, x: module.apply(parameters, x)[0])
+    return _network(module, _apply_message_passing)
 
 
-@cached
+def _first_state(width: int, lanes: Lanes, num_processors: int) -> Array:
+    return jnp.zeros((*lanes, num_processors, width), jnp.float32)
+
+
+def _init_recurrent(module: nn.Module, start: Callable, key: Key, x: Features) -> Any:
+    *lanes, num_processors, _ = x.processor.shape
+    return module.init(key, x, start(tuple(lanes), num_processors))
+
+
+def _apply_recurrent(module: nn.Module, parameters: Any, memory: Array, x: Features) -> Any:
+    return module.apply(parameters, x, memory)
+
+
 def recurrent_gnn(
     widths: tuple[int, ...] = (32, 32), rounds: int = 1, pooling: Pooling = "mean", outputs: int = 1
 ) -> Recurrent:
@@ -240,18 +258,8 @@ def recurrent_gnn(
     """
     options = (rounds, pooling, "full", 1, True, outputs, False)
     module = _message_passing(widths, *options)
-
-    def start(lanes: Lanes, num_processors: int) -> Array:
-        return jnp.zeros((*lanes, num_processors, widths[0]), jnp.float32)
-
-    def init(key: Key, x: Features) -> Any:
-        *lanes, num_processors, _ = x.processor.shape
-        return module.init(key, x, start(tuple(lanes), num_processors))
-
-    def apply(parameters: Any, memory: Array, x: Features) -> Any:
-        return module.apply(parameters, x, memory)
-
-    return Recurrent(init, start, apply)
+    start = partial(_first_state, widths[0])
+    return Recurrent(partial(_init_recurrent, module, start), start, partial(_apply_recurrent, module))
 
 
 def _message_passing(widths: Sequence[int], rounds: int, pooling: str, graph: str, *options: Any) -> Any:

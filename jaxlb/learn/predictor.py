@@ -93,10 +93,11 @@ def _start(env: Static, params: EnvParams, lanes: Lanes) -> Tracking:
     return tracking.start(params, lanes)
 
 
-_COLLECTING = Scheduler("collecting", lambda key, observation: (), _start, _act)
+_COLLECTING = Scheduler("collecting", (), _start, _act)
 
 
-def _example(memory: Tracking, observation: Observation) -> tuple[Array, Array]:
+def _example(collecting: Scheduler, memory: Tracking, observation: Observation) -> tuple[Array, Array]:
+    del collecting
     tracked, seen = tracking.look(memory, observation)
     return tracking.features(tuple(FEATURES), tracked, seen), seen.truth.wait * seen.truth.speed
 
@@ -111,7 +112,7 @@ def examples(env: Env, params: EnvParams, config: PredictorConfig, key: Key) -> 
     task_key, replay_key, *draw_keys = jax.random.split(key, 4)
     params = with_lane_axis(params, lanes)
     tasks = workload.sample(task_key, params, c.warmup + c.num_tasks, lanes)
-    _, (x, backlog) = watch(env, params, _COLLECTING, (), tasks, replay_key, _example)
+    _, (x, backlog) = watch(env, params, _COLLECTING, tasks, replay_key, _example)
     x, backlog = x[c.warmup :], backlog[c.warmup :]
     names = tuple(FEATURES)
     x = x[:, jnp.array([names.index(name) for name in c.predictor.features], jnp.int32)]
@@ -228,7 +229,7 @@ def train_predictor(env: Env, params: EnvParams, config: PredictorConfig | None,
       key: consumed.
 
     Returns:
-      `drift-aware` with that predictor, its `Fit`, and what happened on the way.
+      `drift-aware` with that predictor and its `Fit`, and what happened on the way.
 
     Raises:
       ValueError: a setting or a parameter out of bounds.
@@ -281,6 +282,6 @@ PREDICTOR = Trainer(
     check=check,
     start=start_predictor,
     advance=continue_predictor,
-    acting=lambda config: predicting("drift-aware", config.predictor, config.detector, config.hold),
+    acting=lambda c, fit: predicting("drift-aware", c.predictor, fit, c.detector, c.hold),
     fits=lambda settings, trained, env, params: None,
 )

@@ -33,7 +33,7 @@ class Trainer(NamedTuple):
       advance: (env, params, config, key, state) -> (state, progress), the iterations up to the next
         judgement, and that. The key is the same every time, and that of `start`. A state has fields
         `iteration`, `variables`, `best` (variables) and `diverged` (iteration, or -1).
-      acting: config -> the scheduler whose variables are learned.
+      acting: (config, variables) -> the scheduler that has learned them.
       fits: (settings, parameters it was trained for, env, params) -> None, or ValueError if what was trained
         with these settings cannot serve that environment; what it may serve badly is warned of.
       inspect: (env, params, config, variables, key) -> what a picture of its predictions needs, if any.
@@ -49,7 +49,7 @@ class Trainer(NamedTuple):
     check: Callable[[Any, Any, Any], None]
     start: Callable[[Any, Any, Any, Key], Any]
     advance: Callable[[Any, Any, Any, Key, Any], tuple[Any, Any]]
-    acting: Callable[[Any], Scheduler]
+    acting: Callable[[Any, Any], Scheduler]
     fits: Callable[[Mapping[str, Any], EnvParams, Env, EnvParams], None]
     inspect: Callable[[Env, EnvParams, Any, Any, Key], Any] | None = None
 
@@ -58,19 +58,17 @@ class TrainResult(struct.PyTreeNode):
     """A trained scheduler.
 
     Attributes:
-      scheduler: static.
-      variables: those that were judged best.
-      last: those at the end.
+      scheduler: with the variables that were judged best.
+      last: the scheduler with those at the end.
       history: the trainer's progress, with leaves `[num_evaluations]`.
       diverged: the iteration at which the loss stopped being finite, -1 if it never did. Weights are those
         before that.
     """
 
-    variables: Any
-    last: Any
+    scheduler: Scheduler
+    last: Scheduler
     history: Any
     diverged: Array
-    scheduler: Scheduler = struct.field(pytree_node=False)
 
 
 def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any, key: Key) -> TrainResult:
@@ -113,9 +111,8 @@ def _train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: An
     first = differing(trainer.start(env, params, config, jax.random.clone(key)))
     state, history = jax.lax.scan(advance, first, length=config.num_evaluations)
     return TrainResult(
-        scheduler=trainer.acting(config),
-        variables=state.best,
-        last=state.variables,
+        scheduler=trainer.acting(config, state.best),
+        last=trainer.acting(config, state.variables),
         history=history,
         diverged=state.diverged,
     )

@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
-from jaxlb.comparison import Entry, pair
 from jaxlb.env import Env
 from jaxlb.loop import replay
-from jaxlb.types import EnvParams, Key, Outcome, Task
+from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
 from jaxlb.workload import sample
 
 FRAMES_PER_SECOND = 15
@@ -217,7 +216,9 @@ def check(path: Path) -> None:
         )
 
 
-def film(env: Env, params: EnvParams, schedulers: Mapping[str, Entry], key: Key, num_tasks: int) -> Film:
+def film(
+    env: Env, params: EnvParams, schedulers: Mapping[str, str | Scheduler], key: Key, num_tasks: int
+) -> Film:
     """Schedulers on the same tasks, from an empty system on.
 
     Args:
@@ -230,8 +231,7 @@ def film(env: Env, params: EnvParams, schedulers: Mapping[str, Entry], key: Key,
     task_key, act_key = jax.random.split(key)
     tasks = sample(task_key, params, num_tasks)
     histories = {
-        name: History(tasks, replay(env, params, *pair(entry), tasks, act_key))
-        for name, entry in schedulers.items()
+        name: History(tasks, replay(env, params, entry, tasks, act_key)) for name, entry in schedulers.items()
     }
     title = f"{env.name}: {num_tasks} tasks, the same for {'both' if len(schedulers) == 2 else 'all'}"
     return Film(histories, np.asarray(tasks.size), np.asarray(params.speed), title)

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from jaxlb import workload
-from jaxlb.comparison import Comparison, Entry, pair
+from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.loop import replay
 from jaxlb.statistics import bin_edges
-from jaxlb.types import EnvParams, Key, Outcome, Task
+from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
 
 _SIZE_BINS = 16
 WARMUP = 200
@@ -57,7 +57,7 @@ def tails(comparison: Comparison) -> Tails:
 
 
 def replayed(
-    env: Env, params: EnvParams, schedulers: Mapping[str, Entry], key: Key, pool: Executor
+    env: Env, params: EnvParams, schedulers: Mapping[str, str | Scheduler], key: Key, pool: Executor
 ) -> tuple[Task, dict[str, Future[Outcome]]]:
     """Tasks `[1000, 32]` and what becomes of them under each scheduler.
 
@@ -66,8 +66,8 @@ def replayed(
     task_key, act_key = jax.random.split(key)
     tasks = workload.sample(task_key, params, 1000, (32,))
 
-    def outcome(entry: Entry) -> Outcome:
-        return replay(env, params, *pair(entry), tasks, act_key)
+    def outcome(entry: str | Scheduler) -> Outcome:
+        return replay(env, params, entry, tasks, act_key)
 
     return tasks, {name: pool.submit(outcome, entry) for name, entry in schedulers.items()}
 

@@ -10,11 +10,11 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from jaxlb.comparison import Comparison, Entry, Row
+from jaxlb.comparison import Comparison, Row
 from jaxlb.env import Env
 from jaxlb.report import data
 from jaxlb.threads import threads
-from jaxlb.types import EnvParams, Key, Outcome, Task
+from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
 from jaxlb.verification import Case
 
 STYLE: dict[Any, Any] = {
@@ -358,7 +358,7 @@ def save_all(
     comparison: Comparison,
     env: Env,
     params: EnvParams,
-    schedulers: Mapping[str, Entry],
+    schedulers: Mapping[str, str | Scheduler],
     key: Key,
 ) -> list[Path]:
     """Write every picture of a comparison as PNG; the key is consumed."""

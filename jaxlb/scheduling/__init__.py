@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable, Hashable
 
 from jaxlb import checks
-from jaxlb.recipes import cached
 from jaxlb.scheduling import adaptive, classical, forecasts, optimal, predictive, size_based
+from jaxlb.scheduling.base import stateless, with_memory
 from jaxlb.types import Scheduler
 
-__all__ = ["add", "as_scheduler", "forecasts", "scheduler", "schedulers"]
+__all__ = ["add", "as_scheduler", "forecasts", "scheduler", "schedulers", "stateless", "with_memory"]
 
 _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "random": classical.random,
@@ -37,12 +37,6 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
 }
 
 
-@cached
-def _made(factory: Callable[..., Scheduler], options: tuple[tuple[str, object], ...]) -> Scheduler:
-    # The same object for the same request: compiled programs are looked up by it.
-    return factory(**dict(options))
-
-
 def scheduler(name: str, **options: object) -> Scheduler:
     """A scheduler by name.
 
@@ -68,7 +62,7 @@ def scheduler(name: str, **options: object) -> Scheduler:
         checks.known(f"option of scheduler {name!r}", option, allowed)
         if not isinstance(value, Hashable):
             raise ValueError(f"{option} = {value!r}: must be a number, a word or a tuple")
-    return _made(_FACTORIES[name], tuple(sorted(options.items())))
+    return _FACTORIES[name](**options)
 
 
 def as_scheduler(given: object) -> Scheduler:

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks, cycle
-from jaxlb.scheduling.base import chosen_acts, first_memory, sampled
+from jaxlb.functions import partial
+from jaxlb.scheduling.base import Start, chosen_acts, first_memories, sampled, starts
 from jaxlb.scheduling.classical import greedy, lwr
 from jaxlb.scheduling.predictive import predictive
 from jaxlb.scheduling.units import mean_service
@@ -47,6 +48,58 @@ class Memory(struct.PyTreeNode):
     memories: tuple[Any, ...]  # of the candidates, in the real system
 
 
+def _start(each: tuple[tuple[str, Start], ...], env: Static, params: EnvParams, lanes: Lanes) -> Memory:
+    beside = (len(each), *lanes)
+    memories = first_memories(each, env, params, lanes)
+    twins = Twins(
+        system=cycle.start(env, params, beside), memories=memories, cost=jnp.zeros(beside, jnp.float32)
+    )
+    return Memory(env, params, mean_service(params, lanes), twins, memories)
+
+
+def _counterfactual(
+    candidates: tuple[Scheduler, ...], horizon: float, memory: Memory, task: Task, key: Key
+) -> Twins:
+    """The twins after the task."""
+    env, p, twins = memory.env, memory.params, memory.twins
+    nominal = None if p.nominal_speed is None else p.nominal_speed[:, None]
+    params = p.replace(speed=p.speed[:, None], nominal_speed=nominal)
+    task = jax.tree.map(lambda x: jnp.broadcast_to(x, twins.cost.shape), task)
+    advance_key, observe_key, *act_keys = jax.random.split(key, 2 + len(candidates))
+    found = cycle.advance(env, params, twins.system, task.gap, advance_key)
+    seen = cycle.measure(env, params, found, task, task, observe_key)
+    actions, after = [], []
+    for place, (rule, memory_there) in enumerate(zip(candidates, twins.memories, strict=True)):
+        its = jax.tree.map(lambda x, place=place: jnp.moveaxis(x, -1 - memory.unit.ndim, 0)[place], seen)
+        action, memory_there = rule.act(rule.variables, memory_there, its, act_keys[place])
+        actions.append(action)
+        after.append(memory_there)
+    found, outcome = cycle.assign(env, params, found, task, task, jnp.stack(actions))
+    return Twins(
+        system=found,
+        memories=tuple(after),
+        cost=(1.0 - 1.0 / horizon) * twins.cost + jnp.log1p(outcome.completion / memory.unit),
+    )
+
+
+def _act(
+    rate: float,
+    horizon: float,
+    candidates: tuple[Scheduler, ...],
+    memory: Memory,
+    observation: Observation,
+    key: Key,
+) -> tuple[Array, Memory]:
+    o = observation
+    choice_key, twins_key, *act_keys = jax.random.split(key, 2 + len(candidates))
+    weights = jax.nn.softmax(-rate * memory.twins.cost, 0)
+    chosen = sampled(weights, choice_key, o.size.shape)
+    action, after = chosen_acts(candidates, memory.memories, o, act_keys, chosen)
+    task = Task(gap=o.gap, size=o.size, priority=o.priority, deadline=o.deadline)
+    twins = _counterfactual(candidates, horizon, memory, task, twins_key)
+    return action, memory.replace(twins=twins, memories=after)
+
+
 def hedge(
     candidates: tuple[Scheduler, ...] | None = None,
     rate: float = 1.0,
@@ -56,9 +109,10 @@ def hedge(
 
     Exponential weights as of Littlestone and Warmuth (1994), Freund and Schapire (1997), with forgetting. A
     task costs the logarithm of 1 + its completion time: with heavy tails, means take too long to tell apart.
+    Its variables are the candidates.
 
     Args:
-      candidates: None: LWR, predictive and greedy. The variables are a tuple of theirs; `()`: none has any.
+      candidates: None: LWR, predictive and greedy.
       rate: of the weights.
       horizon: tasks after which costs are forgotten to 1 / e.
     """
@@ -67,51 +121,4 @@ def hedge(
         raise ValueError("candidates = (): must be at least one")
     checks.leaf("rate", rate, above=0)
     checks.leaf("horizon", horizon, low=1)
-
-    def init(key: Key, observation: Observation) -> tuple:
-        keys = jax.random.split(key, len(rules))
-        return tuple(rule.init(key, observation) for rule, key in zip(rules, keys, strict=True))
-
-    def start(env: Static, params: EnvParams, lanes: Lanes) -> Memory:
-        beside = (len(rules), *lanes)
-        memories = tuple(first_memory(rule, env, params, lanes) for rule in rules)
-        twins = Twins(
-            system=cycle.start(env, params, beside),
-            memories=memories,
-            cost=jnp.zeros(beside, jnp.float32),
-        )
-        return Memory(env, params, mean_service(params, lanes), twins, memories)
-
-    def counterfactual(variables: tuple, twins: Twins, memory: Memory, task: Task, key: Key) -> Twins:
-        """The twins after the task."""
-        env, p = memory.env, memory.params
-        nominal = None if p.nominal_speed is None else p.nominal_speed[:, None]
-        params = p.replace(speed=p.speed[:, None], nominal_speed=nominal)
-        task = jax.tree.map(lambda x: jnp.broadcast_to(x, twins.cost.shape), task)
-        advance_key, observe_key, *act_keys = jax.random.split(key, 2 + len(rules))
-        found = cycle.advance(env, params, twins.system, task.gap, advance_key)
-        seen = cycle.measure(env, params, found, task, task, observe_key)
-        actions, after = [], []
-        for place, (rule, own, memory_there) in enumerate(zip(rules, variables, twins.memories, strict=True)):
-            its = jax.tree.map(lambda x, place=place: jnp.moveaxis(x, -1 - memory.unit.ndim, 0)[place], seen)
-            action, memory_there = rule.act(own, memory_there, its, act_keys[place])
-            actions.append(action)
-            after.append(memory_there)
-        found, outcome = cycle.assign(env, params, found, task, task, jnp.stack(actions))
-        return Twins(
-            system=found,
-            memories=tuple(after),
-            cost=(1.0 - 1.0 / horizon) * twins.cost + jnp.log1p(outcome.completion / memory.unit),
-        )
-
-    def act(variables: tuple, memory: Memory, observation: Observation, key: Key) -> tuple[Array, Memory]:
-        o, each = observation, variables or ((),) * len(rules)
-        choice_key, twins_key, *act_keys = jax.random.split(key, 2 + len(rules))
-        weights = jax.nn.softmax(-rate * memory.twins.cost, 0)
-        chosen = sampled(weights, choice_key, o.size.shape)
-        action, after = chosen_acts(rules, each, memory.memories, o, act_keys, chosen)
-        task = Task(gap=o.gap, size=o.size, priority=o.priority, deadline=o.deadline)
-        twins = counterfactual(each, memory.twins, memory, task, twins_key)
-        return action, memory.replace(twins=twins, memories=after)
-
-    return Scheduler("hedge", init, start, act)
+    return Scheduler("hedge", rules, partial(_start, starts(rules)), partial(_act, rate, horizon))

@@ -7,47 +7,67 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlb.functions import partial
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
+
+Start = Callable[[Static, EnvParams, Lanes], Any]
 
 
 def stateless(name: str, choose: Callable[[Observation, Key], Array]) -> Scheduler:
     """A scheduler without variables or memory, from (observation, key) -> action."""
-    return with_memory(
-        name,
-        start=lambda env, params, lanes: (),
-        act=lambda memory, observation, key: (choose(observation, key), memory),
-    )
+    return Scheduler(name, (), no_memory, partial(_choose, choose))
+
+
+def _choose(choose: Callable, variables: tuple, memory: Any, observation: Observation, key: Key) -> tuple:
+    return choose(observation, key), memory
+
+
+def no_memory(env: Static, params: EnvParams, lanes: Lanes) -> tuple:
+    """The start of a scheduler that carries nothing from task to task."""
+    del env, params, lanes
+    return ()
 
 
 def with_memory(
     name: str,
-    start: Callable[[Static, EnvParams, Lanes], Any],
+    start: Start,
     act: Callable[[Any, Observation, Key], tuple[Array, Any]],
 ) -> Scheduler:
     """A scheduler without variables; `act` is (memory, observation, key) -> (action, memory)."""
-    return Scheduler(
-        name=name,
-        init=lambda key, observation: (),
-        start=start,
-        act=lambda variables, memory, observation, key: act(memory, observation, key),
-    )
+    return Scheduler(name, (), start, partial(_act, act))
 
 
-def first_memory(scheduler: Scheduler, env: Static, params: EnvParams, lanes: Lanes) -> Any:
-    """What a scheduler carries to the first task, if it takes what it is told.
+def _act(act: Callable, variables: tuple, memory: Any, observation: Observation, key: Key) -> tuple:
+    return act(memory, observation, key)
+
+
+def first_memory(name: str, start: Start, env: Static, params: EnvParams, lanes: Lanes) -> Any:
+    """What the scheduler of that name carries to the first task, if its `start` takes what it is told.
 
     Raises:
-      ValueError: its `start` takes other arguments.
+      ValueError: `start` takes other arguments.
     """
-    signature = inspect.signature(scheduler.start)
+    signature = inspect.signature(start)
     try:
         signature.bind(env, params, lanes)
     except TypeError:
         raise ValueError(
-            f"scheduler {scheduler.name!r}: its start takes {signature}, must take (env, params, lanes): the "
+            f"scheduler {name!r}: its start takes {signature}, must take (env, params, lanes): the "
             "environment's static settings come first"
         ) from None
-    return scheduler.start(env, params, lanes)
+    return start(env, params, lanes)
+
+
+def starts(schedulers: Sequence[Scheduler]) -> tuple[tuple[str, Start], ...]:
+    """Name and `start` of each, for `first_memories`: what is static of them."""
+    return tuple((one.name, one.start) for one in schedulers)
+
+
+def first_memories(
+    starts: Sequence[tuple[str, Start]], env: Static, params: EnvParams, lanes: Lanes
+) -> tuple[Any, ...]:
+    """What each of several schedulers carries to the first task."""
+    return tuple(first_memory(name, start, env, params, lanes) for name, start in starts)
 
 
 def uniform_per_processor(key: Key, like: Array) -> Array:
@@ -64,17 +84,16 @@ def sampled(weights: Array, key: Key, lanes: Lanes) -> Array:
 
 
 def chosen_acts(
-    rules: Sequence[Scheduler],
-    variables: Sequence[Any],
+    schedulers: Sequence[Scheduler],
     memories: Sequence[Any],
     observation: Observation,
     keys: Sequence[Key],
     which: Array,
 ) -> tuple[Array, tuple]:
-    """The action, in each lane, of the rule with index `which`; the memories of all, who have all looked."""
+    """The action, in each lane, of the scheduler with index `which`; the memories of all, who all acted."""
     action, after = jnp.zeros_like(which), []
-    for index, (rule, own, memory, key) in enumerate(zip(rules, variables, memories, keys, strict=True)):
-        theirs, memory = rule.act(own, memory, observation, key)
+    for index, (one, memory, key) in enumerate(zip(schedulers, memories, keys, strict=True)):
+        theirs, memory = one.act(one.variables, memory, observation, key)
         action = jnp.where(which == index, theirs, action)
         after.append(memory)
     return action, tuple(after)

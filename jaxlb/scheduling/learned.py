@@ -5,7 +5,6 @@ each choice follows from the observation (exactly, where sizes and waits are vis
 consequences need learning.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +13,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import rewards
+from jaxlb.functions import partial
 from jaxlb.numerics import deviation
-from jaxlb.recipes import cached, picklable
 from jaxlb.rewards import Weights
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
 from jaxlb.stations import response
@@ -29,7 +28,6 @@ class Features(struct.PyTreeNode):
     processor: Array  # [..., P, L] of each processor
 
 
-@picklable
 class Network(NamedTuple):
     """A network, as pure functions.
 
@@ -42,7 +40,6 @@ class Network(NamedTuple):
     apply: Callable[[Any, Features], Array]
 
 
-@picklable
 class Recurrent(NamedTuple):
     """A network that remembers, as pure functions.
 
@@ -57,16 +54,20 @@ class Recurrent(NamedTuple):
     apply: Callable[[Any, Any, Features], tuple[Array, Any]]
 
 
-@functools.cache
+def _no_memory(lanes: Lanes, num_processors: int) -> tuple:
+    del lanes, num_processors
+    return ()
+
+
+def _remembering(apply: Callable, parameters: Any, memory: tuple, x: Features) -> tuple[Array, tuple]:
+    return apply(parameters, x), memory
+
+
 def remembering(network: Network | Recurrent) -> Recurrent:
     """Any network as one that remembers, if only nothing."""
     if isinstance(network, Recurrent):
         return network
-    return Recurrent(
-        init=network.init,
-        start=lambda lanes, num_processors: (),
-        apply=lambda parameters, memory, x: (network.apply(parameters, x), memory),
-    )
+    return Recurrent(network.init, _no_memory, partial(_remembering, network.apply))
 
 
 class Moments(struct.PyTreeNode):
@@ -82,6 +83,7 @@ class Variables(struct.PyTreeNode):
     network: Any  # parameters
     moments: Moments
     weights: Weights  # of the reward that it maximises
+    forecaster: Forecaster  # of the waits that it is told
 
 
 def _log_of_one_more(x: Array) -> Array:
@@ -181,33 +183,30 @@ def no_moments(x: Features) -> Moments:
     )
 
 
-def untrained(network: Network, key: Key, x: Features, weights: Weights) -> Variables:
+def untrained(
+    network: Network, key: Key, x: Features, weights: Weights, forecaster: Forecaster = FLUID
+) -> Variables:
     """New variables of a network for such features and weights; the key is consumed."""
     weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), weights)
-    return Variables(network=network.init(key, x), moments=no_moments(x), weights=weights)
+    return Variables(network.init(key, x), no_moments(x), weights, forecaster)
 
 
-@cached
-def dqn(network: Network, forecaster: Forecaster = FLUID) -> Scheduler:
-    """The largest value, by a network trained with `jaxlb.train_dqn`.
+def _start(of_forecaster: Callable, env: Static, params: EnvParams, lanes: Lanes) -> Any:
+    del env
+    return of_forecaster(params, lanes)
 
-    Its variables are `Variables`; its memory is the forecaster's.
-    """
 
-    def init(key: Key, observation: Observation) -> Variables:
-        # Only the shapes of features matter, and those are the same in any units.
-        weights = Weights()
-        return untrained(network, key, features(observation, observation.wait, objective(weights)), weights)
+def _act(
+    network: Network, variables: Variables, memory: Any, observation: Observation, key: Key
+) -> tuple[Array, Any]:
+    del key
+    forecaster, weights = variables.forecaster, variables.weights
+    memory, seen, forecast = forecaster.look(forecaster.variables, memory, observation)
+    x = features(seen, forecast, objective(weights))
+    value = values(network, variables, x, known_rewards(seen, forecast, weights))
+    return jnp.argmax(value, -1).astype(jnp.int32), memory
 
-    def act(variables: Variables, memory: Any, observation: Observation, key: Key) -> tuple[Array, Any]:
-        del key
-        memory, seen, forecast = forecaster.look(memory, observation)
-        x = features(seen, forecast, objective(variables.weights))
-        value = values(network, variables, x, known_rewards(seen, forecast, variables.weights))
-        return jnp.argmax(value, -1).astype(jnp.int32), memory
 
-    def start(env: Static, params: EnvParams, lanes: Lanes) -> Any:
-        del env
-        return forecaster.start(params, lanes)
-
-    return Scheduler("dqn", init, start, act)
+def dqn(network: Network, variables: Variables) -> Scheduler:
+    """The largest value, by a network trained with `jaxlb.train_dqn`; its memory is the forecaster's."""
+    return Scheduler("dqn", variables, partial(_start, variables.forecaster.start), partial(_act, network))

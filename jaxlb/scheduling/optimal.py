@@ -166,22 +166,23 @@ def costs(values: Values, wait: Array, size: Array, speed: Array) -> Array:
     )
 
 
+def _solved(env: Static, params: EnvParams, lanes: Lanes) -> Values:
+    del env, lanes
+    if params.speed.shape[0] != 2:
+        raise ValueError(f"num_processors = {params.speed.shape[0]}: must be 2 for scheduler 'optimal'")
+    return solve(params)
+
+
+def _optimal(values: Values, observation: Observation, key: Key) -> tuple[Array, Values]:
+    del key
+    cost = costs(values, observation.wait, observation.size, observation.speed)
+    return first_smallest(cost, -observation.speed), values
+
+
 def optimal() -> Scheduler:
     """Smallest mean response of two processors under Poisson arrivals, by value iteration.
 
     Takes some seconds when a run starts; ties go to the fastest. Optimal where sizes and waits are visible,
     fresh and exact, and gaps and sizes independent; and for the mean response, not for deadlines.
     """
-
-    def start(env: Static, params: EnvParams, lanes: Lanes) -> Values:
-        del lanes
-        if params.speed.shape[0] != 2:
-            raise ValueError(f"num_processors = {params.speed.shape[0]}: must be 2 for scheduler 'optimal'")
-        return solve(params)
-
-    def act(values: Values, observation: Observation, key: Key) -> tuple[Array, Values]:
-        del key
-        cost = costs(values, observation.wait, observation.size, observation.speed)
-        return first_smallest(cost, -observation.speed), values
-
-    return with_memory("optimal", start, act)
+    return with_memory("optimal", _solved, _optimal)

@@ -7,10 +7,10 @@ from flax import struct
 
 from jaxlb import checks, drift
 from jaxlb.drift import Detector
+from jaxlb.functions import partial
 from jaxlb.numerics import first_smallest
-from jaxlb.recipes import cached
 from jaxlb.scheduling import predictors, tracking
-from jaxlb.scheduling.predictors import Predictor
+from jaxlb.scheduling.predictors import Fit, Predictor
 from jaxlb.scheduling.tracking import Tracking
 from jaxlb.scheduling.units import mean_size
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
@@ -44,52 +44,51 @@ def drifted(detector: Detector, state: Any, load: Array, backlog: Array, error: 
     )
 
 
-@cached
-def predicting(name: str, predictor: Predictor, detector: Detector | None, hold: int = 1) -> Scheduler:
+def _start(detector: Detector | None, env: Static, params: EnvParams, lanes: Lanes) -> Memory:
+    del env
+    return Memory(
+        tracking=tracking.start(params, lanes),
+        detector=() if detector is None else detector.init((params.speed.shape[0], *lanes)),
+        trusted=jnp.zeros(lanes, jnp.int32),
+    )
+
+
+def _act(
+    predictor: Predictor,
+    detector: Detector | None,
+    hold: int,
+    fit: Fit,
+    memory: Memory,
+    observation: Observation,
+    key: Key,
+) -> tuple[Array, Memory]:
+    del key
+    tracked, _, backlog, error = predictors.forecast(predictor, fit, memory.tracking, observation)
+    work, state, trusted = mean_size(observation, tracked.unit), memory.detector, memory.trusted
+    load = work * jnp.where(backlog < IDLE, 0.0, backlog)
+    tiebreak = -observation.speed
+    if detector is not None:
+        state, alarm = drifted(detector, state, observation.load / work, backlog, error)
+        trusted = jnp.where(alarm.any(0), hold, jnp.maximum(trusted - 1, 0))
+        load = jnp.where(trusted > 0, load, observation.load)
+        tiebreak = jnp.where(trusted > 0, tiebreak, 0.0)
+    action = first_smallest(load / observation.speed, tiebreak)
+    return action, Memory(tracked, state, trusted)
+
+
+def predicting(
+    name: str, predictor: Predictor, fit: Fit, detector: Detector | None, hold: int = 1
+) -> Scheduler:
     """LWR that takes predicted loads for `hold` decisions after every alarm; without a detector, always.
 
     Ties of predicted loads go to the fastest, those of reported ones to the lowest index, as in LWR.
-
-    Its variables are the predictor's `Fit`; `()` stands for that of the shipped predictor.
     """
-
-    def init(key: Key, observation: Observation) -> Any:
-        del key, observation
-        return ()
-
-    def start(env: Static, params: EnvParams, lanes: Lanes) -> Memory:
-        return Memory(
-            tracking=tracking.start(params, lanes),
-            detector=() if detector is None else detector.init((params.speed.shape[0], *lanes)),
-            trusted=jnp.zeros(lanes, jnp.int32),
-        )
-
-    def act(variables: Any, memory: Memory, observation: Observation, key: Key) -> tuple[Array, Memory]:
-        del key
-        fit = predictors.shipped()[1] if isinstance(variables, tuple) else variables
-        tracked, _, backlog, error = predictors.forecast(predictor, fit, memory.tracking, observation)
-        work, state, trusted = mean_size(observation, tracked.unit), memory.detector, memory.trusted
-        load = work * jnp.where(backlog < IDLE, 0.0, backlog)
-        tiebreak = -observation.speed
-        if detector is not None:
-            state, alarm = drifted(detector, state, observation.load / work, backlog, error)
-            trusted = jnp.where(alarm.any(0), hold, jnp.maximum(trusted - 1, 0))
-            load = jnp.where(trusted > 0, load, observation.load)
-            tiebreak = jnp.where(trusted > 0, tiebreak, 0.0)
-        action = first_smallest(load / observation.speed, tiebreak)
-        return action, Memory(tracked, state, trusted)
-
-    return Scheduler(name, init, start, act)
-
-
-def _made(name: str, detector: Detector | None, hold: int = 1) -> Scheduler:
-    checks.at_least("hold", hold, 1)
-    return predicting(name, predictors.shipped()[0], detector, hold)
+    return Scheduler(name, fit, partial(_start, detector), partial(_act, predictor, detector, hold))
 
 
 def predictive() -> Scheduler:
-    """Least predicted work remaining, whatever is reported: by the shipped predictor, or one you trained."""
-    return _made("predictive", None)
+    """Least predicted work remaining, whatever is reported: by the account of it that is kept."""
+    return predicting("predictive", *predictors.reckoned(), detector=None)
 
 
 def drift_aware(detector: str = "threshold", hold: int = 1) -> Scheduler:
@@ -99,4 +98,5 @@ def drift_aware(detector: str = "threshold", hold: int = 1) -> Scheduler:
       detector: of drift, by name: `jaxlb.drift.DETECTORS`.
       hold: decisions for which an alarm lasts.
     """
-    return _made("drift-aware", drift.detector(detector), hold)
+    checks.at_least("hold", hold, 1)
+    return predicting("drift-aware", *predictors.reckoned(), drift.detector(detector), hold)

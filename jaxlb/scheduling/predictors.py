@@ -3,19 +3,15 @@
 All work is in mean sizes here, speed in mean speeds, so that a predictor serves any system.
 """
 
-import functools
-import json
 from collections.abc import Callable, Sequence
-from importlib import resources
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
 from jaxlb import checks
-from jaxlb.recipes import cached, picklable
+from jaxlb.functions import partial
 from jaxlb.scheduling import tracking
 from jaxlb.scheduling.tracking import FEATURES, Tracking
 from jaxlb.types import Array, Key, Observation
@@ -24,7 +20,6 @@ ORIGINAL = ("sma", "ewma", "system load average")
 """What the original predictor was told."""
 
 
-@picklable
 class Predictor(NamedTuple):
     """A predictor, as pure functions.
 
@@ -69,16 +64,11 @@ class _Regressor(nn.Module):
         return jnp.moveaxis(nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(h), -1, 0)
 
 
-@cached
 def _predictor(name: str, features: tuple[str, ...], widths: tuple[int, ...], outputs: int) -> Predictor:
     for feature in features:
         checks.known("feature", feature, FEATURES)
     module = _Regressor(widths, outputs)
-
-    def apply(parameters: Any, x: Array) -> Array:
-        return jnp.asarray(module.apply(parameters, x))
-
-    return Predictor(name, features, module.init, apply)
+    return Predictor(name, features, partial(nn.Module.init, module), partial(nn.Module.apply, module))
 
 
 def linear(features: Sequence[str] = tuple(FEATURES)) -> Predictor:
@@ -107,6 +97,34 @@ PREDICTORS: dict[str, Callable[..., Predictor]] = {
     "mlp": mlp,
     "gaussian": gaussian,
 }
+
+
+def _nothing(key: Key, x: Array) -> tuple:
+    del key, x
+    return ()
+
+
+def _as_it_is(parameters: tuple, x: Array) -> Array:
+    del parameters
+    return x
+
+
+def reckoned() -> tuple[Predictor, Fit]:
+    """The account of the backlog that `tracking` keeps, as it is.
+
+    A linear predictor that is trained on all features comes to the same.
+    """
+    zero, one = jnp.float32(0.0), jnp.float32(1.0)
+    fit = Fit(
+        network=(),
+        feature_mean=jnp.zeros(1, jnp.float32),
+        feature_deviation=jnp.ones(1, jnp.float32),
+        mean=zero,
+        deviation=one,
+        error=zero,
+        spread=one,
+    )
+    return Predictor("reckoned", ("reckoned backlog",), _nothing, _as_it_is), fit
 
 
 def predictor(name: str, **options: Any) -> Predictor:
@@ -149,42 +167,3 @@ def forecast(
     tracked, seen = tracking.look(memory, observation)
     x = tracking.features(predictor.features, tracked, seen)
     return tracked, seen, *predict(predictor, fit, x)
-
-
-def as_plain(predictor: Predictor, fit: Fit) -> dict[str, Any]:
-    """A linear fit as plain numbers by name, for a file that people can read."""
-    kernel = fit.network["params"]["Dense_0"]["kernel"][:, 0]
-    slopes = fit.deviation * kernel / fit.feature_deviation
-    level = fit.mean + fit.deviation * fit.network["params"]["Dense_0"]["bias"][0]
-    return {
-        "slopes": dict(zip(predictor.features, map(float, slopes), strict=True)),
-        "level": float(level - (slopes * fit.feature_mean).sum()),
-        "error": float(fit.error),
-    }
-
-
-def from_plain(plain: dict[str, Any]) -> tuple[Predictor, Fit]:
-    """The linear predictor that `as_plain` wrote."""
-    names = tuple(plain["slopes"])
-    layer = {
-        "kernel": jnp.asarray([[slope] for slope in plain["slopes"].values()], jnp.float32),
-        "bias": jnp.asarray([plain["level"]], jnp.float32),
-    }
-    one = jnp.float32(1.0)
-    return linear(names), Fit(
-        network={"params": {"Dense_0": layer}},
-        feature_mean=jnp.zeros(len(names), jnp.float32),
-        feature_deviation=jnp.ones(len(names), jnp.float32),
-        mean=jnp.float32(0.0),
-        deviation=one,
-        error=jnp.float32(plain["error"]),
-        spread=one,
-    )
-
-
-@functools.cache
-def shipped() -> tuple[Predictor, Fit]:
-    """The linear predictor that comes with jaxlb, trained by `python benchmarks/drift.py --ship`."""
-    text = resources.files("jaxlb.scheduling").joinpath("predictor.json").read_text(encoding="utf-8")
-    with jax.ensure_compile_time_eval():  # kept, so it must not belong to a trace that asks first
-        return from_plain(json.loads(text))

@@ -1,13 +1,14 @@
 """The smallest predicted completion: what a network that regresses completion times becomes when it acts."""
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, processor_index
-from jaxlb.recipes import cached
 from jaxlb.scheduling import learned
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
 from jaxlb.scheduling.learned import Features, Moments, Network, Recurrent
@@ -28,6 +29,7 @@ class Regression(struct.PyTreeNode):
     moments: Moments
     mean: Array  # of the target
     deviation: Array
+    forecaster: Forecaster  # of the waits that it is told
 
 
 def features(observation: Observation, forecast: Array) -> Features:
@@ -35,11 +37,16 @@ def features(observation: Observation, forecast: Array) -> Features:
     return learned.features(observation, forecast, [jnp.log1p(8.0 * observation.load_average)])
 
 
-def untrained(network: Network | Recurrent, key: Key, x: Features) -> Regression:
+def untrained(
+    network: Network | Recurrent, key: Key, x: Features, forecaster: Forecaster = FLUID
+) -> Regression:
     """New variables of a network for such features; the key is consumed."""
-    nothing, one = jnp.float32(0.0), jnp.float32(1.0)
     return Regression(
-        network=network.init(key, x), moments=learned.no_moments(x), mean=nothing, deviation=one
+        network=network.init(key, x),
+        moments=learned.no_moments(x),
+        mean=jnp.float32(0.0),
+        deviation=jnp.float32(1.0),
+        forecaster=forecaster,
     )
 
 
@@ -133,56 +140,69 @@ def _lanes_first(memory: Any, count: int) -> Any:
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, back, front), memory)
 
 
-@cached
+def _start(
+    of_network: Callable,
+    of_forecaster: Callable,
+    adaptation: float | None,
+    env: Static,
+    params: EnvParams,
+    lanes: Lanes,
+) -> tuple:
+    del env
+    num_processors = params.speed.shape[0]
+    feedback = () if adaptation is None else no_feedback(num_processors, lanes)
+    return of_forecaster(params, lanes), _lanes_last(of_network(lanes, num_processors), len(lanes)), feedback
+
+
+def _act(
+    network: Recurrent,
+    decision: Decision,
+    adaptation: float | None,
+    variables: Regression,
+    memory: tuple,
+    observation: Observation,
+    key: Key,
+) -> tuple[Array, tuple]:
+    del key
+    told, remembered, feedback = memory
+    told, seen, forecast = variables.forecaster.look(variables.forecaster.variables, told, observation)
+    x = learned.standardise(variables.moments, features(seen, forecast))
+    num_lane_axes = seen.size.ndim
+    remembered = _lanes_first(remembered, num_lane_axes)
+    out, remembered = network.apply(variables.network, remembered, x)
+    remembered = _lanes_last(remembered, num_lane_axes)
+    mean, spread = estimate(variables, out, x.processor.shape[-2])
+    corrected = mean
+    if adaptation is not None:
+        feedback = hear(feedback, seen.gap, adaptation)
+        corrected = mean + jnp.moveaxis(feedback.offset, 0, -1)
+    action = jnp.argmin(cost(decision, corrected, spread, seen.deadline), -1).astype(jnp.int32)
+    if adaptation is not None:
+        # How long it will take is settled by now; it is not looked at before the task has departed.
+        completion = at_processor(jnp.moveaxis(completions(seen.truth), -1, 0), action)
+        predicted = at_processor(jnp.moveaxis(mean, -1, 0), action)
+        feedback = expect(feedback, action, completion, predicted)
+    return action, (told, remembered, feedback)
+
+
 def gnn(
     network: Network | Recurrent,
-    forecaster: Forecaster = FLUID,
+    variables: Regression,
     decision: Decision = "completion",
     adaptation: float | None = None,
 ) -> Scheduler:
     """The smallest predicted completion, by a network trained with `jaxlb.train_gnn`.
 
-    Its variables are `Regression`; its memory is the forecaster's, the network's and `Feedback`.
+    Its memory is the forecaster's, the network's and `Feedback`.
 
     Args:
       network: that was trained.
-      forecaster: it was told by.
+      variables: of it.
       decision: of one that predicts distributions: by "completion", the expected one, or by "violation", the
         probability of it.
       adaptation: rate at which every processor's predictions follow the completion times that come in; None:
         they do not. Only for predictions of logarithms.
     """
     recurrent = learned.remembering(network)
-
-    def init(key: Key, observation: Observation) -> Regression:
-        return untrained(network, key, features(observation, observation.wait))
-
-    def start(env: Static, params: EnvParams, lanes: Lanes) -> tuple:
-        num_processors = params.speed.shape[0]
-        feedback = () if adaptation is None else no_feedback(num_processors, lanes)
-        remembered = _lanes_last(recurrent.start(lanes, num_processors), len(lanes))
-        return forecaster.start(params, lanes), remembered, feedback
-
-    def act(variables: Regression, memory: Any, observation: Observation, key: Key) -> tuple[Array, Any]:
-        del key
-        told, remembered, feedback = memory
-        told, seen, forecast = forecaster.look(told, observation)
-        x = learned.standardise(variables.moments, features(seen, forecast))
-        num_lane_axes = seen.size.ndim
-        remembered = _lanes_first(remembered, num_lane_axes)
-        out, remembered = recurrent.apply(variables.network, remembered, x)
-        remembered = _lanes_last(remembered, num_lane_axes)
-        mean, spread = estimate(variables, out, x.processor.shape[-2])
-        corrected = mean
-        if adaptation is not None:
-            feedback = hear(feedback, seen.gap, adaptation)
-            corrected = mean + jnp.moveaxis(feedback.offset, 0, -1)
-        action = jnp.argmin(cost(decision, corrected, spread, seen.deadline), -1).astype(jnp.int32)
-        if adaptation is not None:
-            # How long it will take is settled by now; it is not looked at before the task has departed.
-            completion = at_processor(jnp.moveaxis(completions(seen.truth), -1, 0), action)
-            predicted = at_processor(jnp.moveaxis(mean, -1, 0), action)
-            feedback = expect(feedback, action, completion, predicted)
-        return action, (told, remembered, feedback)
-
-    return Scheduler("gnn", init, start, act)
+    start = partial(_start, recurrent.start, variables.forecaster.start, adaptation)
+    return Scheduler("gnn", variables, start, partial(_act, recurrent, decision, adaptation))

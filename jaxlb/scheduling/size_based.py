@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb import checks
+from jaxlb.functions import partial
 from jaxlb.numerics import first_smallest, processor_index
 from jaxlb.scheduling.base import with_memory
 from jaxlb.stations import response
@@ -69,6 +70,28 @@ def speeds(params: EnvParams) -> Array:
     return params.speed.reshape(params.speed.shape[0], -1)[:, 0]
 
 
+def _intervals(small_to: str, env: Static, params: EnvParams, lanes: Lanes) -> tuple[Array, Array]:
+    """Sizes that part the intervals, and the interval of each processor."""
+    del env
+    speed = speeds(params)
+    order = jnp.argsort(speed if small_to == "slowest" else -speed, stable=True)
+    share = jnp.cumsum(speed[order]) / speed.sum()
+    interval = jnp.argsort(order).astype(jnp.int32)
+    return load_cutoffs(params.size, share[:-1]), interval.reshape(-1, *(1,) * len(lanes))
+
+
+def _sita_e(memory: tuple[Array, Array], observation: Observation, key: Key) -> tuple[Array, tuple]:
+    del key
+    cutoffs, interval = memory
+    first = last = jnp.zeros(observation.size.shape, jnp.int32)
+    for index in range(cutoffs.shape[0]):
+        first = first + (observation.size > cutoffs[index]).astype(jnp.int32)
+        last = last + (observation.size >= cutoffs[index]).astype(jnp.int32)
+    cost = response(observation.wait, observation.size, observation.speed)
+    cost = jnp.where((interval >= first) & (interval <= last), cost, jnp.inf)
+    return first_smallest(cost, -observation.speed), memory
+
+
 def sita_e(small_to: str = "slowest") -> Scheduler:
     """Size Interval Task Assignment with Equal load (Harchol-Balter, Crovella, Murta 1999).
 
@@ -79,26 +102,33 @@ def sita_e(small_to: str = "slowest") -> Scheduler:
       small_to: "slowest" or "fastest": which end of the processors, ordered by speed, gets small tasks.
     """
     checks.known("small_to", small_to, ("slowest", "fastest"))
+    return with_memory("sita-e", partial(_intervals, small_to), _sita_e)
 
-    def start(env: Static, params: EnvParams, lanes: Lanes):
-        speed = speeds(params)
-        order = jnp.argsort(speed if small_to == "slowest" else -speed, stable=True)
-        share = jnp.cumsum(speed[order]) / speed.sum()
-        interval = jnp.argsort(order).astype(jnp.int32)
-        return load_cutoffs(params.size, share[:-1]), interval.reshape(-1, *(1,) * len(lanes))
 
-    def act(memory, observation: Observation, key: Key):
-        del key
-        cutoffs, interval = memory
-        first = last = jnp.zeros(observation.size.shape, jnp.int32)
-        for index in range(cutoffs.shape[0]):
-            first = first + (observation.size > cutoffs[index]).astype(jnp.int32)
-            last = last + (observation.size >= cutoffs[index]).astype(jnp.int32)
-        cost = response(observation.wait, observation.size, observation.speed)
-        cost = jnp.where((interval >= first) & (interval <= last), cost, jnp.inf)
-        return first_smallest(cost, -observation.speed), memory
+def _guard(
+    big: int, big_to: str, share: float, env: Static, params: EnvParams, lanes: Lanes
+) -> tuple[Array, Array]:
+    """The largest size of a small task, and which processors take big ones."""
+    del env
+    speed = speeds(params)
+    rank = jnp.argsort(jnp.argsort(speed if big_to == "slowest" else -speed, stable=True))
+    guarded = rank < big
+    part = jnp.where(guarded, speed, 0.0).sum() / speed.sum()
+    small = jnp.clip(1.0 - share * part, 0.0, 1.0)[None]
+    cutoff = load_cutoffs(params.size, small)
+    below, up_to = around(params.size, cutoff)
+    atom, nearer = below < up_to, (small - below <= up_to - small) | (up_to == 1.0)
+    bearable = jnp.ravel(params.load)[0] * (1.0 - below) < part
+    cutoff = with_larger(cutoff, atom & nearer & bearable)[0]
+    return cutoff, guarded.reshape(-1, *(1,) * len(lanes))
 
-    return with_memory("sita-e", start, act)
+
+def _guarded_sita(memory: tuple[Array, Array], observation: Observation, key: Key) -> tuple[Array, tuple]:
+    del key
+    cutoff, guarded = memory
+    cost = response(observation.wait, observation.size, observation.speed)
+    cost = jnp.where((observation.size > cutoff) & ~guarded, jnp.inf, cost)
+    return first_smallest(cost, -observation.speed), memory
 
 
 def guarded_sita(big: int = 1, big_to: str = "slowest", share: float = 1.0) -> Scheduler:
@@ -117,28 +147,21 @@ def guarded_sita(big: int = 1, big_to: str = "slowest", share: float = 1.0) -> S
     checks.at_least("big", big, 1)
     checks.known("big_to", big_to, ("slowest", "fastest"))
     checks.leaf("share", share, above=0)
+    return with_memory("guarded-sita", partial(_guard, big, big_to, share), _guarded_sita)
 
-    def start(env: Static, params: EnvParams, lanes: Lanes):
-        speed = speeds(params)
-        rank = jnp.argsort(jnp.argsort(speed if big_to == "slowest" else -speed, stable=True))
-        guarded = rank < big
-        part = jnp.where(guarded, speed, 0.0).sum() / speed.sum()
-        small = jnp.clip(1.0 - share * part, 0.0, 1.0)[None]
-        cutoff = load_cutoffs(params.size, small)
-        below, up_to = around(params.size, cutoff)
-        atom, nearer = below < up_to, (small - below <= up_to - small) | (up_to == 1.0)
-        bearable = jnp.ravel(params.load)[0] * (1.0 - below) < part
-        cutoff = with_larger(cutoff, atom & nearer & bearable)[0]
-        return cutoff, guarded.reshape(-1, *(1,) * len(lanes))
 
-    def act(memory, observation: Observation, key: Key):
-        del key
-        cutoff, guarded = memory
-        cost = response(observation.wait, observation.size, observation.speed)
-        cost = jnp.where((observation.size > cutoff) & ~guarded, jnp.inf, cost)
-        return first_smallest(cost, -observation.speed), memory
+def _admission_weight(env: Static, params: EnvParams, lanes: Lanes) -> Array:
+    del env, lanes
+    rate = params.load * params.speed / params.size.mean()
+    return rate / (2.0 * (1.0 - jnp.minimum(params.load, 0.99)))
 
-    return with_memory("guarded-sita", start, act)
+
+def _fpi(weight: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
+    del key
+    service = observation.size / observation.speed
+    completion = observation.wait + service
+    cost = completion + weight * service * (completion + observation.wait)
+    return first_smallest(cost, -observation.speed), weight
 
 
 def fpi() -> Scheduler:
@@ -148,19 +171,33 @@ def fpi() -> Scheduler:
     arrival rate l_i and load r: with w the wait and x/s the service,
     (w + x/s) + l_i / (2 (1 - r)) ((w + x/s)^2 - w^2). The load r is capped at 0.99, where that is defined.
     """
+    return with_memory("fpi", _admission_weight, _fpi)
 
-    def start(env: Static, params: EnvParams, lanes: Lanes):
-        rate = params.load * params.speed / params.size.mean()
-        return rate / (2.0 * (1.0 - jnp.minimum(params.load, 0.99)))
 
-    def act(weight: Array, observation: Observation, key: Key):
-        del key
-        service = observation.size / observation.speed
-        completion = observation.wait + service
-        cost = completion + weight * service * (completion + observation.wait)
-        return first_smallest(cost, -observation.speed), weight
+def _card_start(
+    band: float, threshold: float, env: Static, params: EnvParams, lanes: Lanes
+) -> tuple[Array, Array, Array]:
+    """Sizes that part small, medium and large tasks; the long processor; the limit of a short one's wait."""
+    del env, lanes
+    speed = speeds(params)
+    long = first_smallest(speed)
+    part = 1.0 - speed[long] / speed.sum()
+    fractions = jnp.stack([(1.0 - band) * part, 1.0 - (1.0 - band) * (1.0 - part)])
+    cutoffs = load_cutoffs(params.size, fractions)
+    below, up_to = around(params.size, cutoffs)
+    larger = (below < up_to) & (fractions - below < up_to - fractions)
+    larger = jnp.where(cutoffs[0] == cutoffs[1], jnp.array([True, False]), larger)
+    return with_larger(cutoffs, larger), long, threshold * params.size.mean() / speed.mean()
 
-    return with_memory("fpi", start, act)
+
+def _card(memory: tuple[Array, Array, Array], observation: Observation, key: Key) -> tuple[Array, tuple]:
+    del key
+    (small, large), long, limit = memory
+    short_wait = jnp.where(processor_index(observation.wait) == long, jnp.inf, observation.wait)
+    short = first_smallest(short_wait, -observation.speed)
+    fits = (observation.size <= small) | ((observation.size <= large) & (short_wait.min(0) <= limit))
+    alone = observation.speed.shape[0] == 1
+    return jnp.where(fits & (not alone), short, long), memory
 
 
 def card(band: float = 0.2, threshold: float = 2.0) -> Scheduler:
@@ -180,25 +217,4 @@ def card(band: float = 0.2, threshold: float = 2.0) -> Scheduler:
     """
     checks.leaf("band", band, above=0, below=1)
     checks.leaf("threshold", threshold, above=0)
-
-    def start(env: Static, params: EnvParams, lanes: Lanes):
-        speed = speeds(params)
-        long = first_smallest(speed)
-        part = 1.0 - speed[long] / speed.sum()
-        fractions = jnp.stack([(1.0 - band) * part, 1.0 - (1.0 - band) * (1.0 - part)])
-        cutoffs = load_cutoffs(params.size, fractions)
-        below, up_to = around(params.size, cutoffs)
-        larger = (below < up_to) & (fractions - below < up_to - fractions)
-        larger = jnp.where(cutoffs[0] == cutoffs[1], jnp.array([True, False]), larger)
-        return with_larger(cutoffs, larger), long, threshold * params.size.mean() / speed.mean()
-
-    def act(memory, observation: Observation, key: Key):
-        del key
-        (small, large), long, limit = memory
-        short_wait = jnp.where(processor_index(observation.wait) == long, jnp.inf, observation.wait)
-        short = first_smallest(short_wait, -observation.speed)
-        fits = (observation.size <= small) | ((observation.size <= large) & (short_wait.min(0) <= limit))
-        alone = observation.speed.shape[0] == 1
-        return jnp.where(fits & (not alone), short, long), memory
-
-    return with_memory("card", start, act)
+    return with_memory("card", partial(_card_start, band, threshold), _card)
