@@ -72,14 +72,14 @@ def rolling(processors: int, lanes: int, runs: int, work: float, dump: Path | No
     (env, params), rule, key = system(processors), observing_lwr(), jax.random.key(0)
     carry = start_rollout(env, params, rule, key, lanes)
     began = time.perf_counter()
-    compiled = continue_rollout.lower(env, params, rule, key, carry, 1).compile()
+    compiled = continue_rollout.lower(env, params, rule, carry, 1).compile()
     compilation = time.perf_counter() - began
     if dump is not None:
         dump.parent.mkdir(parents=True, exist_ok=True)
         dump.write_text(compiled.as_text() or "", encoding="utf-8")
 
     def run(steps: int) -> Callable[[], Any]:
-        return lambda: compiled(params, rule, key, carry, steps)
+        return lambda: compiled(params, rule, carry, steps)
 
     few = statistics.median(seconds(run(16), 3))
     steps = max(16, int(16 * work / few))

@@ -441,7 +441,7 @@ def cost(seeds: int) -> str:
     def program(name: str) -> Program:
         scheduler = jaxlb.scheduler(name)
         carry = start_rollout(env, params, scheduler, key, lanes)
-        return timed(lambda: continue_rollout(env, params, scheduler, key, carry, tasks))
+        return timed(lambda: continue_rollout(env, params, scheduler, carry, tasks))
 
     programs = {name: program(name) for name in ("lwr", "drift-aware", "predictive")}
     seconds = alternate(programs, rounds)

@@ -450,7 +450,7 @@ def adaptation(seeds: int) -> str:
             carry = start_rollout(env, params, rule, key, LANES)
             for index in range(before + after):
                 now = params if index < before else permuted
-                carry = continue_rollout(env, now, rule, key, carry, chunk)
+                carry = continue_rollout(env, now, rule, carry, chunk)
                 found = summarise(carry.totals, env.view(carry.state))
                 sums.append(float(found.sla_violation_rate.mean()) * chunk * (index + 1))
             path = 100 * np.diff(sums) / chunk

@@ -76,7 +76,7 @@ def rolling(env: Env, params: EnvParams, scheduler: Scheduler, lanes: int, steps
     """`rollout`, compiled: tasks per second."""
     key = jax.random.key(0)
     carry = start_rollout(env, params, scheduler, key, lanes)
-    run = functools.partial(continue_rollout, env, params, scheduler, key, carry, steps)
+    run = functools.partial(continue_rollout, env, params, scheduler, carry, steps)
     return timed(run, lanes * steps)
 
 

@@ -250,7 +250,7 @@ def compiling(settings: Settings) -> Row:
         carry = start_rollout(env, params, rule, key, 1024)
         jax.clear_caches()
         began = time.perf_counter()
-        continue_rollout.lower(env, params, rule, key, carry, 1).compile()
+        continue_rollout.lower(env, params, rule, carry, 1).compile()
         return time.perf_counter() - began
 
     # "optimal" serves two processors only.

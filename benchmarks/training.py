@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import rich
 import tyro
@@ -31,7 +32,6 @@ from rich.table import Table
 from timing import alternate
 
 import jaxlb
-from jaxlb import runs
 from jaxlb.devices import side_by_side
 from jaxlb.interop import FiveValueEnv
 from jaxlb.learn import networks
@@ -280,7 +280,7 @@ def seeds_duel(rounds: int) -> dict[str, Any]:
     """Seeds vmapped and spread over the devices, against one after the other."""
     settings = config(memory_rows=512, num_iterations=250)
     tasks = settings.num_iterations * settings.num_lanes
-    keys = side_by_side(runs.keys(range(SEEDS)), SEEDS)
+    keys = side_by_side(jax.vmap(jax.random.key)(jnp.arange(SEEDS)), SEEDS)
     train = jax.vmap(lambda key: jaxlb.train_dqn(ENV, PARAMS, settings, key))
     together = compiled(
         f"{SEEDS} seeds vmapped, devices: {len(keys.sharding.device_set)}", SEEDS * tasks, train, keys

@@ -227,19 +227,15 @@ class _Work(NamedTuple):
 
     def begin(self, env: Env, scheduler: Scheduler) -> Carry:
         """Every lane before its first task."""
-        key = jax.random.clone(self.key)
+        key = jax.random.clone(self.key)  # for each scheduler the same tasks
         return start_rollout(env, self.params, scheduler, key, self.num_lanes, self.mover, self.chunk)
 
     def compile(self, env: Env, scheduler: Scheduler, carry: Carry) -> Callable[[Carry, int], Carry]:
         """The program that lets so many more tasks arrive in each lane."""
-
-        def arguments(carry: Carry, num_tasks: int) -> dict[str, Any]:
-            key, rules = jax.random.clone(self.key), {"scheduler": scheduler, "behaviour": self.mover}
-            counts = {"num_tasks": num_tasks, "warmup": self.warmup}
-            return {"params": self.params, "key": key, "carry": carry} | rules | counts
-
-        program = continue_rollout.lower(env=env, **arguments(carry, 0)).compile()
-        return lambda carry, num_tasks: program(**arguments(carry, num_tasks))
+        rules = {"scheduler": scheduler, "behaviour": self.mover}
+        same = {"params": self.params, "warmup": self.warmup} | rules
+        program = continue_rollout.lower(env=env, **same, carry=carry, num_tasks=0).compile()
+        return lambda carry, num_tasks: program(**same, carry=carry, num_tasks=num_tasks)
 
     def judge(
         self,

@@ -208,16 +208,30 @@ class Env(_Settings):
         Returns:
           The state at the next decision, the assigned task's outcome, the reward `[...]`.
         """
+        state, outcome, reward = self.assign(state, action, next_task.gap, params)
+        return self._arrive(state, next_task, params, key), outcome, reward
+
+    @broadcasts
+    def assign(
+        self, state: EnvState, action: Array, gap: Array, params: EnvParams
+    ) -> tuple[EnvState, Outcome, Array]:
+        """Assign the waiting task, and no more: no time passes.
+
+        Args:
+          state: at a decision.
+          action: `[...]` int32.
+          gap: `[...]` time until the next arrival, which some rewards are for.
+          params: as in `transition`.
+        """
         task, before = state.task, self.view(state)
         system, outcome = cycle.assign(self, params, state.system, task, self.seen(task, params), action)
         if self.reward == "holding-cost":
-            reward = -self.station.holding_cost(system.station, next_task.gap)
+            reward = -self.station.holding_cost(system.station, gap)
         else:
             backlog = before.wait * params.speed
             imbalance = variance_grown(backlog, at_processor(backlog, outcome.action), task.size)
             reward = rewards.weighted(params, task.priority, outcome.completion, outcome.violation, imbalance)
-        state = state.replace(system=system, steps=state.steps + 1)
-        return self._arrive(state, next_task, params, key), outcome, reward
+        return state.replace(system=system, steps=state.steps + 1), outcome, reward
 
     def _arrive(self, state: EnvState, task: Task, params: EnvParams, key: Key) -> EnvState:
         """Let the task's gap pass."""

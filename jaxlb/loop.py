@@ -35,9 +35,25 @@ from jaxlb.types import (
 )
 
 
+class Streams(struct.PyTreeNode):
+    """Keys of a rollout. Task i folds i into them, so each that is drawn from is drawn from once."""
+
+    workload: Key  # of its start
+    task: Key
+    observe: Key
+    act: Key
+    behaviour: Key
+
+
+def streams(key: Key) -> Streams:
+    """Those that a key makes; it is consumed."""
+    return Streams(*jax.random.split(key, 5))
+
+
 class Carry(struct.PyTreeNode):
     """All that a rollout remembers between two tasks; a rollout continued from here is the same rollout."""
 
+    streams: Streams
     index: Array  # int32, tasks decided so far
     state: EnvState
     memory: Any  # of the scheduler
@@ -64,11 +80,6 @@ def decide(
     return state, memory, observation, outcome, reward
 
 
-def _keys(key: Key) -> tuple[Key, ...]:
-    """Streams of one rollout: workload start, tasks, noise, scheduler, behaviour."""
-    return tuple(jax.random.split(key, 5))
-
-
 def start_rollout(
     env: Env,
     params: EnvParams,
@@ -87,14 +98,15 @@ def start_rollout(
       env: static.
       params: of the environment, without lane axes, but `speed` may be `[P, N]`.
       scheduler: that is judged.
-      key: the rollout's key; give the same one to `continue_rollout`.
+      key: consumed.
       num_lanes: N.
       behaviour: the scheduler whose choices are carried out, where it is not the one that is judged.
       num_recent: how many completion times of each lane are kept.
     """
     lanes = (num_lanes,)
-    state = first_arrival(env, params, key, lanes)
+    state, keys = first_arrival(env, params, key, lanes)
     carry = Carry(
+        streams=keys,
         index=jnp.int32(0),
         state=state,
         memory=_first_memory(env, scheduler, params, lanes),
@@ -109,16 +121,15 @@ def start_rollout(
 
 @functools.partial(jax.jit, static_argnames=("env", "lanes"))
 @broadcasts
-def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> EnvState:
-    """Every lane empty, at its first arrival; the same for all schedulers, so compiled once for all.
+def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> tuple[EnvState, Streams]:
+    """Every lane empty, at its first arrival, and the streams of what comes after; the key is consumed.
 
-    The key is a rollout's: what it serves besides is drawn from other streams of it.
+    The same for all schedulers, so compiled once for all.
     """
-    params = with_lane_axis(params, lanes)
-    workload_key, task_key, noise_key, _, _ = _keys(key)
-    process = workload.start(workload_key, params, lanes)
-    task, process = workload.draw(fold_in(task_key, 0), params, process, lanes)
-    return env.start(params, task, fold_in(noise_key, 0)).replace(workload=process)
+    params, keys = with_lane_axis(params, lanes), streams(key)
+    process = workload.start(keys.workload, params, lanes)
+    task, process = workload.draw(fold_in(keys.task, 0), params, process, lanes)
+    return env.start(params, task, fold_in(keys.observe, 0)).replace(workload=process), keys
 
 
 @functools.partial(jax.jit, static_argnames=("env", "lanes"))
@@ -134,7 +145,6 @@ def continue_rollout(
     env: Env,
     params: EnvParams,
     scheduler: Scheduler,
-    key: Key,
     carry: Carry,
     num_tasks: Array | int,
     warmup: Array | int = 0,
@@ -143,36 +153,38 @@ def continue_rollout(
     """Run `num_tasks` more tasks in every lane; those before index `warmup` are not counted.
 
     The number of tasks is no part of the compiled program. Where there is a `behaviour` scheduler, its
-    choices move the system on, and `scheduler` is asked in the same states and scored on what its own choice
-    would have brought.
+    choices move the system on, and `scheduler` acts on the same observations and is scored on what its own
+    choice would have brought.
     """
-    lanes = carry.state.task.gap.shape
+    lanes, keys = carry.state.task.gap.shape, carry.streams
     params = with_lane_axis(params, lanes)
-    _, task_key, noise_key, act_key, behaviour_key = _keys(key)
     num_classes = params.class_probability.shape[0]
 
     def body(_: Array, carry: Carry) -> Carry:
         before, after = carry.state, carry.index + 1
-        task, process = workload.draw(fold_in(task_key, after), params, before.workload, lanes)
-        observe_key = fold_in(noise_key, after)
-
-        def ask(scheduler: Scheduler, memory: Any, key: Key) -> tuple:
-            same, key = jax.random.clone(observe_key), fold_in(key, carry.index)
-            return decide(env, params, scheduler, before, memory, task, same, key)
-
-        state, memory, _, outcome, reward = ask(scheduler, carry.memory, act_key)
+        memory, behaviour_memory = carry.memory, carry.behaviour_memory
+        task, process = workload.draw(fold_in(keys.task, after), params, before.workload, lanes)
+        observe_key, act_key = fold_in(keys.observe, after), fold_in(keys.act, carry.index)
+        if behaviour is None:
+            state, memory, seen, outcome, reward = decide(
+                env, params, scheduler, before, memory, task, observe_key, act_key
+            )
+            moved = outcome
+        else:
+            key = fold_in(keys.behaviour, carry.index)
+            state, behaviour_memory, seen, moved, _ = decide(
+                env, params, behaviour, before, behaviour_memory, task, observe_key, key
+            )
+            action, memory = scheduler.act(scheduler.variables, memory, seen, act_key)
+            _assigned, outcome, reward = env.assign(before, action, task.gap, params)
         response = env.station.response(before.system.station, params.speed, before.task.size)
         counts, sums = metrics.figures(
             env.view(before), response, before.task, num_classes, outcome, reward, task.gap
         )
-        behaviour_memory: Any = ()
-        moved = outcome
-        if behaviour is not None:
-            state, behaviour_memory, _, moved, _ = ask(behaviour, carry.behaviour_memory, behaviour_key)
         recent = carry.recent
         if recent.shape[0]:
             recent = recent.at[carry.index % recent.shape[0]].set(outcome.completion)
-        carry = Carry(
+        carry = carry.replace(
             index=after,
             state=state.replace(workload=process),
             memory=memory,
@@ -234,10 +246,9 @@ def rollout(
     params, key, scheduler = canonical(params), typed(key), as_scheduler(scheduler)
 
     def run(env: Env) -> tuple[Summary, Carry]:
-        # The same key for all: the same streams, of which each function takes others.
+        # Cloned, since a run with more room is of the same tasks.
         carry = start_rollout(env, params, scheduler, jax.random.clone(key), num_lanes)
-        total = warmup + num_tasks
-        carry = continue_rollout(env, params, scheduler, jax.random.clone(key), carry, total, warmup)
+        carry = continue_rollout(env, params, scheduler, carry, warmup + num_tasks, warmup)
         return at_hand(metrics.summarise(carry.totals, env.view(carry.state))), carry
 
     summary, carry = run(env)
@@ -299,8 +310,10 @@ def replay(
     params, key, scheduler = canonical(params), typed(key), as_scheduler(scheduler)
     lanes = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1
 
+    keys = streams(key)
+
     def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
-        return _watched(env, params, scheduler, tasks, jax.random.clone(key), _nothing, station)
+        return _watched(env, params, scheduler, tasks, keys, _nothing, station)
 
     found = run(env)
     if checks.traced(found):
@@ -338,7 +351,7 @@ def watch(
 
     `look` is (scheduler, its memory before the decision, observation) -> pytree; the pytrees are stacked.
     """
-    return _watched(env, params, scheduler, tasks, key, look, station)[1]
+    return _watched(env, params, scheduler, tasks, streams(key), look, station)[1]
 
 
 @functools.partial(jax.jit, static_argnames=("env", "look"))
@@ -348,7 +361,7 @@ def _watched(
     params: EnvParams,
     scheduler: Scheduler,
     tasks: Task,
-    key: Key,
+    keys: Streams,
     look: Callable[[Scheduler, Any, Observation], Any],
     station: Any,
 ) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
@@ -356,17 +369,16 @@ def _watched(
     lanes = tasks.gap.shape[1:]
     params = with_lane_axis(params, lanes)
     spread_over = functools.partial(over_devices, num_lanes=tasks.gap.shape[-1] if lanes else 0)
-    _, _, noise_key, act_key, _ = _keys(key)
     first = jax.tree.map(lambda leaf: leaf[0], tasks)
     # After the last task comes the first again, with nobody looking.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
-    state = env.start(params, first, fold_in(noise_key, 0), station)
+    state = env.start(params, first, fold_in(keys.observe, 0), station)
     start = state, first_memory(scheduler.name, scheduler.start, env, observe.as_told(params), lanes)
 
     def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, tuple[Outcome, Any]]:
         state, memory = carry
         index, task = x
-        observe_key, key = fold_in(noise_key, index + 1), fold_in(act_key, index)
+        observe_key, key = fold_in(keys.observe, index + 1), fold_in(keys.act, index)
         state, after, seen, outcome, _ = decide(env, params, scheduler, state, memory, task, observe_key, key)
         return spread_over((state, after)), (outcome, look(scheduler, memory, seen))
 

@@ -23,7 +23,8 @@ import numpy as np
 from jaxlb.env import Env
 from jaxlb.environments import make
 from jaxlb.learn import TRAINERS, Trainer
-from jaxlb.types import EnvParams, Key, Scheduler
+from jaxlb.learn.trainer import prepared
+from jaxlb.types import EnvParams, Scheduler
 from jaxlb.version import __version__
 from jaxlb.workload import read_trace
 
@@ -214,19 +215,15 @@ def features(trainer: Trainer) -> dict[str, list[str]]:
 
 def start(trainer: Trainer, env: Env, params: EnvParams, config: Any, seeds: Sequence[int]) -> Any:
     """The states before training with each seed, leaves `[K, ...]`."""
-    return jax.vmap(lambda key: trainer.start(env, params, config, key))(keys(seeds))
-
-
-def keys(seeds: Sequence[int]) -> Key:
-    """A key for each seed, `[K]`."""
-    return jnp.stack([jax.random.key(seed) for seed in seeds])
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+    return jax.vmap(lambda key: trainer.start(env, params, config, key))(keys)
 
 
 def load_all(run: Run) -> dict[int, Scheduler]:
     """What a run trained, by seed: the scheduler with its best weights."""
     record, trainer = run.record, run.record.trainer()
-    config = trainer.configure(**record.settings)
     env, params = record.without_trace()
+    params, config = prepared(params, trainer.configure(**record.settings))
     looks = jax.eval_shape(lambda: start(trainer, env, params, config, record.seeds)).best
     # Plain arrays: what Orbax puts on one device could not meet lanes spread over all.
     best = jax.tree.map(np.asarray, run.restore(best=looks)["best"])

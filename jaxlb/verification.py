@@ -625,7 +625,7 @@ def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
     rule = scheduler("lwl")
     warmup, part = 2000, int(1e9 * thoroughness / lanes / parts) + 1
     carry = start_rollout(env, params, rule, run_key, lanes)
-    carry = continue_rollout(env, params, rule, run_key, carry, warmup, warmup)
+    carry = continue_rollout(env, params, rule, carry, warmup, warmup)
 
     def summed() -> list[np.ndarray]:
         sums, errors = carry.totals.sums, carry.totals.errors
@@ -634,7 +634,7 @@ def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
 
     totals = [summed()]
     for _ in range(parts):
-        carry = continue_rollout(env, params, rule, run_key, carry, part, warmup)
+        carry = continue_rollout(env, params, rule, carry, part, warmup)
         totals.append(summed())
     means, gaps = np.diff(np.array(totals), axis=0).transpose(1, 0, 2) / part
     healthy = np.isfinite(means[-1]) & (means[-1] > 1.0 / 2) & (np.abs(gaps[-1] * 3.2 - 1.0) < 0.5)

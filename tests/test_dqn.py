@@ -30,7 +30,7 @@ def trained_for(iterations, key, config=SMALL, **overrides):
     """Environment, parameters and state after some iterations."""
     env, params = jaxlb.make("heavy-tail", **overrides)
     state = start_dqn(env, params, config, key)
-    iterate = jax.jit(lambda state: dqn._iterate(env, params, config, key, state))
+    iterate = jax.jit(lambda state: dqn._iterate(env, params, config, state))
     for _ in range(iterations):
         state, figures = iterate(state)
     return env, params, state, figures
@@ -51,7 +51,7 @@ def test_the_network_is_told_the_predicted_waits(key):
     config = SMALL.replace(forecaster=forecasts.forecaster("predicted"))
     env, params = jaxlb.make("stale", max_steps_in_episode=7)
     state = start_dqn(env, params, config, key)
-    iterate = jax.jit(lambda state: dqn._iterate(env, params, config, key, state))
+    iterate = jax.jit(lambda state: dqn._iterate(env, params, config, state))
     unit, index = float(params.size.mean() / params.speed.mean()), list(learned.PROCESSOR_FEATURES)
     index, longest = index.index("log forecast wait"), 0.0
     for iteration in range(30):
@@ -207,7 +207,7 @@ def test_training_is_its_parts(key):
     state = start_dqn(env, params, SMALL, key)
     rows = []
     for _ in range(SMALL.num_evaluations):
-        state, row = continue_dqn(env, params, SMALL, key, state)
+        state, row = continue_dqn(env, params, SMALL, state)
         rows.append(row)
     parts = state.variables, state.best, jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
     # Another program may round otherwise.
@@ -238,10 +238,10 @@ def test_seeds_settings_and_environments_can_be_vmapped(key):
 def test_a_number_that_changes_compiles_nothing(key):
     env, params = jaxlb.make("heavy-tail")
     state = start_dqn(env, params, SMALL, key)
-    continue_dqn(env, params, SMALL, key, state)
+    continue_dqn(env, params, SMALL, state)
     compiled = continue_dqn._cache_size()
     other = SMALL.replace(learning_rate=3e-4, discount=0.9, weights=Weights(sla_weight=2.0))
-    continue_dqn(env, params.replace(load=jnp.float32(0.4)), other, key, state)
+    continue_dqn(env, params.replace(load=jnp.float32(0.4)), other, state)
     assert continue_dqn._cache_size() == compiled
 
 

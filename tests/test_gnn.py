@@ -74,7 +74,7 @@ def test_training_is_its_rounds(key):
     result = train_gnn(env, params, SMALL, key)
     state, rows = start_gnn(env, params, SMALL, key), []
     for _ in range(2):
-        state, row = continue_gnn(env, params, SMALL, key, state)
+        state, row = continue_gnn(env, params, SMALL, state)
         rows.append(row)
     history = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
     chex.assert_trees_all_close(

@@ -45,16 +45,21 @@ TRAIN
 """
 
 DQN = """
-dqn = jaxlb.train_dqn(
-    env,
-    params,
-    jaxlb.DQNConfig(num_lanes=8, batch_size=8, memory_rows=32, evaluation_tasks=9, **small),
-    fresh(),
-)
-assert {leaf.dtype.itemsize for leaf in jax.tree.leaves(dqn.variables)} == {4}
-jaxlb.rollout(env, params, dqn.scheduler, fresh(), 4, 20)
+import tempfile
+from pathlib import Path
+from jaxlb.cli.train import Train
+out = Path(tempfile.mkdtemp())
+settings = [f"{name}={value}" for name, value in small.items()]
+settings += ["num_lanes=8", "batch_size=8", "memory_rows=32", "evaluation_tasks=9"]
+Train(method="dqn", scenario="heavy-tail", train=tuple(settings), out=out).run()
+scheduler = jaxlb.load(out)
+assert {leaf.dtype.itemsize for leaf in jax.tree.leaves(scheduler.variables)} == {4}
+jaxlb.rollout(env, params, scheduler, fresh(), 4, 20)
 """
 OTHERS = """
+config = jaxlb.DQNConfig(num_lanes=8, batch_size=8, memory_rows=32, evaluation_tasks=9, **small)
+dqn = jaxlb.train_dqn(env, params, config, fresh())
+assert {leaf.dtype.itemsize for leaf in jax.tree.leaves(dqn.scheduler)} == {4}
 gnn = jaxlb.train_gnn(env, params, jaxlb.GNNConfig(num_lanes=20, num_tasks=20, **small), fresh())
 jaxlb.rollout(env, params, gnn.scheduler, fresh(), 4, 20)
 config = jaxlb.PredictorConfig(num_lanes=50, num_tasks=20, **small)

@@ -23,7 +23,7 @@ def observed(key, num_lanes=8, **overrides):
     env, params = jaxlb.make("heavy-tail", **overrides)
     rule = jaxlb.scheduler("random")
     carry = start_rollout(env, params, rule, key, num_lanes)
-    carry = continue_rollout(env, params, rule, key, carry, 30)
+    carry = continue_rollout(env, params, rule, carry, 30)
     with_lanes = with_lane_axis(params, (num_lanes,))
     unit = FLUID.start(with_lanes, (num_lanes,))
     return env, params, jax.jit(env.observe)(carry.state, with_lanes, key), unit

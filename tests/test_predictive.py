@@ -55,7 +55,7 @@ def test_an_alarm_lasts_as_long_as_it_is_to(key):
     scheduler = predictive.predicting("held", *never, drift.threshold(1.0), hold=3)
     env, params = jaxlb.make("stable")
     memory = scheduler.start(env, params, ())
-    state = first_arrival(env, params, key, ())
+    state, _ = first_arrival(env, params, key, ())
     observation = env.observe(state, params, key)
     trusted = []
     for load in (0.0, 5.0, 5.0, 5.0, 5.0):

@@ -16,7 +16,7 @@ def decision(key, **overrides):
     """An environment with 8 lanes somewhere on their way."""
     env, params = jaxlb.make("heavy-tail", class_probability=[0.3, 0.7], class_slack=[1.0, 2.0], **overrides)
     carry = start_rollout(env, params, jaxlb.scheduler("random"), key, 8)
-    carry = continue_rollout(env, params, jaxlb.scheduler("random"), key, carry, 20)
+    carry = continue_rollout(env, params, jaxlb.scheduler("random"), carry, 20)
     return env, with_lane_axis(params, (8,)), carry.state
 
 

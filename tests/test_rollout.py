@@ -31,10 +31,10 @@ def test_chunked_equals_whole(scenario, key):
     env, params = jaxlb.make(scenario)
     scheduler = jaxlb.scheduler("lwr-rr")
     start = start_rollout(env, params, scheduler, key, 8, num_recent=5)
-    whole = continue_rollout(env, params, scheduler, key, start, 60, 10)
+    whole = continue_rollout(env, params, scheduler, start, 60, 10)
     parts = start
     for count in (1, 9, 30, 20):
-        parts = continue_rollout(env, params, scheduler, key, parts, count, 10)
+        parts = continue_rollout(env, params, scheduler, parts, count, 10)
     chex.assert_trees_all_equal(whole, parts)
     assert int(whole.totals.num_tasks) == 50
 

@@ -43,10 +43,10 @@ def test_the_boundary_costs_nothing(scenario, rule, key):
     scheduler = jaxlb.scheduler(rule)
     carry = start_rollout(env, params, scheduler, key, 8)
 
-    def run(params, key, carry, num_tasks):
-        return continue_rollout(env, params, scheduler, key, carry, num_tasks)
+    def run(params, carry, num_tasks):
+        return continue_rollout(env, params, scheduler, carry, num_tasks)
 
-    assert equations(jax.make_jaxpr(run)(params, key, carry, 5).jaxpr) <= EQUATIONS[scenario, rule]
+    assert equations(jax.make_jaxpr(run)(params, carry, 5).jaxpr) <= EQUATIONS[scenario, rule]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from jaxlb.cli import folders, loggers
 from jaxlb.cli.common import Where, Writes, console, note, progress
 from jaxlb.devices import device_mesh, side_by_side
 from jaxlb.learn import TRAINERS
+from jaxlb.learn.trainer import prepared
 from jaxlb.runs import Record, Run
 
 
@@ -134,8 +135,8 @@ def _train(run: Run, done: int, log: Callable[[list[dict[str, Any]]], None], spr
     """From the last checkpoint, or from nothing, to the end."""
     record, trainer = run.record, run.record.trainer()
     env, params = record.environment()
-    config = trainer.configure(**record.settings)
-    keys, total = runs.keys(record.seeds), config.num_iterations
+    params, config = prepared(params, trainer.configure(**record.settings))
+    total = config.num_iterations
     start = functools.partial(runs.start, trainer, env, params, config, record.seeds)
     run.forget_after(done)
     if done == total:
@@ -144,14 +145,14 @@ def _train(run: Run, done: int, log: Callable[[list[dict[str, Any]]], None], spr
     with progress() as show, mesh:
         state = run.restore(state=jax.eval_shape(start))["state"] if done else jax.jit(start)()
         if not spread_lanes:
-            keys, state = side_by_side((keys, state), len(record.seeds))
+            state = side_by_side(state, len(record.seeds))
         advance = functools.partial(trainer.advance, env, params, config)
         # The state that goes in is not needed again, and what it remembers is the largest thing there is.
-        advance = jax.jit(jax.vmap(advance), donate_argnums=1)
-        advance = advance.lower(keys, state).compile()
+        advance = jax.jit(jax.vmap(advance), donate_argnums=0)
+        advance = advance.lower(state).compile()
         while done < total:
             began = time.perf_counter()
-            state, figures = jax.block_until_ready(advance(keys, state))
+            state, figures = jax.block_until_ready(advance(state))
             seconds = time.perf_counter() - began
             iterations, done = int(state.iteration[0]) - done, int(state.iteration[0])
             rows = _rows(record.seeds, figures, iterations / seconds)
@@ -200,7 +201,8 @@ def _draw_predictions(run: Run) -> None:
     env, params = record.environment()
     variables = runs.load_all(run)[record.seeds[0]].variables
     key = jax.random.fold_in(jax.random.key(record.seeds[0]), 1)
-    found = trainer.inspect(env, params, trainer.configure(**record.settings), variables, key)
+    params, config = prepared(params, trainer.configure(**record.settings))
+    found = trainer.inspect(env, params, config, variables, key)
     flat = [
         np.asarray(leaf).reshape(-1, *leaf.shape[2:])
         for leaf in (found.predicted, found.truth, found.chosen, found.load)

@@ -31,7 +31,7 @@ from jaxlb.learn import networks, replay
 from jaxlb.learn.replay import Memory
 from jaxlb.learn.trainer import Trainer, TrainResult, falling, train
 from jaxlb.loop import decide, first_arrival, rollout
-from jaxlb.numerics import at_processor
+from jaxlb.numerics import at_processor, broadcasts
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import forecasts, learned, scheduler
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
@@ -110,6 +110,8 @@ class Step(struct.PyTreeNode):
 class DQNState(struct.PyTreeNode):
     """All that training remembers between two iterations; training continued from here is the same."""
 
+    iterate_key: Key  # each iteration folds its number into it
+    evaluate_key: Key  # the same tasks for every judgement
     iteration: Array  # int32
     env: EnvState  # [N]
     tracked: Any  # the forecaster's memory
@@ -150,6 +152,7 @@ def _optimiser() -> optax.GradientTransformation:
 
 
 @functools.partial(jax.jit, static_argnames="env")
+@broadcasts
 def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNState:
     """Before the first iteration: empty queues, an empty memory, new networks.
 
@@ -157,13 +160,14 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
       env: static.
       params: of the environment, without lane axes, but any leaf may be `[N]` (`[P, N]`, `[C, N]`).
       config: of the trainer.
-      key: of the training; give the same one to `continue_dqn`.
+      key: consumed.
     """
-    key, _ = jax.random.split(key)
+    start_key, key = jax.random.split(key)
+    iterate_key, evaluate_key = jax.random.split(key)
     lanes = (config.num_lanes,)
     params = with_lane_axis(params, lanes)
-    arrival_key, observe_key, network_key = jax.random.split(key, 3)
-    state = first_arrival(env, params, arrival_key, lanes)
+    arrival_key, observe_key, network_key = jax.random.split(start_key, 3)
+    state, _ = first_arrival(env, params, arrival_key, lanes)
     tracked = config.forecaster.start(observe.as_told(params), lanes)
     observation = env.observe(state, params, observe_key)
     _, seen, forecast = config.forecaster.look(config.forecaster.variables, tracked, observation)
@@ -178,6 +182,8 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
         ended=nothing > 0,
     )
     return DQNState(
+        iterate_key=iterate_key,
+        evaluate_key=evaluate_key,
         iteration=jnp.int32(0),
         env=over_devices(state, config.num_lanes),
         tracked=over_devices(tracked, config.num_lanes),
@@ -193,22 +199,20 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
 
 
 @functools.partial(jax.jit, static_argnames="env")
-def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQNState) -> tuple:
+@broadcasts
+def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, state: DQNState) -> tuple:
     """The iterations up to the next judgement of the greedy policy, and that.
 
     Args:
       env: static.
       params: as in `start_dqn`.
       config: the same.
-      key: the same, every time.
       state: from `start_dqn` or here.
 
     Returns:
       The state after `num_iterations / num_evaluations` iterations, and the `Progress` made.
     """
-    _, key = jax.random.split(key)
-    iterate_key, evaluation_key = jax.random.split(key)
-    iterate = functools.partial(_iterate, env, params, config, iterate_key)
+    iterate = functools.partial(_iterate, env, params, config)
     num_iterations = config.num_iterations // config.num_evaluations
     _, figures = jax.eval_shape(iterate, state)
     sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), figures)
@@ -223,7 +227,8 @@ def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key, state
     judged = state.variables.replace(network=state.target)
     greedy, tasks = learned.dqn(config.network, judged), config.evaluation_tasks
     goal = dataclasses.replace(env, reward="weighted"), config.weights.put_into(params)
-    found = rollout(*goal, greedy, evaluation_key, config.num_lanes, tasks, tasks // 2)
+    key = jax.random.clone(state.evaluate_key)
+    found = rollout(*goal, greedy, key, config.num_lanes, tasks, tasks // 2)
     objective = found.mean_reward.mean()
     better = objective > state.best_reward
     state = state.replace(
@@ -242,9 +247,9 @@ def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key, state
     return state, progress
 
 
-def _iterate(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQNState) -> tuple:
+def _iterate(env: Env, params: EnvParams, config: DQNConfig, state: DQNState) -> tuple:
     """One task of every lane, one gradient step."""
-    collect_key, replay_key = jax.random.split(jax.random.fold_in(key, state.iteration))
+    collect_key, replay_key = jax.random.split(jax.random.fold_in(state.iterate_key, state.iteration))
     state, collecting = _collect(env, params, config, collect_key, state)
     state, learning = _learn(config, replay_key, state)
     return state.replace(iteration=state.iteration + 1), collecting | learning

@@ -19,7 +19,7 @@ from jaxlb.functions import partial
 from jaxlb.learn import networks
 from jaxlb.learn.trainer import Trainer, TrainResult, falling, train
 from jaxlb.loop import first_arrival, watch
-from jaxlb.numerics import at_processor
+from jaxlb.numerics import at_processor, broadcasts
 from jaxlb.scheduling import forecasts, learned, regression, scheduler
 from jaxlb.scheduling.base import chosen_acts, first_memories, starts
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
@@ -91,6 +91,7 @@ class Examples(struct.PyTreeNode):
 class GNNState(struct.PyTreeNode):
     """All that training remembers between two rounds."""
 
+    round_key: Key  # each round folds its number into it
     iteration: Array  # int32
     examples: tuple[Examples, ...]  # of each system, [R, T, ...], of round r in row r
     variables: Regression
@@ -238,6 +239,7 @@ def _standardising(config: GNNConfig, variables: Regression, examples: tuple[Exa
     )
 
 
+@broadcasts
 def start_gnn(env: Systems, params: Any, config: GNNConfig, key: Key) -> GNNState:
     """Before the first round: no examples, a new network.
 
@@ -245,13 +247,14 @@ def start_gnn(env: Systems, params: Any, config: GNNConfig, key: Key) -> GNNStat
       env: static.
       params: of the environment; a leaf may be `[N]` (`[P, N]`, `[C, N]`).
       config: of the trainer.
-      key: of the training; give the same one to `continue_gnn`.
+      key: consumed.
     """
-    key, _ = jax.random.split(key)
+    start_key, round_key = jax.random.split(key)
     lanes, each = (config.num_lanes,), _each(env, params)
     one, laned = each[0][0], with_lane_axis(each[0][1], lanes)
-    arrival_key, observe_key, network_key = jax.random.split(key, 3)
-    observation = one.observe(first_arrival(one, laned, arrival_key, lanes), laned, observe_key)
+    arrival_key, observe_key, network_key = jax.random.split(start_key, 3)
+    arrived, _ = first_arrival(one, laned, arrival_key, lanes)
+    observation = one.observe(arrived, laned, observe_key)
     told, forecaster = config.forecaster.start(laned, lanes), config.forecaster
     _, seen, forecast = forecaster.look(forecaster.variables, told, observation)
     x = regression.features(seen, forecast)
@@ -260,10 +263,11 @@ def start_gnn(env: Systems, params: Any, config: GNNConfig, key: Key) -> GNNStat
 
     def memory(env: Env, params: EnvParams) -> Examples:
         of_a_round = functools.partial(examples, env, params, config)
-        found = jax.eval_shape(of_a_round, variables, jnp.array(False), key)
+        found = jax.eval_shape(of_a_round, variables, jnp.array(False), round_key)
         return jax.tree.map(lambda leaf: jnp.zeros((num_rounds, *leaf.shape), leaf.dtype), found)
 
     return GNNState(
+        round_key=round_key,
         iteration=jnp.int32(0),
         examples=tuple(memory(*system) for system in each),
         variables=variables,
@@ -275,14 +279,12 @@ def start_gnn(env: Systems, params: Any, config: GNNConfig, key: Key) -> GNNStat
 
 
 @functools.partial(jax.jit, static_argnames="env")
-def continue_gnn(
-    env: Systems, params: Any, config: GNNConfig, key: Key, state: GNNState
-) -> tuple[GNNState, Progress]:
+@broadcasts
+def continue_gnn(env: Systems, params: Any, config: GNNConfig, state: GNNState) -> tuple[GNNState, Progress]:
     """A round: examples, gradient steps on those of all rounds so far, a look at lanes that were held out."""
     c, num_steps = config, config.num_iterations // config.num_evaluations
-    _, key = jax.random.split(key)
     round_ = state.iteration // num_steps
-    example_key, fit_key = jax.random.split(jax.random.fold_in(key, round_))
+    example_key, fit_key = jax.random.split(jax.random.fold_in(state.round_key, round_))
     each = _each(env, params)
     new = tuple(
         examples(*system, c, state.variables, round_ > 0, key)

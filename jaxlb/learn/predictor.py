@@ -13,7 +13,7 @@ from jaxlb.drift import Detector
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn.trainer import Trainer, TrainResult, train
 from jaxlb.loop import watch
-from jaxlb.numerics import deviation, first_smallest
+from jaxlb.numerics import broadcasts, deviation, first_smallest
 from jaxlb.scheduling import predictors, tracking
 from jaxlb.scheduling.predictive import predicting
 from jaxlb.scheduling.predictors import Fit, Predictor
@@ -140,6 +140,7 @@ def loss(predictor: Predictor, fit: Fit, examples: Examples) -> Array:
     return 0.5 * (found[1] + squares * jnp.exp(-found[1])).mean()
 
 
+@broadcasts
 def start_predictor(env: Env, params: EnvParams, config: PredictorConfig, key: Key) -> PredictorState:
     """Before the first iteration: examples, and a predictor of their mean."""
     example_key, network_key = jax.random.split(key)
@@ -169,11 +170,12 @@ def start_predictor(env: Env, params: EnvParams, config: PredictorConfig, key: K
     )
 
 
+@broadcasts
 def continue_predictor(
-    env: Env, params: EnvParams, config: PredictorConfig, key: Key, state: PredictorState
+    env: Env, params: EnvParams, config: PredictorConfig, state: PredictorState
 ) -> tuple[PredictorState, Progress]:
     """The steps up to the next look at the examples that were held out, and that."""
-    del env, params, key
+    del env, params
     predictor, fit, num_steps = (
         config.predictor,
         state.variables,

@@ -29,10 +29,10 @@ class Trainer(NamedTuple):
       defaults: () -> settings by name, as plain values.
       configure: (**settings) -> config.
       check: (env, params, config) -> None, or ValueError if a setting is out of bounds.
-      start: (env, params, config, key) -> state, before the first iteration.
-      advance: (env, params, config, key, state) -> (state, progress), the iterations up to the next
-        judgement, and that. The key is the same every time, and that of `start`. A state has fields
-        `iteration`, `variables`, `best` (variables) and `diverged` (iteration, or -1).
+      start: (env, params, config, key) -> state, before the first iteration; the key is consumed.
+      advance: (env, params, config, state) -> (state, progress), the iterations up to the next judgement,
+        and that. A state has its keys, and fields `iteration`, `variables`, `best` (variables) and
+        `diverged` (iteration, or -1).
       acting: (config, variables) -> the scheduler that has learned them.
       fits: (settings, parameters it was trained for, env, params) -> None, or ValueError if what was trained
         with these settings cannot serve that environment; what it may serve badly is warned of.
@@ -48,7 +48,7 @@ class Trainer(NamedTuple):
     configure: Callable[..., Any]
     check: Callable[[Any, Any, Any], None]
     start: Callable[[Any, Any, Any, Key], Any]
-    advance: Callable[[Any, Any, Any, Key, Any], tuple[Any, Any]]
+    advance: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
     acting: Callable[[Any, Any], Scheduler]
     fits: Callable[[Mapping[str, Any], EnvParams, Env, EnvParams], None]
     inspect: Callable[[Env, EnvParams, Any, Any, Key], Any] | None = None
@@ -80,15 +80,19 @@ def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any
         where `TrainResult.diverged` tells).
     """
     trainer.check(env, params, config)
-    params = jax.tree.map(canonical, params, is_leaf=lambda leaf: isinstance(leaf, EnvParams))
-    config, key = jax.tree.map(_single, config), typed(key)
-    result = _train(trainer, env, params, config, key)
+    result = _train(trainer, env, *prepared(params, config), typed(key))
     if not checks.traced(result.diverged) and int(result.diverged) >= 0:
         raise FloatingPointError(
             f"training diverged: the loss was not finite at iteration {int(result.diverged)}; "
             f"try {trainer.remedy}"
         )
     return result
+
+
+def prepared(params: Any, config: Any) -> tuple[Any, Any]:
+    """Parameters, of one environment or of several, and settings, as programs take them: see `canonical`."""
+    params = jax.tree.map(canonical, params, is_leaf=lambda leaf: isinstance(leaf, EnvParams))
+    return params, jax.tree.map(_single, config)
 
 
 def falling(first: Scalar, last: Scalar, progress: Array) -> Array:
@@ -105,10 +109,9 @@ def _single(x: Any) -> Array:
 @broadcasts
 def _train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any, key: Key) -> TrainResult:
     def advance(state: Any, _: None) -> tuple[Any, Any]:
-        # The same key every time: each iteration takes streams of its own.
-        return differing(trainer.advance(env, params, config, jax.random.clone(key), state))
+        return differing(trainer.advance(env, params, config, state))
 
-    first = differing(trainer.start(env, params, config, jax.random.clone(key)))
+    first = differing(trainer.start(env, params, config, key))
     state, history = jax.lax.scan(advance, first, length=config.num_evaluations)
     return TrainResult(
         scheduler=trainer.acting(config, state.best),
