@@ -44,7 +44,9 @@ def settings(what: str, texts: Iterable[str]) -> dict[str, Any]:
         try:
             values[name] = json.loads(value)
         except json.JSONDecodeError:
-            values[name] = value
+            # JSON has no .85 and no 2. for numbers; everybody else has.
+            number = re.fullmatch(r"[+-]?(\.\d+|\d+\.)([eE][+-]?\d+)?", value)
+            values[name] = float(value) if number else value
     return values
 
 

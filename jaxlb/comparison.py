@@ -158,8 +158,10 @@ def compare(
     checks.at_least("num_lanes", num_lanes, 1)
     checks.at_least("num_tasks", num_tasks, 1)
     checks.at_least("warmup", warmup, 0)
-    if not schedulers:
-        raise ValueError("schedulers = {}: must name at least one")
+    if not isinstance(schedulers, Mapping) or not schedulers:
+        raise ValueError(
+            f"schedulers = {checks.shown(schedulers)}: must name at least one, as {{'lwr': 'lwr'}} does"
+        )
     if baseline is None:
         baseline = "lwr" if "lwr" in schedulers else next(iter(schedulers))
     checks.known("baseline", baseline, schedulers)

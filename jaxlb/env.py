@@ -121,6 +121,7 @@ class Env(_Settings):
           The flat observation `[F]` and the state.
         """
         params = self.default_params if params is None else canonical(params)
+        self._check_lanes(params, ())
         *keys, observe_key = split(typed(key), 4)
         state = self._begin(keys, params)
         return self._flat(state, params, observe_key), state
@@ -291,12 +292,16 @@ class Env(_Settings):
             checks.leaf("measure_noise", params.measure_noise, low=0)
         steps = params.max_steps_in_episode
         checks.leaf("max_steps_in_episode", steps, whole=True, low=1, high=checks.MAX_COUNT)
+        self._check_lanes(params, lanes)
+        workload.check(params, lanes)
+
+    def _check_lanes(self, params: EnvParams, lanes: Lanes | None) -> None:
+        """Raise ValueError if a parameter has lane axes that do not fit, which is known under a trace too."""
         shapes = {name: np.shape(getattr(params, name)) for name in params.__dataclass_fields__}
         for name in VECTORS:
             shapes[name] = shapes[name][1:]
         # Arrival process and size law have axes of their own kind.
         checks.lane_axes(shapes | {"arrival": (), "size": ()}, lanes)
-        workload.check(params, lanes)
 
 
 def _fresh(env: Env, key: Key, params: EnvParams, old: EnvState) -> EnvState:

@@ -225,10 +225,12 @@ def make(
         if key in ("arrival", "size") and isinstance(value, str):
             numbers[key] = workload.named(key, value)
         if isinstance(value, (list, tuple)) and key not in VECTORS:
-            raise ValueError(f"{key} = {value!r}: must be one number")
+            raise ValueError(f"{key} = {checks.shown(value)}: must be one number")
     if "speed" in numbers:
         if np.ndim(numbers["speed"]) != 1 or np.size(numbers["speed"]) == 0:
-            raise ValueError(f"speed = {numbers['speed']!r}: must be a list, one speed for each processor")
+            raise ValueError(
+                f"speed = {checks.shown(numbers['speed'])}: must be a list, one speed for each processor"
+            )
         settings.setdefault("num_processors", len(numbers["speed"]))
     settings.setdefault("num_processors", scenario.num_processors)
     env = _env(settings, name=name, make_params=scenario.make_params, allow_overload=allow_overload)
@@ -246,10 +248,8 @@ def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> En
     own = {field.name for field in dataclasses.fields(params)}
     params = params.replace(**{key: value for key, value in values.items() if key in own})
     for part in ("arrival", "size"):
-        if not dataclasses.is_dataclass(getattr(params, part)):
-            raise ValueError(
-                f"{part} = {getattr(params, part)!r}: must be one of jaxlb.workload's, or like them"
-            )
+        if not dataclasses.is_dataclass(given := getattr(params, part)):
+            raise ValueError(f"{part} = {checks.shown(given)}: must be one of jaxlb.workload's, or like them")
     nested = {
         field.name: part
         for part in ("arrival", "size")

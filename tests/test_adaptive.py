@@ -88,6 +88,8 @@ def test_weights_forget(key):
 
 
 def test_bad_options_are_refused():
+    with pytest.raises(ValueError, match="candidates: 'lwr': must be schedulers"):
+        adaptive.hedge(("lwr",))
     with pytest.raises(ValueError, match="at least one"):
         adaptive.hedge(())
     with pytest.raises(ValueError, match="rate = 0: must be above 0"):

@@ -5,11 +5,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import jaxlb
-from jaxlb import cli, verification
+from jaxlb import checks, cli, verification
 from jaxlb.cli.compare import entries
 from jaxlb.verification import Experiment, Finding
 
@@ -190,6 +191,25 @@ def test_what_has_not_settled_is_marked_in_all_that_is_written(tmp_path):
     table = json.loads((tmp_path / "compare.json").read_text())
     assert [row["stationary"] for row in table["schedulers"]] == [False, True]
     assert json.loads((tmp_path / "about.json").read_text())["result"].startswith("lwr: ")
+
+
+def test_numbers_may_lack_a_digit_before_or_after_the_point():
+    given = [".85", "2.", "-.5e3", "+1.", "03", "1", "1.5", "."]
+    found = checks.settings("--set", [f"x{place}={text}" for place, text in enumerate(given)])
+    assert list(found.values()) == [0.85, 2.0, -500.0, 1.0, "03", 1, 1.5, "."]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
+def test_a_full_disk_is_told_in_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "jaxlb", "scenarios"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2 and done.stderr == "jaxlb: error: [Errno 28] No space left on device\n"
 
 
 def test_warmup_is_what_theory_asks_for_up_to_the_number_of_tasks():

@@ -311,3 +311,10 @@ def test_who_moves_the_system_is_blamed(key):
     run = {"num_lanes": 32, "num_tasks": 500, "warmup": 100}
     rows = jaxlb.compare(*jaxlb.make("seed"), {"lwr": "lwr"}, key, **run, behaviour="rr").schedulers
     assert rows[0].hint.endswith("rr overloads it")
+
+
+def test_schedulers_are_a_mapping(key):
+    env, params = jaxlb.make("stable")
+    for bad in ({}, ["lwr"], "lwr"):
+        with pytest.raises(ValueError, match=r"schedulers = .*: must name at least one, as"):
+            jaxlb.compare(env, params, bad, key, num_lanes=2, num_tasks=2)

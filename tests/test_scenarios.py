@@ -258,6 +258,8 @@ def test_lanes_that_do_not_fit_are_refused_by_name(key):
             env.check(wrong, (2,))
         with pytest.raises(ValueError, match=rf"{name} has lane axes \(3,\): must be \(\)$"):
             jaxlb.replay(env, wrong, lwr, workload.sample(key, params, 4), key)
+        with pytest.raises(ValueError, match=rf"{name} has lane axes \(3,\): must be \(\)$"):
+            env.reset(key, wrong)
     for train, config in (
         (jaxlb.train_dqn, jaxlb.DQNConfig()),
         (jaxlb.train_gnn, jaxlb.GNNConfig()),

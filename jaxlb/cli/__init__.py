@@ -245,10 +245,15 @@ def run(arguments: Sequence[str]) -> int:
         else:
             _run_unheard(asked.command)
         return 0
-    except BrokenPipeError:
-        # The reader has had enough, as in `jaxlb scenarios | head`.
+    except OSError as raised:
+        # What is still to be written has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(raised, BrokenPipeError):  # the reader has had enough, as in `jaxlb scenarios | head`
+            return 0
+        if verbose:
+            traceback.print_exc()
+        print(f"jaxlb: error: {raised}", file=sys.stderr)
+        return 2
     except (KeyboardInterrupt, ValueError, FloatingPointError) as raised:
         if verbose:
             traceback.print_exc()

@@ -71,8 +71,9 @@ def violations(comparison: Comparison) -> Figure:
         figure, axes = plt.subplots(figsize=(7, 0.32 * len(rows) + 1.2), layout="constrained")
 
         def half(row: Row) -> float:
+            """Half the interval, not a number where there is none: then no bar is drawn."""
             interval = row.sla_violation_rate_ci
-            return 0.0 if interval is None else 50.0 * (interval[1] - interval[0])
+            return np.nan if interval is None else 50.0 * (interval[1] - interval[0])
 
         rates = [100.0 * row.sla_violation_rate for row in rows]
         colors = ["0.7" if row.mark else "C1" if row.name == comparison.baseline else "C0" for row in rows]
@@ -82,14 +83,14 @@ def violations(comparison: Comparison) -> Figure:
         for index, (row, rate) in enumerate(zip(rows, rates, strict=True)):
             axes.annotate(
                 f"{rate:.2f}",
-                (rate + half(row), index),
+                (rate + np.nan_to_num(half(row)), index),
                 (4, 0),
                 textcoords="offset points",
                 va="center",
                 fontsize=8,
             )
         axes.set(
-            xlabel="SLA violations, % of tasks (bar ends: 95 % interval)",
+            xlabel="SLA violations, % of tasks (bars at the ends: 95 % interval)",
             title=f"SLA violations on {comparison.scenario} (orange: baseline; grey: marked)",
             xlim=(0.0, 1.12 * max(max(rates), 1e-3)),
         )
@@ -138,9 +139,9 @@ def backlogs(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Ou
             axes.set_title(name, fontsize=9)
             # Symmetric log: an unstable scheduler's backlog must not flatten all others.
             axes.set_yscale("symlog", linthresh=float(params.size.mean()))
-            axes.set_ylim(bottom=0.0)
+        panels[0].set_ylim(bottom=0.0)  # once all are drawn: the panels share it
         figure.supxlabel("time", fontsize=9)
-        figure.supylabel("backlog (work, linear up to the mean size, then logarithmic)", fontsize=9)
+        figure.supylabel("backlog, work (log above the mean size)", fontsize=9)
         figure.suptitle(f"Backlog of each processor on {env.name}, the same {num_tasks} tasks", fontsize=10)
         _name_processors(figure, panels[0], speed)
         return figure
@@ -364,7 +365,7 @@ def save_all(
     """Write every picture of a comparison as PNG; the key is consumed."""
     with threads() as pool:
         tasks, replays = data.replayed(env, params, schedulers, key, pool)
-        outcomes = {name: replay.result() for name, replay in replays.items()}
+        outcomes = {comparison.row(name).title: replay.result() for name, replay in replays.items()}
     first = jax.tree.map(lambda leaf: leaf[:400, 0], (tasks, outcomes))
     later = jax.tree.map(lambda leaf: leaf[data.WARMUP :], (tasks, outcomes))
     figures = {

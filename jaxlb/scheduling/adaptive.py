@@ -119,6 +119,11 @@ def hedge(
     rules = (lwr(), predictive(), greedy()) if candidates is None else tuple(candidates)
     if not rules:
         raise ValueError("candidates = (): must be at least one")
+    for rule in rules:
+        if not isinstance(rule, Scheduler):
+            raise ValueError(
+                f"candidates: {checks.shown(rule)}: must be schedulers, as jaxlb.scheduler makes them"
+            )
     checks.leaf("rate", rate, above=0)
     checks.leaf("horizon", horizon, low=1)
     return Scheduler("hedge", rules, partial(_start, starts(rules)), partial(_act, rate, horizon))
