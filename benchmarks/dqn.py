@@ -27,7 +27,7 @@ from claims import FIGURES, LANES, TASKS, TEST_SEED, WARMUP, Claim, Page, at_mos
 import jaxlb
 from jaxlb import theory, tuning, workload
 from jaxlb.learn import networks
-from jaxlb.learn.dqn import plain_settings
+from jaxlb.learn.settings import plain
 from jaxlb.report import plots
 from jaxlb.types import Scheduler
 from jaxlb.workload import TraceData
@@ -416,11 +416,11 @@ def choices(found: Found, out: Path) -> None:
 
 def settings(config: jaxlb.DQNConfig) -> str:
     """What differs from the defaults."""
-    default = plain_settings(jaxlb.DQNConfig())
-    plain = {name: value for name, value in plain_settings(config).items() if value != default[name]}
+    default = plain(jaxlb.DQNConfig())
+    changed = {name: value for name, value in plain(config).items() if value != default.get(name)}
     if config.network != jaxlb.DQNConfig().network:
-        plain["network"] = "per-processor, widths [32, 32]"
-    return ", ".join(f"{name} = {value}" for name, value in plain.items()) or "the defaults"
+        changed["network"] = "per-processor, widths [32, 32]"
+    return ", ".join(f"{name} = {value}" for name, value in changed.items()) or "the defaults"
 
 
 def best_guarded(table: jaxlb.Comparison) -> list[Any]:

@@ -23,6 +23,7 @@ import numpy as np
 from jaxlb.env import Env
 from jaxlb.environments import make
 from jaxlb.learn import TRAINERS, Trainer
+from jaxlb.learn.settings import configure
 from jaxlb.learn.trainer import prepared
 from jaxlb.types import EnvParams, Scheduler
 from jaxlb.version import __version__
@@ -223,7 +224,7 @@ def load_all(run: Run) -> dict[int, Scheduler]:
     """What a run trained, by seed: the scheduler with its best weights."""
     record, trainer = run.record, run.record.trainer()
     env, params = record.without_trace()
-    params, config = prepared(params, trainer.configure(**record.settings))
+    params, config = prepared(params, configure(trainer.config, **record.settings))
     looks = jax.eval_shape(lambda: start(trainer, env, params, config, record.seeds)).best
     # Plain arrays: what Orbax puts on one device could not meet lanes spread over all.
     best = jax.tree.map(np.asarray, run.restore(best=looks)["best"])

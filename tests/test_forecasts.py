@@ -7,7 +7,8 @@ import pytest
 import jaxlb
 from jaxlb import workload
 from jaxlb.env import with_lane_axis
-from jaxlb.learn.dqn import configure
+from jaxlb.learn.dqn import DQNConfig
+from jaxlb.learn.settings import configure
 from jaxlb.loop import watch
 from jaxlb.scheduling import forecasts
 from jaxlb.types import Scheduler
@@ -48,7 +49,7 @@ def test_predicted_waits_are_nearer_where_sizes_are_not_seen(key):
 
 
 def test_settings_name_them():
-    assert configure(forecaster="predicted").forecaster.name == "predicted"
-    assert configure().forecaster is forecasts.FLUID
+    assert configure(DQNConfig, forecaster="predicted").forecaster.name == "predicted"
+    assert configure(DQNConfig).forecaster == forecasts.FLUID
     with pytest.raises(ValueError, match=r"unknown forecaster 'fuild'; did you mean fluid"):
-        configure(forecaster="fuild")
+        configure(DQNConfig, forecaster="fuild")

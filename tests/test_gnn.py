@@ -11,6 +11,7 @@ from jaxlb import workload
 from jaxlb.env import with_lane_axis
 from jaxlb.learn import gnn, networks
 from jaxlb.learn.gnn import GNNConfig, continue_gnn, start_gnn, train_gnn
+from jaxlb.learn.settings import configure
 from jaxlb.scheduling import learned
 
 SMALL = GNNConfig(
@@ -196,7 +197,7 @@ def test_a_diverging_run_says_so_and_keeps_what_was(key):
         ({"num_iterations": 41}, "num_iterations = 41: must be a multiple of num_evaluations, 8"),
         ({"target": "rank"}, "unknown target 'rank'"),
         ({"behaviours": ["best"]}, "unknown scheduler 'best'"),
-        ({"behaviours": []}, "must be at least one scheduler"),
+        ({"behaviours": []}, "must name at least one"),
         ({"learning_rate": 0}, "learning_rate = 0: must be above 0"),
         ({"depth": 3}, "unknown setting 'depth'"),
         ({"pooling": "sum"}, "unknown pooling 'sum'"),
@@ -205,4 +206,4 @@ def test_a_diverging_run_says_so_and_keeps_what_was(key):
 def test_bad_settings_are_refused(key, settings, message):
     env, params = make()
     with pytest.raises(ValueError, match=message):
-        train_gnn(env, params, gnn.configure(**settings), key)
+        train_gnn(env, params, configure(GNNConfig, **settings), key)

@@ -9,6 +9,7 @@ import jaxlb
 from jaxlb import workload
 from jaxlb.learn import gnn
 from jaxlb.learn.gnn import GNNConfig
+from jaxlb.learn.settings import configure
 from jaxlb.loop import watch
 from jaxlb.scheduling import learned, regression
 from jaxlb.scheduling.learned import Network
@@ -137,7 +138,8 @@ def _assert_small(off):
 def test_targets_are_what_they_say(key, target):
     """Sizes hidden, waits seen, equal speeds: completion is wait + an exponential variable of mean 1."""
     env, params = jaxlb.make("stable", size_visible=False)
-    config = gnn.configure(target=target, num_iterations=3000, num_lanes=200)
+    outputs = 2 if target == "distribution" else 1
+    config = configure(GNNConfig, target=target, outputs=outputs, num_iterations=3000, num_lanes=200)
     result = jaxlb.train_gnn(env, params, config, key)
     held_out = config.replace(num_lanes=400)
     found = gnn.examples(

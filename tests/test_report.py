@@ -13,6 +13,7 @@ import jaxlb
 from jaxlb import runs
 from jaxlb.cli import demo
 from jaxlb.learn import TRAINERS
+from jaxlb.learn.settings import plain
 from jaxlb.report import data, html
 from jaxlb.threads import threads
 
@@ -49,7 +50,7 @@ def trained(tmp_path_factory):
     trainer = TRAINERS["predictor"]
     record = runs.Record(
         method="predictor", scenario="stale", overrides={}, trace=None, allow_overload=False,
-        num_processors=8, settings=trainer.defaults(), seeds=[0], features=runs.features(trainer),
+        num_processors=8, settings=plain(trainer.config()), seeds=[0], features=runs.features(trainer),
     )  # fmt: skip
     run = runs.create(tmp_path_factory.mktemp("runs") / "predictor", record)
     errors = [0.9, 0.4, None, 0.5]

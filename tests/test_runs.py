@@ -120,6 +120,7 @@ def test_a_gnn_is_trained_drawn_and_loaded(tmp_path, capsys):
         "num_iterations=40",
         "num_evaluations=2",
         "target=distribution",
+        "outputs=2",
     )
     out = tmp_path / "gnn"
     Train(method="gnn", scenario="stale", train=(*settings, "forecaster=predicted"), out=out).run()

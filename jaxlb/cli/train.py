@@ -20,7 +20,8 @@ from jaxlb.cli import folders, loggers
 from jaxlb.cli.common import Where, Writes, console, note, progress
 from jaxlb.devices import device_mesh, side_by_side
 from jaxlb.learn import TRAINERS
-from jaxlb.learn.trainer import prepared
+from jaxlb.learn.settings import configure, plain
+from jaxlb.learn.trainer import check, prepared
 from jaxlb.runs import Record, Run
 
 
@@ -91,8 +92,8 @@ class Train(Writes, Where):
         """What is asked for, checked."""
         env, params, _ = self.environment()
         trainer = TRAINERS[self.method]
-        settings = trainer.defaults() | checks.settings("--train", self.train)
-        trainer.check(env, params, trainer.configure(**settings))
+        settings = plain(trainer.config()) | checks.settings("--train", self.train)
+        check(trainer, env, params, configure(trainer.config, **settings))
         return Record(
             method=self.method,
             scenario=self.scenario,
@@ -135,7 +136,7 @@ def _train(run: Run, done: int, log: Callable[[list[dict[str, Any]]], None], spr
     """From the last checkpoint, or from nothing, to the end."""
     record, trainer = run.record, run.record.trainer()
     env, params = record.environment()
-    params, config = prepared(params, trainer.configure(**record.settings))
+    params, config = prepared(params, configure(trainer.config, **record.settings))
     total = config.num_iterations
     start = functools.partial(runs.start, trainer, env, params, config, record.seeds)
     run.forget_after(done)
@@ -201,7 +202,7 @@ def _draw_predictions(run: Run) -> None:
     env, params = record.environment()
     variables = runs.load_all(run)[record.seeds[0]].variables
     key = jax.random.fold_in(jax.random.key(record.seeds[0]), 1)
-    params, config = prepared(params, trainer.configure(**record.settings))
+    params, config = prepared(params, configure(trainer.config, **record.settings))
     found = trainer.inspect(env, params, config, variables, key)
     flat = [
         np.asarray(leaf).reshape(-1, *leaf.shape[2:])

@@ -15,7 +15,7 @@ What the trainer does beyond the textbook, and why:
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,24 +27,21 @@ from flax import struct
 from jaxlb import checks, cycle, metrics, observe, rewards, workload
 from jaxlb.devices import at_hand, differing, over_devices
 from jaxlb.env import Env, with_lane_axis
-from jaxlb.learn import networks, replay
+from jaxlb.learn import networks, replay, trainer
 from jaxlb.learn.replay import Memory
-from jaxlb.learn.trainer import Trainer, TrainResult, falling, train
+from jaxlb.learn.settings import count, group, named, number, switch
+from jaxlb.learn.trainer import Trainer, TrainResult, TrainState, beginning, descend, falling
 from jaxlb.loop import decide, first_arrival, rollout
 from jaxlb.numerics import at_processor, broadcasts
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import forecasts, learned, scheduler
-from jaxlb.scheduling.forecasts import FLUID, Forecaster
-from jaxlb.scheduling.learned import Features, Moments, Network, Recurrent, Variables
+from jaxlb.scheduling.forecasts import Forecaster
+from jaxlb.scheduling.learned import Features, Moments, Network, Recurrent
 from jaxlb.scheduling.units import mean_service
 from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Scheduler
 
 MOMENTS_RATE = 1e-3
 """The running mean and variance of features forget at this rate, once they have seen 1000 steps."""
-
-
-def _static(default: Any) -> Any:
-    return struct.field(pytree_node=False, default=default)
 
 
 class DQNConfig(struct.PyTreeNode):
@@ -75,26 +72,26 @@ class DQNConfig(struct.PyTreeNode):
       double: whether the online network chooses and the target network judges (van Hasselt et al. 2016).
     """
 
-    weights: Weights = Weights()
-    learning_rate: Any = 3e-3
-    final_learning_rate: Any = 1e-5
-    discount: Any = 0.99
-    exploration: Any = 0.5
-    final_exploration: Any = 0.02
-    exploration_part: Any = 0.5
-    target_rate: Any = 0.05
-    average_rate: Any = 0.01
-    max_gradient_norm: Any = None
-    network: Network = _static(networks.per_processor())
-    forecaster: Forecaster = FLUID
-    num_lanes: int = _static(256)
-    memory_rows: int = _static(2048)
-    batch_size: int = _static(512)
-    num_iterations: int = _static(15_000)
-    num_evaluations: int = _static(10)
-    evaluation_tasks: int = _static(500)
-    n_step: int = _static(3)
-    double: bool = _static(True)
+    weights: Weights = group(Weights())
+    learning_rate: Any = number(3e-3, above=0)
+    final_learning_rate: Any = number(1e-5, above=0)
+    discount: Any = number(0.99, above=0, high=1)
+    exploration: Any = number(0.5, low=0, high=1)
+    final_exploration: Any = number(0.02, low=0, high=1)
+    exploration_part: Any = number(0.5, above=0, high=1)
+    target_rate: Any = number(0.05, above=0, high=1)
+    average_rate: Any = number(0.01, low=0, high=1)
+    max_gradient_norm: Any = number(None, above=0)
+    network: Network = named("per-processor", networks.network, networks.OPTIONS)
+    forecaster: Forecaster = named("fluid", forecasts.forecaster, pytree_node=True)
+    num_lanes: int = count(256)
+    memory_rows: int = count(2048)
+    batch_size: int = count(512)
+    num_iterations: int = count(15_000)
+    num_evaluations: int = count(10)
+    evaluation_tasks: int = count(500)
+    n_step: int = count(3)
+    double: bool = switch(True)
 
 
 class Step(struct.PyTreeNode):
@@ -107,22 +104,16 @@ class Step(struct.PyTreeNode):
     ended: Array  # bool, the queues were emptied afterwards
 
 
-class DQNState(struct.PyTreeNode):
+class DQNState(TrainState):
     """All that training remembers between two iterations; training continued from here is the same."""
 
     iterate_key: Key  # each iteration folds its number into it
     evaluate_key: Key  # the same tasks for every judgement
-    iteration: Array  # int32
     env: EnvState  # [N]
     tracked: Any  # the forecaster's memory
     memory: Memory
-    variables: Variables
     target: Any  # parameters of the target network
-    optimiser: Any
     average: Array  # reward, running average
-    best: Variables  # of all that were judged
-    best_reward: Array
-    diverged: Array  # int32, the iteration at which the loss was not finite; -1: none
 
 
 class Progress(struct.PyTreeNode):
@@ -147,8 +138,10 @@ class Progress(struct.PyTreeNode):
     greedy_agreement: Array
 
 
-def _optimiser() -> optax.GradientTransformation:
-    return optax.scale_by_adam()
+def _optimiser(config: DQNConfig) -> optax.GradientTransformation:
+    most = config.max_gradient_norm
+    clip = optax.identity() if most is None else optax.clip_by_global_norm(most)
+    return optax.chain(clip, optax.adam(falling(config)))
 
 
 @functools.partial(jax.jit, static_argnames="env")
@@ -182,19 +175,14 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
         ended=nothing > 0,
     )
     return DQNState(
+        **beginning(variables, _optimiser(config).init(variables.network)),
         iterate_key=iterate_key,
         evaluate_key=evaluate_key,
-        iteration=jnp.int32(0),
         env=over_devices(state, config.num_lanes),
         tracked=over_devices(tracked, config.num_lanes),
         memory=replay.start(row, config.memory_rows),
-        variables=variables,
         target=variables.network,
-        optimiser=_optimiser().init(variables.network),
         average=jnp.float32(0.0),
-        best=variables,
-        best_reward=jnp.float32(-jnp.inf),
-        diverged=jnp.int32(-1),
     )
 
 
@@ -224,17 +212,13 @@ def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, state: DQNState
 
     state, sums = jax.lax.fori_loop(0, num_iterations, body, differing((state, sums)))
 
-    judged = state.variables.replace(network=state.target)
-    greedy, tasks = learned.dqn(config.network, judged), config.evaluation_tasks
+    variables = state.variables.replace(network=state.target)
+    greedy, tasks = learned.dqn(config.network, variables), config.evaluation_tasks
     goal = dataclasses.replace(env, reward="weighted"), config.weights.put_into(params)
     key = jax.random.clone(state.evaluate_key)
     found = rollout(*goal, greedy, key, config.num_lanes, tasks, tasks // 2)
     objective = found.mean_reward.mean()
-    better = objective > state.best_reward
-    state = state.replace(
-        best=jax.tree.map(functools.partial(jnp.where, better), judged, state.best),
-        best_reward=jnp.where(better, objective, state.best_reward),
-    )
+    state = trainer.judged(state, variables, objective)
     progress = Progress(
         iteration=state.iteration,
         **jax.tree.map(lambda total: total / num_iterations, sums),
@@ -372,33 +356,24 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
 
     (loss, (error, estimate)), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables.network)
     norm = optax.tree.norm(gradient)
-    if c.max_gradient_norm is not None:
-        gradient = jax.tree.map(lambda leaf: leaf * jnp.minimum(1.0, c.max_gradient_norm / norm), gradient)
-    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
-        step, optimiser = _optimiser().update(gradient, state.optimiser)
-    progress = state.iteration.astype(jnp.float32) / c.num_iterations
-    learning_rate = falling(c.learning_rate, c.final_learning_rate, progress)
-    network = jax.tree.map(lambda leaf, step: leaf - learning_rate * step, variables.network, step)
+    network, optimiser = descend(_optimiser(c), gradient, state.optimiser, variables.network)
     figures = {
         "loss": loss,
         "td_error": jnp.abs(error * usable).mean(),
         "value": estimate.mean(),
         "gradient_norm": norm,
-        "learning_rate": learning_rate,
+        "learning_rate": falling(c)(state.iteration),
     }
-    new = {
-        "variables": variables.replace(network=network),
-        "target": jax.tree.map(lambda old, new: old + c.target_rate * (new - old), state.target, network),
-        "optimiser": optimiser,
-        "average": state.average + c.average_rate * (error * usable).mean() / c.n_step,
-    }
-    # After a loss or a gradient that is not finite nothing is learned any more; what was learned stays.
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & (state.diverged < 0)
-    old = {name: getattr(state, name) for name in new}
-    return state.replace(
-        diverged=jnp.where(finite | (state.diverged >= 0), state.diverged, state.iteration),
-        **jax.tree.map(functools.partial(jnp.where, finite), new, old),
-    ), figures
+    state = trainer.learned(
+        state,
+        jnp.isfinite(loss) & jnp.isfinite(norm),
+        state.iteration,
+        variables=variables.replace(network=network),
+        target=optax.incremental_update(network, state.target, c.target_rate),
+        optimiser=optimiser,
+        average=state.average + c.average_rate * (error * usable).mean() / c.n_step,
+    )
+    return state, figures
 
 
 def train_dqn(env: Env, params: EnvParams, config: DQNConfig | None, key: Key) -> TrainResult:
@@ -423,75 +398,20 @@ def train_dqn(env: Env, params: EnvParams, config: DQNConfig | None, key: Key) -
       FloatingPointError: the loss stopped being finite (only where the result is at hand, not under a trace,
         where `TrainResult.diverged` tells).
     """
-    return train(DQN, env, params, DQNConfig() if config is None else config, key)
+    return trainer.train(DQN, env, params, config, key)
 
 
-def configure(**settings: Any) -> DQNConfig:
-    """A configuration from plain values, as a file or a command line has them.
-
-    Args:
-      settings: by the names of the fields of `DQNConfig` and of its `weights`; `network` and `forecaster`
-        are names, and options of the network are by theirs.
-
-    Raises:
-      ValueError: an unknown setting or forecaster, or a network that cannot be.
-    """
-    fields = set(DQNConfig.__dataclass_fields__) - {"weights"}
-    weights = set(Weights.__dataclass_fields__)
-    options = set(networks.OPTIONS)
-    for name in settings:
-        checks.known("setting", name, fields | weights | options)
-
-    def among(names: set[str]) -> dict[str, Any]:
-        return {name: value for name, value in settings.items() if name in names}
-
-    network = networks.network(settings.get("network", "per-processor"), **among(options))
-    made = {"network": network, "weights": Weights(**among(weights))}
-    if "forecaster" in settings:
-        made["forecaster"] = forecasts.forecaster(settings["forecaster"])
-    return DQNConfig(**among(fields) | made)
-
-
-def defaults() -> dict[str, Any]:
-    """The default settings, as `configure` takes them."""
-    return plain_settings(DQNConfig()) | {"network": "per-processor"}
-
-
-def plain_settings(config: DQNConfig) -> dict[str, Any]:
-    """The settings of a configuration by name, but for the network, which is code."""
-    own = {name: getattr(config, name) for name in config.__dataclass_fields__}
-    weights = own.pop("weights")
-    del own["network"]
-    own["forecaster"] = config.forecaster.name
-    return own | {name: getattr(weights, name) for name in weights.__dataclass_fields__}
-
-
-def check(env: Env, params: EnvParams, config: DQNConfig) -> None:
-    """Raise ValueError if a setting is out of bounds; numbers under a trace pass."""
+def _check(env: Env, params: EnvParams, config: DQNConfig) -> None:
     c = config
     if isinstance(c.network, Recurrent):
         raise ValueError("network: one that remembers, as recurrent-gnn, is for train_gnn only")
-    for name in ("num_lanes", "batch_size", "num_iterations", "num_evaluations", "evaluation_tasks"):
-        checks.at_least(name, getattr(c, name), 1)
     env.check(params, (c.num_lanes,))
-    checks.at_least("n_step", c.n_step, 1)
     checks.at_least("memory_rows", c.memory_rows, c.n_step + 1)
     if c.memory_rows * c.num_lanes < c.batch_size:
         raise ValueError(
             f"memory_rows = {c.memory_rows} of {c.num_lanes} lanes: must hold at least a batch, "
             f"{c.batch_size} steps"
         )
-    checks.multiple("num_iterations", c.num_iterations, "num_evaluations", c.num_evaluations)
-
-    def bounded(names: Iterable[str], **bounds: Any) -> None:
-        for name in names:
-            checks.leaf(name, getattr(c, name), **bounds)
-
-    bounded(("learning_rate", "final_learning_rate"), above=0)
-    bounded(("discount", "exploration_part", "target_rate"), above=0, high=1)
-    bounded(("exploration", "final_exploration", "average_rate"), low=0, high=1)
-    if c.max_gradient_norm is not None:
-        bounded(("max_gradient_norm",), above=0)
     at_hand = not checks.traced((c.discount, c.average_rate))
     if at_hand and np.any((np.asarray(c.discount) == 1) & (np.asarray(c.average_rate) == 0)):
         raise ValueError(
@@ -522,9 +442,8 @@ DQN = Trainer(
         ("SLA violations %", "greedy_violation", 100.0),
         ("oracle's choice %", "greedy_agreement", 100.0),
     ),
-    defaults=defaults,
-    configure=configure,
-    check=check,
+    config=DQNConfig,
+    check=_check,
     start=start_dqn,
     advance=continue_dqn,
     acting=lambda config, variables: learned.dqn(config.network, variables),

@@ -16,13 +16,14 @@ from flax import struct
 from jaxlb import checks, workload
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.functions import partial
-from jaxlb.learn import networks
-from jaxlb.learn.trainer import Trainer, TrainResult, falling, train
+from jaxlb.learn import networks, trainer
+from jaxlb.learn.settings import choice, count, fixed, named, names, number
+from jaxlb.learn.trainer import Trainer, TrainResult, TrainState, beginning, descend, falling
 from jaxlb.loop import first_arrival, watch
 from jaxlb.numerics import at_processor, broadcasts
 from jaxlb.scheduling import forecasts, learned, regression, scheduler
 from jaxlb.scheduling.base import chosen_acts, first_memories, starts
-from jaxlb.scheduling.forecasts import FLUID, Forecaster
+from jaxlb.scheduling.forecasts import Forecaster
 from jaxlb.scheduling.learned import Features, Network, Recurrent
 from jaxlb.scheduling.regression import Decision, Regression
 from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler
@@ -33,10 +34,6 @@ HELD_OUT = 5
 
 Systems = Env | tuple[Env, ...]
 """One environment, or several that differ in their number of processors."""
-
-
-def _static(default: Any) -> Any:
-    return struct.field(pytree_node=False, default=default)
 
 
 class GNNConfig(struct.PyTreeNode):
@@ -64,21 +61,21 @@ class GNNConfig(struct.PyTreeNode):
       num_evaluations: rounds of examples; after each round's steps, lanes that were held out are looked at.
     """
 
-    learning_rate: Any = 1e-2
-    final_learning_rate: Any = 1e-6
-    network: Network | Recurrent = _static(networks.gnn())
-    forecaster: Forecaster = FLUID
-    target: Target = _static("log-time")
-    decision: Decision = _static("completion")
-    adaptation: float | None = _static(None)
-    behaviours: tuple[str, ...] = _static(("lwr", "greedy", "rr", "weighted-random"))
-    num_lanes: int = _static(160)
-    num_tasks: int = _static(100)
-    warmup: int = _static(100)
-    batch_size: int = _static(512)
-    sequence: int = _static(1)
-    num_iterations: int = _static(12_000)
-    num_evaluations: int = _static(8)
+    learning_rate: Any = number(1e-2, above=0)
+    final_learning_rate: Any = number(1e-6, above=0)
+    network: Network | Recurrent = named("gnn", networks.network, networks.OPTIONS)
+    forecaster: Forecaster = named("fluid", forecasts.forecaster, pytree_node=True)
+    target: Target = choice("log-time", get_args(Target))
+    decision: Decision = choice("completion", get_args(Decision))
+    adaptation: float | None = fixed(None, above=0, high=1)
+    behaviours: tuple[str, ...] = names(("lwr", "greedy", "rr", "weighted-random"), scheduler)
+    num_lanes: int = count(160, low=HELD_OUT + 1)
+    num_tasks: int = count(100)
+    warmup: int = count(100, low=0)
+    batch_size: int = count(512)
+    sequence: int = count(1)
+    num_iterations: int = count(12_000)
+    num_evaluations: int = count(8)
 
 
 class Examples(struct.PyTreeNode):
@@ -88,17 +85,11 @@ class Examples(struct.PyTreeNode):
     completion: Array  # [..., N, P] mean services
 
 
-class GNNState(struct.PyTreeNode):
+class GNNState(TrainState):
     """All that training remembers between two rounds."""
 
     round_key: Key  # each round folds its number into it
-    iteration: Array  # int32
     examples: tuple[Examples, ...]  # of each system, [R, T, ...], of round r in row r
-    variables: Regression
-    best: Regression
-    best_objective: Array
-    optimiser: Any
-    diverged: Array  # int32, the iteration at which a loss was not finite; -1: none
 
 
 class Progress(struct.PyTreeNode):
@@ -111,9 +102,6 @@ class Progress(struct.PyTreeNode):
     agreement: Array  # with the oracle
     regret: Array  # mean services, completion of the choice less that of the oracle's
     objective: Array  # minus the loss of held-out lanes of the first round, which are always the same
-
-
-_OPTIMISER = optax.scale_by_adam()
 
 
 def _each(env: Systems, params: Any) -> tuple[tuple[Env, EnvParams], ...]:
@@ -267,14 +255,9 @@ def start_gnn(env: Systems, params: Any, config: GNNConfig, key: Key) -> GNNStat
         return jax.tree.map(lambda leaf: jnp.zeros((num_rounds, *leaf.shape), leaf.dtype), found)
 
     return GNNState(
+        **beginning(variables, optax.adam(falling(config)).init(variables.network)),
         round_key=round_key,
-        iteration=jnp.int32(0),
         examples=tuple(memory(*system) for system in each),
-        variables=variables,
-        best=variables,
-        best_objective=jnp.float32(-jnp.inf),
-        optimiser=_OPTIMISER.init(variables.network),
-        diverged=jnp.int32(-1),
     )
 
 
@@ -315,11 +298,7 @@ def continue_gnn(env: Systems, params: Any, config: GNNConfig, state: GNNState) 
         keys = jax.random.split(jax.random.fold_in(fit_key, index), len(each))
         batches = tuple(drawn(examples, key) for examples, key in zip(pool, keys, strict=True))
         value, gradient = jax.value_and_grad(loss_of)(network, batches)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to an integer
-            update, optimiser = _OPTIMISER.update(gradient, optimiser)
-        done = (state.iteration + index).astype(jnp.float32) / c.num_iterations
-        rate = falling(c.learning_rate, c.final_learning_rate, done)
-        return (jax.tree.map(lambda leaf, step: leaf - rate * step, network, update), optimiser), value
+        return descend(optax.adam(falling(c)), gradient, optimiser, network), value
 
     (network, optimiser), losses = jax.lax.scan(
         step, (variables.network, state.optimiser), jnp.arange(num_steps, dtype=jnp.int32)
@@ -329,19 +308,11 @@ def continue_gnn(env: Systems, params: Any, config: GNNConfig, state: GNNState) 
     figures = [_judged(c, variables, examples) for examples in held_out]
     figures = jax.tree.map(lambda *values: jnp.stack(values).mean(), *figures)
     objective = -loss_of(network, jax.tree.map(lambda leaf: leaf[0, :, ::HELD_OUT], pool))
-    finite = jnp.isfinite(losses).all() & (state.diverged < 0)
-    better = finite & (objective > state.best_objective)
-    iteration = state.iteration + num_steps
-    after = state.replace(
-        iteration=iteration,
-        examples=pool,
-        variables=jax.tree.map(functools.partial(jnp.where, finite), variables, state.variables),
-        best=jax.tree.map(functools.partial(jnp.where, better), variables, state.best),
-        best_objective=jnp.where(better, objective, state.best_objective),
-        optimiser=optimiser,
-        diverged=jnp.where(finite | (state.diverged >= 0), state.diverged, iteration),
-    )
-    return after, Progress(iteration=iteration, regression_loss=losses[-1], objective=objective, **figures)
+    finite, iteration = jnp.isfinite(losses).all(), state.iteration + num_steps
+    state = trainer.learned(state, finite, iteration, variables=variables, optimiser=optimiser)
+    state = trainer.judged(state, state.variables, jnp.where(state.diverged < 0, objective, -jnp.inf))
+    progress = Progress(iteration=iteration, regression_loss=losses[-1], objective=objective, **figures)
+    return state.replace(iteration=iteration, examples=pool), progress
 
 
 def _judged(config: GNNConfig, variables: Regression, examples: Examples) -> dict[str, Array]:
@@ -424,72 +395,24 @@ def train_gnn(env: Systems, params: Any, config: GNNConfig | None, key: Key) -> 
       ValueError: a setting or a parameter out of bounds.
       FloatingPointError: training diverged.
     """
-    return train(GNN, env, params, GNNConfig() if config is None else config, key)
+    return trainer.train(GNN, env, params, config, key)
 
 
-def configure(**settings: Any) -> GNNConfig:
-    """A configuration from plain values, as a file or a command line has them.
-
-    Args:
-      settings: by the names of the fields of `GNNConfig` and of the options of networks; network, forecaster
-        and behaviours are names.
-
-    Raises:
-      ValueError: an unknown setting or forecaster, or a network that cannot be.
-    """
-    fields, options = set(GNNConfig.__dataclass_fields__), set(networks.OPTIONS)
-    for name in settings:
-        checks.known("setting", name, fields | options)
-    told = {name: value for name, value in settings.items() if name in options}
-    if settings.get("target") == "distribution":
-        told = {"outputs": 2} | told
-    made: dict[str, Any] = {"network": networks.network(settings.get("network", "gnn"), **told)}
-    if "forecaster" in settings:
-        made["forecaster"] = forecasts.forecaster(settings["forecaster"])
-    if "behaviours" in settings:
-        made["behaviours"] = tuple(settings["behaviours"])
-    return GNNConfig(**{name: value for name, value in settings.items() if name in fields} | made)
-
-
-def defaults() -> dict[str, Any]:
-    """The default settings, as `configure` takes them."""
-    config = GNNConfig()
-    plain = {name: getattr(config, name) for name in config.__dataclass_fields__}
-    named = {"network": "gnn", "forecaster": config.forecaster.name, "behaviours": list(config.behaviours)}
-    return plain | named
-
-
-def check(env: Systems, params: Any, config: GNNConfig) -> None:
-    """Raise ValueError if a setting is out of bounds; numbers under a trace pass."""
+def _check(env: Systems, params: Any, config: GNNConfig) -> None:
     c = config
     if not isinstance(env, Env) and (not env or len(env) != len(params)):
         raise ValueError(
             f"{len(env)} environments with {len(params)} parameters: must be as many, at least 1"
         )
     each = _each(env, params)
-    checks.at_least("num_lanes", c.num_lanes, HELD_OUT + 1)
     for one, own in each:
         one.check(own, (c.num_lanes,))
-    for name in ("num_tasks", "sequence", "num_iterations", "num_evaluations"):
-        checks.at_least(name, getattr(c, name), 1)
     checks.at_least("batch_size", c.batch_size, len(each))
-    checks.at_least("warmup", c.warmup, 0)
     checks.at_least("num_tasks", c.num_tasks, c.sequence)
-    checks.multiple("num_iterations", c.num_iterations, "num_evaluations", c.num_evaluations)
-    checks.known("target", c.target, get_args(Target))
-    checks.known("decision", c.decision, get_args(Decision))
     if c.decision == "violation" and c.target != "distribution":
         raise ValueError(f'decision = "violation" with target = {c.target!r}: must be "distribution"')
-    if c.adaptation is not None:
-        checks.leaf("adaptation", c.adaptation, above=0, high=1)
-        if c.target in ("time", "choice"):
-            raise ValueError(f"adaptation with target = {c.target!r}: must be one of logarithms")
-    if not c.behaviours:
-        raise ValueError("behaviours = (): must be at least one scheduler")
-    for name in c.behaviours:
-        scheduler(name)
-    for name in ("learning_rate", "final_learning_rate"):
-        checks.leaf(name, getattr(c, name), above=0)
+    if c.adaptation is not None and c.target in ("time", "choice"):
+        raise ValueError(f"adaptation with target = {c.target!r}: must be one of logarithms")
     _check_outputs(each[0][0].num_processors, c)
 
 
@@ -508,7 +431,8 @@ def _check_outputs(num_processors: int, config: GNNConfig) -> None:
     needed = (1, num_processors, 2) if config.target == "distribution" else (1, num_processors)
     if out.shape != needed:
         raise ValueError(
-            f"the network's outputs have shape {out.shape[1:]}: target {config.target!r} needs {needed[1:]}"
+            f"the network's outputs have shape {out.shape[1:]}: target {config.target!r} needs {needed[1:]}, "
+            f"outputs={len(needed) - 1}"
         )
 
 
@@ -526,9 +450,8 @@ GNN = Trainer(
         ("oracle's choice %", "agreement", 100.0),
         ("regret, mean services", "regret", 1.0),
     ),
-    defaults=defaults,
-    configure=configure,
-    check=check,
+    config=GNNConfig,
+    check=_check,
     start=start_gnn,
     advance=continue_gnn,
     acting=_acting,

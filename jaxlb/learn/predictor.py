@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from jaxlb import checks, drift, workload
+from jaxlb import drift, workload
 from jaxlb.drift import Detector
 from jaxlb.env import Env, with_lane_axis
-from jaxlb.learn.trainer import Trainer, TrainResult, train
+from jaxlb.learn import trainer
+from jaxlb.learn.settings import count, named
+from jaxlb.learn.trainer import Trainer, TrainResult, TrainState, beginning, descend
 from jaxlb.loop import watch
 from jaxlb.numerics import broadcasts, deviation, first_smallest
 from jaxlb.scheduling import predictors, tracking
@@ -40,15 +42,15 @@ class PredictorConfig(struct.PyTreeNode):
       hold: decisions for which its alarms last.
     """
 
-    predictor: Predictor = struct.field(pytree_node=False, default_factory=predictors.linear)
-    num_lanes: int = struct.field(pytree_node=False, default=250)
-    num_tasks: int = struct.field(pytree_node=False, default=400)
-    warmup: int = struct.field(pytree_node=False, default=100)
-    num_examples: int = struct.field(pytree_node=False, default=50_000)
-    num_iterations: int = struct.field(pytree_node=False, default=200)
-    num_evaluations: int = struct.field(pytree_node=False, default=10)
-    detector: Detector = struct.field(pytree_node=False, default_factory=lambda: drift.detector("threshold"))
-    hold: int = struct.field(pytree_node=False, default=1)
+    predictor: Predictor = named("linear", predictors.predictor)
+    num_lanes: int = count(250, low=HELD_OUT + 1)
+    num_tasks: int = count(400)
+    warmup: int = count(100, low=0)
+    num_examples: int = count(50_000)
+    num_iterations: int = count(200)
+    num_evaluations: int = count(10)
+    detector: Detector = named("threshold", drift.detector)
+    hold: int = count(1)
 
 
 class Progress(struct.PyTreeNode):
@@ -67,16 +69,11 @@ class Examples(struct.PyTreeNode):
     backlog: Array  # [M]
 
 
-class PredictorState(struct.PyTreeNode):
+class PredictorState(TrainState):
     """All that training remembers between two iterations."""
 
-    iteration: Array  # int32
     seen: Examples  # to fit to
     unseen: Examples  # held out
-    variables: Fit
-    best: Fit
-    optimiser: Any
-    diverged: Array  # int32, the iteration at which a loss was not finite; -1: none
 
 
 def _act(variables: Any, memory: Tracking, observation: Observation, key: Key) -> tuple:
@@ -159,15 +156,7 @@ def start_predictor(env: Env, params: EnvParams, config: PredictorConfig, key: K
     )
     with jax.numpy_dtype_promotion("standard"):  # optax mixes integers with floats
         optimiser = _OPTIMISER.init(fit.network)
-    return PredictorState(
-        iteration=jnp.int32(0),
-        seen=seen,
-        unseen=unseen,
-        variables=fit,
-        best=fit,
-        optimiser=optimiser,
-        diverged=jnp.int32(-1),
-    )
+    return PredictorState(**beginning(fit, optimiser), seen=seen, unseen=unseen)
 
 
 @broadcasts
@@ -188,10 +177,8 @@ def continue_predictor(
     def step(carry: tuple, _: None) -> tuple[tuple, Array]:
         network, optimiser = carry
         value, gradient = optax.value_and_grad_from_state(loss_of)(network, state=optimiser)
-        update, optimiser = _OPTIMISER.update(
-            gradient, optimiser, network, value=value, grad=gradient, value_fn=loss_of
-        )
-        return (optax.apply_updates(network, update), optimiser), jnp.asarray(value)
+        asked = {"value": value, "grad": gradient, "value_fn": loss_of}
+        return descend(_OPTIMISER, gradient, optimiser, network, **asked), jnp.asarray(value)
 
     with jax.numpy_dtype_promotion("standard"):
         (network, optimiser), losses = jax.lax.scan(
@@ -206,16 +193,10 @@ def continue_predictor(
         spread=jnp.quantile(off / stated, 0.9) / 1.6448536,
     )
     finite = jnp.isfinite(losses).all() & jnp.isfinite(fit.error)
-    better = finite & (fit.error < state.best.error)
     iteration = state.iteration + num_steps
-    state = state.replace(
-        iteration=iteration,
-        variables=fit,
-        best=jax.tree.map(functools.partial(jnp.where, better), fit, state.best),
-        optimiser=optimiser,
-        diverged=jnp.where(finite | (state.diverged >= 0), state.diverged, iteration),
-    )
-    return state, Progress(iteration, losses[-1], fit.error, -fit.error)
+    state = trainer.learned(state, finite, iteration, variables=fit, optimiser=optimiser)
+    state = trainer.judged(state, state.variables, -state.variables.error)
+    return state.replace(iteration=iteration), Progress(iteration, losses[-1], fit.error, -fit.error)
 
 
 def train_predictor(env: Env, params: EnvParams, config: PredictorConfig | None, key: Key) -> TrainResult:
@@ -236,41 +217,11 @@ def train_predictor(env: Env, params: EnvParams, config: PredictorConfig | None,
     Raises:
       ValueError: a setting or a parameter out of bounds.
     """
-    return train(PREDICTOR, env, params, PredictorConfig() if config is None else config, key)
+    return trainer.train(PREDICTOR, env, params, config, key)
 
 
-def configure(**settings: Any) -> PredictorConfig:
-    """A configuration from plain values, as a file or a command line has them.
-
-    Args:
-      settings: by the names of the fields of `PredictorConfig`; `predictor` and `detector` are names.
-
-    Raises:
-      ValueError: an unknown setting, predictor or detector.
-    """
-    for name in settings:
-        checks.known("setting", name, PredictorConfig.__dataclass_fields__)
-    named = {"predictor": predictors.predictor, "detector": drift.detector}
-    made = {name: make(settings[name]) for name, make in named.items() if name in settings}
-    return PredictorConfig(**settings | made)
-
-
-def defaults() -> dict[str, Any]:
-    """The default settings, as `configure` takes them."""
-    config = PredictorConfig()
-    plain = {name: getattr(config, name) for name in config.__dataclass_fields__}
-    return plain | {"predictor": config.predictor.name, "detector": config.detector.name}
-
-
-def check(env: Env, params: EnvParams, config: PredictorConfig) -> None:
-    """Raise ValueError if a setting is out of bounds."""
-    c = config
-    checks.at_least("num_lanes", c.num_lanes, HELD_OUT + 1)
-    env.check(params, (c.num_lanes,))
-    for name in ("num_tasks", "num_examples", "num_iterations", "num_evaluations", "hold"):
-        checks.at_least(name, getattr(c, name), 1)
-    checks.at_least("warmup", c.warmup, 0)
-    checks.multiple("num_iterations", c.num_iterations, "num_evaluations", c.num_evaluations)
+def _check(env: Env, params: EnvParams, config: PredictorConfig) -> None:
+    env.check(params, (config.num_lanes,))
 
 
 PREDICTOR = Trainer(
@@ -279,9 +230,8 @@ PREDICTOR = Trainer(
     objective="objective",
     remedy="fewer num_iterations, more num_examples or another predictor",
     reached=(("error on examples held out, mean sizes", "held_out_error", 1.0),),
-    defaults=defaults,
-    configure=configure,
-    check=check,
+    config=PredictorConfig,
+    check=_check,
     start=start_predictor,
     advance=continue_predictor,
     acting=lambda c, fit: predicting("drift-aware", c.predictor, fit, c.detector, c.hold),

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.devices import differing
 from jaxlb.env import Env, canonical
+from jaxlb.learn import settings
 from jaxlb.numerics import broadcasts
 from jaxlb.random import typed
-from jaxlb.types import Array, EnvParams, Key, Scalar, Scheduler
+from jaxlb.types import Array, EnvParams, Key, Scheduler
 
 
 class Trainer(NamedTuple):
@@ -26,13 +27,12 @@ class Trainer(NamedTuple):
       objective: the figure of progress that is the largest for the best weights.
       remedy: what to try where training diverged.
       reached: what a table tells of the best weights: heading, figure of progress, factor.
-      defaults: () -> settings by name, as plain values.
-      configure: (**settings) -> config.
-      check: (env, params, config) -> None, or ValueError if a setting is out of bounds.
+      config: of its settings, whose fields are those of `jaxlb.learn.settings`.
+      check: (env, params, config) -> None, or ValueError if settings do not agree with each other or with the
+        environment.
       start: (env, params, config, key) -> state, before the first iteration; the key is consumed.
       advance: (env, params, config, state) -> (state, progress), the iterations up to the next judgement,
-        and that. A state has its keys, and fields `iteration`, `variables`, `best` (variables) and
-        `diverged` (iteration, or -1).
+        and that. A state is a `TrainState`, with keys of its own.
       acting: (config, variables) -> the scheduler that has learned them.
       fits: (settings, parameters it was trained for, env, params) -> None, or ValueError if what was trained
         with these settings cannot serve that environment; what it may serve badly is warned of.
@@ -44,8 +44,7 @@ class Trainer(NamedTuple):
     objective: str
     remedy: str
     reached: tuple[tuple[str, str, float], ...]
-    defaults: Callable[[], dict[str, Any]]
-    configure: Callable[..., Any]
+    config: type
     check: Callable[[Any, Any, Any], None]
     start: Callable[[Any, Any, Any, Key], Any]
     advance: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
@@ -79,7 +78,8 @@ def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any
       FloatingPointError: the loss stopped being finite (only where the result is at hand, not under a trace,
         where `TrainResult.diverged` tells).
     """
-    trainer.check(env, params, config)
+    config = trainer.config() if config is None else config
+    check(trainer, env, params, config)
     result = _train(trainer, env, *prepared(params, config), typed(key))
     if not checks.traced(result.diverged) and int(result.diverged) >= 0:
         raise FloatingPointError(
@@ -89,15 +89,76 @@ def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any
     return result
 
 
+def check(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any) -> None:
+    """Raise ValueError if a setting is out of bounds, or does not agree with others or the environment."""
+    settings.check(config)
+    checks.multiple("num_iterations", config.num_iterations, "num_evaluations", config.num_evaluations)
+    trainer.check(env, params, config)
+
+
 def prepared(params: Any, config: Any) -> tuple[Any, Any]:
     """Parameters, of one environment or of several, and settings, as programs take them: see `canonical`."""
     params = jax.tree.map(canonical, params, is_leaf=lambda leaf: isinstance(leaf, EnvParams))
     return params, jax.tree.map(_single, config)
 
 
-def falling(first: Scalar, last: Scalar, progress: Array) -> Array:
-    """Return a learning rate that falls as a cosine does, at a `progress` from 0 to 1."""
-    return jnp.asarray(optax.cosine_decay_schedule(first, 1, last / jnp.asarray(first))(progress))
+class TrainState(struct.PyTreeNode):
+    """What every method remembers between two judgements; each has more."""
+
+    iteration: Array  # int32
+    variables: Any
+    best: Any  # variables, of all that were judged
+    best_objective: Array
+    optimiser: Any
+    diverged: Array  # int32, the iteration at which a loss was not finite; -1: none
+
+
+State = TypeVar("State", bound=TrainState)
+
+
+def beginning(variables: Any, optimiser: Any) -> dict[str, Any]:
+    """The fields of a `TrainState` before the first iteration."""
+    return {
+        "iteration": jnp.int32(0),
+        "variables": variables,
+        "best": variables,
+        "best_objective": jnp.float32(-jnp.inf),
+        "optimiser": optimiser,
+        "diverged": jnp.int32(-1),
+    }
+
+
+def learned(state: State, finite: Array, iteration: Array, **new: Any) -> State:
+    """The state with what was learned; once a loss was not finite, at `iteration`, what was learned stays."""
+    finite = finite & (state.diverged < 0)
+    old = {name: getattr(state, name) for name in new}
+    return state.replace(
+        diverged=jnp.where(finite | (state.diverged >= 0), state.diverged, iteration),
+        **jax.tree.map(functools.partial(jnp.where, finite), new, old),
+    )
+
+
+def judged(state: State, variables: Any, objective: Array) -> State:
+    """The state with these variables as the best, if their objective is the largest so far."""
+    better = objective > state.best_objective
+    return state.replace(
+        best=jax.tree.map(functools.partial(jnp.where, better), variables, state.best),
+        best_objective=jnp.where(better, objective, state.best_objective),
+    )
+
+
+def falling(config: Any) -> Callable[[Array], Array]:
+    """The learning rate at each iteration, which falls as a cosine does."""
+    first, last = jnp.asarray(config.learning_rate), config.final_learning_rate
+    schedule = optax.cosine_decay_schedule(first, config.num_iterations, last / first)  # pyright: ignore
+    return lambda iteration: jnp.asarray(schedule(iteration.astype(jnp.float32)))
+
+
+def descend(optimiser: Any, gradient: Any, state: Any, parameters: Any, **extra: Any) -> tuple[Any, Any]:
+    """Parameters and the optimiser's state after a step."""
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes integers with floats
+        update, state = optimiser.update(gradient, state, parameters, **extra)
+        return optax.apply_updates(parameters, update), state
 
 
 def _single(x: Any) -> Array:

@@ -1,0 +1,131 @@
+"""Settings of trainers, declared once: what is plain, named, allowed and static follows from the fields.
+
+A configuration is a frozen pytree. Its numbers are leaves that can be vmapped, all else is static; each field
+is one of those below.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from flax import struct
+
+from jaxlb import checks
+
+Config = TypeVar("Config")
+
+
+def number(default: float | None, **bounds: Any) -> Any:
+    """A number, a leaf; `bounds` are those of `checks.leaf`. None is allowed if it is the default."""
+    return struct.field(default=default, metadata={"bounds": bounds})
+
+
+def fixed(default: float | None, **bounds: Any) -> Any:
+    """A number that is static."""
+    return struct.field(pytree_node=False, default=default, metadata={"bounds": bounds})
+
+
+def count(default: int, low: int = 1) -> Any:
+    """A whole number of at least `low`, static."""
+    return struct.field(pytree_node=False, default=default, metadata={"low": low})
+
+
+def switch(default: bool) -> Any:
+    """True or false, static."""
+    return struct.field(pytree_node=False, default=default, metadata={"allowed": (False, True)})
+
+
+def choice(default: str, allowed: Iterable[str]) -> Any:
+    """One of several words, static."""
+    return struct.field(pytree_node=False, default=default, metadata={"allowed": tuple(allowed)})
+
+
+def names(default: tuple[str, ...], make: Callable[[str], Any]) -> Any:
+    """At least one name, each of something that `make` makes, static."""
+    return struct.field(pytree_node=False, default=default, metadata={"each": make})
+
+
+def named(
+    default: str, make: Callable[..., Any], options: Iterable[str] = (), pytree_node: bool = False
+) -> Any:
+    """What `make(name, **options)` makes; plain settings have its name, and options by theirs."""
+    return struct.field(
+        pytree_node=pytree_node,
+        default=make(default),
+        metadata={"name": default, "make": make, "options": frozenset(options)},
+    )
+
+
+def group(default: Any) -> Any:
+    """Several numbers in a pytree of their own; plain settings have each by its name."""
+    return struct.field(default=default, metadata={"group": type(default)})
+
+
+def _plain_names(kind: type) -> dict[str, frozenset[str]]:
+    """Of each field, the names that plain settings have for it."""
+    found = {}
+    for field in dataclasses.fields(kind):
+        of_group = field.metadata.get("group")
+        own = {field.name} if of_group is None else {part.name for part in dataclasses.fields(of_group)}
+        found[field.name] = frozenset(own | field.metadata.get("options", frozenset()))
+    return found
+
+
+def configure(kind: type[Config], **settings: Any) -> Config:
+    """A configuration from plain values, as a file or a command line has them.
+
+    Args:
+      kind: of configuration.
+      settings: by name; what is not there has its default.
+
+    Raises:
+      ValueError: an unknown setting, or a name of nothing.
+    """
+    of_fields, values = _plain_names(kind), {}
+    for name in settings:
+        checks.known("setting", name, frozenset().union(*of_fields.values()))
+    for field in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
+        about = field.metadata
+        given = {name: value for name, value in settings.items() if name in of_fields[field.name]}
+        if not given:
+            continue
+        if "group" in about:
+            values[field.name] = about["group"](**given)
+        elif "make" in about:
+            values[field.name] = about["make"](given.pop(field.name, about["name"]), **given)
+        else:
+            value = given[field.name]
+            values[field.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The settings of a configuration as plain values by name, but for what has no name."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, about = getattr(config, field.name), field.metadata
+        if "group" in about:
+            found |= {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+        elif "make" in about:
+            name = getattr(value, "name", None) or (about["name"] if value == field.default else None)
+            found |= {} if name is None else {field.name: name}
+        else:
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def check(config: Any) -> None:
+    """Raise ValueError if a setting is out of its bounds; numbers under a trace pass."""
+    for field in dataclasses.fields(config):
+        value, about = getattr(config, field.name), field.metadata
+        if "low" in about:
+            checks.at_least(field.name, value, about["low"])
+        elif "bounds" in about and not (value is None and field.default is None):
+            checks.leaf(field.name, value, **about["bounds"])
+        elif "allowed" in about:
+            checks.known(field.name, value, about["allowed"])
+        elif "each" in about:
+            if not value:
+                raise ValueError(f"{field.name} = (): must name at least one")
+            for name in value:
+                about["each"](name)
