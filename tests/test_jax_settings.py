@@ -83,11 +83,17 @@ def run(training, **settings):
     return ran.stdout
 
 
-@pytest.mark.parametrize(
-    "setting", [{"JAX_ENABLE_X64": "1"}, {"JAX_NUMPY_RANK_PROMOTION": "raise"}, {"JAX_DEBUG_KEY_REUSE": "1"}]
-)
-def test_all_runs_under_other_settings_of_jax(setting):
-    run(DQN, **setting)
+SETTINGS = {"JAX_ENABLE_X64": "1", "JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_DEBUG_KEY_REUSE": "1"}
+
+
+def test_all_runs_under_other_settings_of_jax():
+    run(DQN, **SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_all_runs_under_each_setting_alone(setting):
+    run(DQN + OTHERS, **{setting: SETTINGS[setting]})
 
 
 @pytest.mark.slow

@@ -364,7 +364,7 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
         "gradient_norm": norm,
         "learning_rate": falling(c)(state.iteration),
     }
-    state = trainer.learned(
+    state = trainer.updated(
         state,
         jnp.isfinite(loss) & jnp.isfinite(norm),
         state.iteration,

@@ -309,7 +309,7 @@ def continue_gnn(env: Systems, params: Any, config: GNNConfig, state: GNNState) 
     figures = jax.tree.map(lambda *values: jnp.stack(values).mean(), *figures)
     objective = -loss_of(network, jax.tree.map(lambda leaf: leaf[0, :, ::HELD_OUT], pool))
     finite, iteration = jnp.isfinite(losses).all(), state.iteration + num_steps
-    state = trainer.learned(state, finite, iteration, variables=variables, optimiser=optimiser)
+    state = trainer.updated(state, finite, iteration, variables=variables, optimiser=optimiser)
     state = trainer.judged(state, state.variables, jnp.where(state.diverged < 0, objective, -jnp.inf))
     progress = Progress(iteration=iteration, regression_loss=losses[-1], objective=objective, **figures)
     return state.replace(iteration=iteration, examples=pool), progress

@@ -194,7 +194,7 @@ def continue_predictor(
     )
     finite = jnp.isfinite(losses).all() & jnp.isfinite(fit.error)
     iteration = state.iteration + num_steps
-    state = trainer.learned(state, finite, iteration, variables=fit, optimiser=optimiser)
+    state = trainer.updated(state, finite, iteration, variables=fit, optimiser=optimiser)
     state = trainer.judged(state, state.variables, -state.variables.error)
     return state.replace(iteration=iteration), Progress(iteration, losses[-1], fit.error, -fit.error)
 

@@ -128,7 +128,7 @@ def beginning(variables: Any, optimiser: Any) -> dict[str, Any]:
     }
 
 
-def learned(state: State, finite: Array, iteration: Array, **new: Any) -> State:
+def updated(state: State, finite: Array, iteration: Array, **new: Any) -> State:
     """The state with what was learned; once a loss was not finite, at `iteration`, what was learned stays."""
     finite = finite & (state.diverged < 0)
     old = {name: getattr(state, name) for name in new}
@@ -147,11 +147,11 @@ def judged(state: State, variables: Any, objective: Array) -> State:
     )
 
 
-def falling(config: Any) -> Callable[[Array], Array]:
+def falling(config: Any) -> Callable[[Any], Array]:
     """The learning rate at each iteration, which falls as a cosine does."""
-    first, last = jnp.asarray(config.learning_rate), config.final_learning_rate
-    schedule = optax.cosine_decay_schedule(first, config.num_iterations, last / first)  # pyright: ignore
-    return lambda iteration: jnp.asarray(schedule(iteration.astype(jnp.float32)))
+    first: Any = jnp.asarray(config.learning_rate)
+    schedule = optax.cosine_decay_schedule(first, config.num_iterations, config.final_learning_rate / first)
+    return lambda iteration: jnp.asarray(schedule(jnp.asarray(iteration, jnp.float32)))
 
 
 def descend(optimiser: Any, gradient: Any, state: Any, parameters: Any, **extra: Any) -> tuple[Any, Any]:
