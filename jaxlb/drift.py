@@ -247,8 +247,7 @@ _SENSITIVITY = {
 @functools.partial(jax.jit, static_argnames=("name", "options"))
 def _alarm_rate(name: str, options: tuple[tuple[str, Any], ...], stream: Array, sensitivity: Array) -> Array:
     one = DETECTORS[name](**dict(options) | {_SENSITIVITY[name][0]: sensitivity})
-    # Its limit is traced, so it is no value to look a program up by.
-    _, alarms = jax.lax.scan(lambda *given: one.update(*given), one.init(stream.shape[1:]), stream)
+    _, alarms = jax.lax.scan(one.update, one.init(stream.shape[1:]), stream)
     return alarms.mean(dtype=jnp.float32)
 
 

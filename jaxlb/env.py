@@ -4,19 +4,18 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import checks, cycle, rewards, spaces, stations, workload
-from jaxlb.numerics import at_processor, broadcasts, select, variance_grown
+from jaxlb.numerics import broadcasts, select
 from jaxlb.random import split, typed
+from jaxlb.rewards import Reward, Weighted
 from jaxlb.stations import FCFS, Station, View
 from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, Task
-
-Reward = Literal["weighted", "holding-cost"]
 
 VECTORS = ("speed", "nominal_speed", "class_probability", "class_slack", "sla_weight")
 """The parameters that have an axis of their own; `sla_weight` may have one, `nominal_speed` may be None."""
@@ -46,14 +45,14 @@ class _Settings:
     station: Station = field(default_factory=FCFS)
     size_visible: bool = True
     wait_visible: bool = True
-    reward: Reward = "weighted"
+    reward: Reward = field(default_factory=Weighted)
     allow_overload: bool = False
 
     def __post_init__(self) -> None:
         """Check the static settings."""
         checks.at_least("num_processors", self.num_processors, 1)
         stations.check(self.station)
-        checks.known("reward", self.reward, get_args(Reward))
+        object.__setattr__(self, "reward", rewards.reward(self.reward))
         for name in ("size_visible", "wait_visible", "allow_overload"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be True or False")
@@ -69,9 +68,7 @@ class Env(_Settings):
       station: how processors serve, and how long their queues are counted, from `jaxlb.stations`.
       size_visible: whether the scheduler sees a task's size; if not, it sees the law's mean.
       wait_visible: whether it sees load and wait; if not, it sees what queue lengths tell of them.
-      reward: "weighted": - completion_weight * completion^completion_exponent - imbalance_weight * variance
-        over processors of the backlog after the assignment - sla_weight * violation. "holding-cost": minus
-        the integral of the number of tasks in the system from this decision to the next.
+      reward: from `jaxlb.rewards`, its name there, or one of your own.
       allow_overload: whether a load of 1 or more, with which queues grow for ever, is meant.
     """
 
@@ -224,15 +221,10 @@ class Env(_Settings):
           gap: `[...]` time until the next arrival, which some rewards are for.
           params: as in `transition`.
         """
-        task, before = state.task, self.view(state)
-        system, outcome = cycle.assign(self, params, state.system, task, self.seen(task, params), action)
-        if self.reward == "holding-cost":
-            reward = -self.station.holding_cost(system.station, gap)
-        else:
-            backlog = before.wait * params.speed
-            imbalance = variance_grown(backlog, at_processor(backlog, outcome.action), task.size)
-            reward = rewards.weighted(params, task.priority, outcome.completion, outcome.violation, imbalance)
-        return state.replace(system=system, steps=state.steps + 1), outcome, reward
+        seen = self.seen(state.task, params)
+        system, outcome = cycle.assign(self, params, state.system, state.task, seen, action)
+        after = state.replace(system=system, steps=state.steps + 1)
+        return after, outcome, self.reward(self, params, state, after, outcome, gap)
 
     def _arrive(self, state: EnvState, task: Task, params: EnvParams, key: Key) -> EnvState:
         """Let the task's gap pass."""
@@ -334,25 +326,25 @@ def _restarted_jvp(env: Env, primals: tuple, tangents: tuple) -> tuple[EnvState,
     return jax.tree.map(lambda new, old: select(ended, new, old), begun, (rest[1], tangents[3]))
 
 
+def single(tree: Any) -> Any:
+    """Leaves in the precision of all else, whatever JAX is told to take: float32, arrays that count int32."""
+
+    def array(x: Any) -> Array:
+        counts = jnp.issubdtype(jnp.result_type(x), jnp.integer) and np.ndim(x)
+        return jnp.asarray(x, jnp.int32 if counts else jnp.float32)
+
+    return jax.tree.map(array, tree)
+
+
 def canonical(params: EnvParams) -> EnvParams:
     """Plain numbers and tuples to arrays: float32, but int32 for what counts.
 
     So a number is the same to a compiled program, however it was given.
     """
-
-    def leaves(tree: Any) -> Any:
-        def array(x: Any) -> Array:
-            kind = (
-                jnp.int32 if jnp.issubdtype(jnp.result_type(x), jnp.integer) and np.ndim(x) else jnp.float32
-            )
-            return jnp.asarray(x, kind)
-
-        return jax.tree.map(array, tree)
-
     vectors = {name: getattr(params, name) for name in VECTORS}
     values = {name: None if x is None else jnp.asarray(x, jnp.float32) for name, x in vectors.items()}
     numbers = [name for name in params.__dataclass_fields__ if name not in (*VECTORS, "max_steps_in_episode")]
-    values |= {name: leaves(getattr(params, name)) for name in numbers}
+    values |= {name: single(getattr(params, name)) for name in numbers}
     steps = jnp.asarray(params.max_steps_in_episode, jnp.int32)
     return params.replace(**values, max_steps_in_episode=steps)
 

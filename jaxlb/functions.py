@@ -3,6 +3,8 @@
 import functools
 from typing import Any
 
+import jax
+
 
 class partial(functools.partial):
     """`functools.partial`, equal to another of the same function and arguments.
@@ -12,7 +14,12 @@ class partial(functools.partial):
     """
 
     def _parts(self) -> tuple:
-        return self.func, self.args, tuple(sorted(self.keywords.items()))
+        # Arrays are looked up as the objects they are: those under a trace cannot be compared.
+        def part(x: Any) -> Any:
+            return ("array", id(x)) if isinstance(x, jax.Array) else x
+
+        keywords = tuple((name, part(x)) for name, x in sorted(self.keywords.items()))
+        return self.func, tuple(map(part, self.args)), keywords
 
     def __eq__(self, other: Any) -> bool:  # noqa: D105
         return type(other) is type(self) and self._parts() == other._parts()

@@ -106,4 +106,4 @@ def matter(env: Env, params: EnvParams, state: EnvState, acting: Sequence[tuple[
     for equation in jaxpr.eqns:
         if any_told(equation.invars):
             told |= set(equation.outvars)
-    return env.reward == "holding-cost" or any_told(jaxpr.outvars)
+    return env.reward.counts_tasks or any_told(jaxpr.outvars)

@@ -160,7 +160,7 @@ def continue_rollout(
     params = with_lane_axis(params, lanes)
     num_classes = params.class_probability.shape[0]
 
-    def body(_: Array, carry: Carry) -> Carry:
+    def body(_index: Array, carry: Carry) -> Carry:
         before, after = carry.state, carry.index + 1
         memory, behaviour_memory = carry.memory, carry.behaviour_memory
         task, process = workload.draw(fold_in(keys.task, after), params, before.workload, lanes)
@@ -176,7 +176,7 @@ def continue_rollout(
                 env, params, behaviour, before, behaviour_memory, task, observe_key, key
             )
             action, memory = scheduler.act(scheduler.variables, memory, seen, act_key)
-            _assigned, outcome, reward = env.assign(before, action, task.gap, params)
+            _, outcome, reward = env.assign(before, action, task.gap, params)
         response = env.station.response(before.system.station, params.speed, before.task.size)
         counts, sums = metrics.figures(
             env.view(before), response, before.task, num_classes, outcome, reward, task.gap

@@ -1,17 +1,97 @@
-"""The weighted reward: what a task's completion, the imbalance it leaves and its violation cost."""
+"""Rewards: what a decision is worth."""
 
-from typing import Any, Protocol
+import dataclasses
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
 from jaxlb import checks
-from jaxlb.numerics import at_processor, mean
+from jaxlb.numerics import at_processor, mean, variance_grown
 from jaxlb.stations import response
-from jaxlb.types import Array, EnvParams, Lanes
+from jaxlb.types import Array, EnvParams, EnvState, Lanes, Outcome, Static
 
 WEIGHTS = ("completion_weight", "imbalance_weight", "sla_weight")
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """What a decision is worth: a frozen dataclass without arrays, static on the environment."""
+
+    @property
+    def counts_tasks(self) -> bool:
+        """Whether it depends on how many tasks are in the system; then all of them are counted."""
+        ...
+
+    def __call__(
+        self, env: Static, params: EnvParams, before: EnvState, after: EnvState, outcome: Outcome, gap: Array
+    ) -> Array:
+        """Return the reward `[...]` of an assignment.
+
+        Args:
+          env: static.
+          params: of the environment.
+          before: at the decision, with the task.
+          after: the same once the task is assigned; no time has passed.
+          outcome: of the task.
+          gap: `[...]` time until the next decision.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Weighted:
+    """Minus completion time to a power, imbalance and violation, each with its weight in the parameters.
+
+    The imbalance is the variance over processors of the backlog after the assignment.
+    """
+
+    counts_tasks = False
+
+    def __call__(
+        self, env: Static, params: EnvParams, before: EnvState, after: EnvState, outcome: Outcome, gap: Array
+    ) -> Array:
+        """Return the reward `[...]`, see `Reward`."""
+        del after, gap
+        task, backlog = before.task, env.station.view(before.system.station).wait * params.speed
+        imbalance = variance_grown(backlog, at_processor(backlog, outcome.action), task.size)
+        return weighted(params, task.priority, outcome.completion, outcome.violation, imbalance)
+
+
+@dataclasses.dataclass(frozen=True)
+class HoldingCost:
+    """Minus the integral of the number of tasks in the system from this decision to the next."""
+
+    counts_tasks = True
+
+    def __call__(
+        self, env: Static, params: EnvParams, before: EnvState, after: EnvState, outcome: Outcome, gap: Array
+    ) -> Array:
+        """Return the reward `[...]`, see `Reward`."""
+        del params, before, outcome
+        return -env.station.holding_cost(after.system.station, gap)
+
+
+REWARDS = {"weighted": Weighted(), "holding-cost": HoldingCost()}
+"""By name, for `make`."""
+
+
+def reward(given: Any) -> Reward:
+    """A reward as it is, or the one of that name.
+
+    Raises:
+      ValueError: neither a name nor a reward.
+    """
+    if isinstance(given, str):
+        checks.known("reward", given, REWARDS)
+        return REWARDS[given]
+    if not isinstance(given, Reward):
+        raise ValueError(
+            f"reward = {checks.shown(given)}: must be {' or '.join(map(repr, REWARDS))}, or like "
+            "jaxlb.rewards.Reward"
+        )
+    return given
 
 
 class HasWeights(Protocol):

@@ -199,11 +199,12 @@ def test_numbers_may_lack_a_digit_before_or_after_the_point():
     assert list(found.values()) == [0.85, 2.0, -500.0, 1.0, "03", 1, 1.5, "."]
 
 
+@pytest.mark.parametrize("command", [["scenarios"], ["--version"]])
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full is Linux's")
-def test_a_full_disk_is_told_in_one_line():
+def test_a_full_disk_is_told_in_one_line(command):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "jaxlb", "scenarios"],
+            [sys.executable, "-m", "jaxlb", *command],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,

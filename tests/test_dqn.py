@@ -311,6 +311,8 @@ def test_training_beats_the_greedy_rules_on_heavy_tails(key):
         ({"weights": Weights(sla_weight=-1.0)}, "sla_weight = -1: must be at least 0"),
         ({"weights": Weights(sla_weight=jnp.ones(8))}, r"sla_weight has shape \(8,\): must be one number"),
         ({"num_lanes": 0}, "num_lanes = 0: must be a whole number of at least 1"),
+        ({"double": "yes"}, "double = 'yes': must be true or false"),
+        ({"double": 2}, "double = 2: must be true or false"),
         ({"memory_rows": 3}, "memory_rows = 3: must be a whole number of at least 4"),
         ({"batch_size": 1000}, "memory_rows = 64 of 8 lanes: must hold at least a batch, 1000 steps"),
         ({"num_iterations": 41}, "num_iterations = 41: must be a multiple of num_evaluations, 2"),

@@ -106,6 +106,33 @@ def untrained(env, params, key):
     return jaxlb.scheduling.learned.dqn(config.network, start_dqn(env, params, config, key).variables)
 
 
+def test_traced_numbers_in_a_factory_leave_nothing_behind(key):
+    env, params = jaxlb.make("stale")
+
+    def completion(limit):
+        rule = predictive.predicting("drift-aware", *predictors.reckoned(), drift.threshold(limit))
+        return jaxlb.rollout(env, params, rule, key, 2, 3).mean_completion.mean()
+
+    limits = jnp.array([0.1, 0.3])
+    for _ in range(2):
+        together = jax.vmap(completion)(limits)
+        alone = jaxlb.rollout(env, params, "drift-aware", key, 2, 3).mean_completion.mean()
+        np.testing.assert_allclose(together[1], alone, rtol=1e-5)  # 0.3 is the default
+
+
+def test_a_registered_factory_is_compiled_once_whatever_it_makes(key):
+    def mine(place: int = 0):
+        return jaxlb.scheduling.stateless("mine", lambda o, key: jnp.full(o.size.shape, place, jnp.int32))
+
+    jaxlb.register("mine", mine)
+    env, params = jaxlb.make("stable")
+    jaxlb.rollout(env, params, "mine", key, 2, 3)
+    compiled = continue_rollout._cache_size()
+    for name in ("mine", "mine()", "mine(place=0)"):
+        jaxlb.rollout(env, params, name, key, 2, 3)
+    assert continue_rollout._cache_size() <= compiled + 1  # options that are said are another request
+
+
 def test_what_is_made_twice_is_compiled_once(key):
     env, params = jaxlb.make("heavy-tail")
     jaxlb.rollout(env, params, untrained(env, params, key), key, 2, 3)

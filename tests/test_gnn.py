@@ -197,7 +197,7 @@ def test_a_diverging_run_says_so_and_keeps_what_was(key):
         ({"num_iterations": 41}, "num_iterations = 41: must be a multiple of num_evaluations, 8"),
         ({"target": "rank"}, "unknown target 'rank'"),
         ({"behaviours": ["best"]}, "unknown scheduler 'best'"),
-        ({"behaviours": []}, "must name at least one"),
+        ({"behaviours": []}, "must be a list of at least one name"),
         ({"learning_rate": 0}, "learning_rate = 0: must be above 0"),
         ({"depth": 3}, "unknown setting 'depth'"),
         ({"pooling": "sum"}, "unknown pooling 'sum'"),

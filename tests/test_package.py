@@ -51,7 +51,7 @@ def test_a_wheel_has_all_files_of_the_package_and_no_others(wheel):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == kept
-    assert {"jaxlb/py.typed", "jaxlb/scheduling/predictor.json"} <= packed
+    assert "jaxlb/py.typed" in packed
 
 
 def test_a_wheel_works_outside_a_checkout(installed, tmp_path):

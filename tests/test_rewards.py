@@ -1,5 +1,7 @@
 """The reward of an assignment, and of every assignment there could be."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,3 +94,31 @@ def test_rewards_can_differ_by_lane(key):
     summary = jaxlb.rollout(env, lanes, jaxlb.scheduler("lwr"), key, 2, 50)
     ratio = -summary.mean_reward / summary.mean_completion
     np.testing.assert_allclose(ratio, [1.0, 2.0], rtol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    counts_tasks = False
+    value: float = 1.0
+
+    def __call__(self, env, params, before, after, outcome, gap):
+        return jnp.full_like(outcome.completion, self.value) * gap
+
+
+def test_a_reward_of_ones_own_is_the_one_that_counts(key):
+    env, params = jaxlb.make("stable", reward=Constant(-3.0))
+    summary = jaxlb.rollout(env, params, "lwr", key, num_lanes=8, num_tasks=300)
+    gap = params.size.mean() / (params.load * jnp.sum(jnp.asarray(params.speed)))
+    np.testing.assert_allclose(summary.mean_reward.mean(), -3.0 * gap, rtol=0.1)  # 2400 gaps: 5 sd
+    _, state = env.reset(key, params)
+    assert float(env.step(key, state, 0, params)[2]) < 0
+    assert (
+        env != jaxlb.make("stable")[0]
+        and jaxlb.make("stable", reward="weighted")[0] == jaxlb.make("stable")[0]
+    )
+
+
+def test_what_is_no_reward_is_refused():
+    for bad in (lambda state: 0.0, 3, None):
+        with pytest.raises(ValueError, match=r"reward = .*: must be 'weighted' or 'holding-cost', or like"):
+            jaxlb.make("stable", reward=bad)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxlb
-from jaxlb import workload
+from jaxlb import rewards, workload
 from jaxlb.stations import FCFS
 from jaxlb.workload import arrivals, sizes
 
@@ -41,7 +41,7 @@ def test_scenarios_are_what_the_table_says():
     env, park = jaxlb.make("park")
     np.testing.assert_allclose(park.speed, np.arange(0.15, 1.06, 0.1), rtol=1e-6)
     np.testing.assert_allclose([park.size.mean(), 1 / workload.arrival_rate(park)], [300.0, 55.0], rtol=1e-5)
-    assert env.reward == "holding-cost" and int(park.max_steps_in_episode) == 1000
+    assert env.reward == rewards.HoldingCost() and int(park.max_steps_in_episode) == 1000
     _, large = jaxlb.make("large")
     assert large.speed.shape == (64,) and float(large.speed[0]) == 0.25
     np.testing.assert_allclose(np.diff(np.log(large.speed)), np.log(16) / 63, rtol=1e-3)
@@ -113,7 +113,7 @@ def test_overrides_by_field_name_static_or_not():
         ("stable", {"speed": [1.0, True, None]}, r"speed = \[1.0, True, None\]: must be a number"),
         ("stable", {"speed": [[1.0], [2.0]]}, "must be a list, one speed for each processor"),
         ("stable", {"sla_weight": lambda task: 1.0}, "sla_weight = <function .*>: must be a number"),
-        ("stable", {"reward": lambda state, outcome: 0.0}, "unknown reward '<function "),
+        ("stable", {"reward": lambda state, outcome: 0.0}, "reward = <function "),
         (
             "stable",
             {"max_steps_in_episode": 3e9},

@@ -460,6 +460,8 @@ def test_a_scheduler_may_be_given_by_its_name():
     with pytest.raises(ValueError, match="unknown scheduler 'lwrr'; did you mean"):
         as_scheduler("lwrr")
     told = r"scheduler = .*: must be a name or a jaxlb.Scheduler"
+    with pytest.raises(ValueError, match="scheduler 'own': its variables are functions; must be numbers"):
+        as_scheduler(jaxlb.Scheduler("own", lambda key, seen: (), lwr.start, lwr.act))
     for bad in (3, None, (lwr, ()), ["lwr"], lambda: lwr, np.ones(100)):
         with pytest.raises(ValueError, match=told) as caught:
             as_scheduler(bad)

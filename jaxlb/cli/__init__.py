@@ -231,11 +231,11 @@ def run(arguments: Sequence[str]) -> int:
       0; 1 if a verification failed or a training diverged; 2 if the input is bad; 130 after Ctrl-C. What is
       not 0 is told in one line on standard error.
     """
-    if {"-V", "--version"} & set(arguments):
-        print(f"jaxlb {__version__}")
-        return 0
     verbose = False
     try:
+        if {"-V", "--version"} & set(arguments):
+            print(f"jaxlb {__version__}", flush=True)
+            return 0
         asked = _parse(arguments)
         verbose = asked.verbose
         _speak(verbose, asked.quiet)
@@ -244,17 +244,16 @@ def run(arguments: Sequence[str]) -> int:
             asked.command.run()
         else:
             _run_unheard(asked.command)
+        sys.stdout.flush()
         return 0
-    except OSError as raised:
-        # What is still to be written has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (KeyboardInterrupt, ValueError, FloatingPointError, OSError) as raised:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            # What is still to be written has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(raised, BrokenPipeError):  # the reader has had enough, as in `jaxlb scenarios | head`
             return 0
-        if verbose:
-            traceback.print_exc()
-        print(f"jaxlb: error: {raised}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, ValueError, FloatingPointError) as raised:
         if verbose:
             traceback.print_exc()
         stopped = isinstance(raised, KeyboardInterrupt)

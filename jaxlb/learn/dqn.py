@@ -214,7 +214,7 @@ def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, state: DQNState
 
     variables = state.variables.replace(network=state.target)
     greedy, tasks = learned.dqn(config.network, variables), config.evaluation_tasks
-    goal = dataclasses.replace(env, reward="weighted"), config.weights.put_into(params)
+    goal = dataclasses.replace(env, reward=rewards.Weighted()), config.weights.put_into(params)
     key = jax.random.clone(state.evaluate_key)
     found = rollout(*goal, greedy, key, config.num_lanes, tasks, tasks // 2)
     objective = found.mean_reward.mean()

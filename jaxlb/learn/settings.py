@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+import jax
+import numpy as np
 from flax import struct
 
 from jaxlb import checks
@@ -32,7 +34,7 @@ def count(default: int, low: int = 1) -> Any:
 
 def switch(default: bool) -> Any:
     """True or false, static."""
-    return struct.field(pytree_node=False, default=default, metadata={"allowed": (False, True)})
+    return struct.field(pytree_node=False, default=default, metadata={"switch": True})
 
 
 def choice(default: str, allowed: Iterable[str]) -> Any:
@@ -99,16 +101,23 @@ def configure(kind: type[Config], **settings: Any) -> Config:
     return kind(**values)
 
 
+def _same(one: Any, other: Any) -> bool:
+    """Whether two pytrees have the same functions and the same numbers."""
+    if jax.tree.structure(one) != jax.tree.structure(other):
+        return False
+    return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
 def plain(config: Any) -> dict[str, Any]:
-    """The settings of a configuration as plain values by name, but for what has no name."""
+    """The settings of a configuration as plain values by name, but for what no name alone makes."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value, about = getattr(config, field.name), field.metadata
         if "group" in about:
             found |= {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
         elif "make" in about:
-            name = getattr(value, "name", None) or (about["name"] if value == field.default else None)
-            found |= {} if name is None else {field.name: name}
+            for name in {about["name"], getattr(value, "name", about["name"])}:
+                found |= {field.name: name} if _same(value, about["make"](name)) else {}
         else:
             found[field.name] = list(value) if isinstance(value, tuple) else value
     return found
@@ -124,8 +133,11 @@ def check(config: Any) -> None:
             checks.leaf(field.name, value, **about["bounds"])
         elif "allowed" in about:
             checks.known(field.name, value, about["allowed"])
+        elif "switch" in about:
+            if not isinstance(value, bool):
+                raise ValueError(f"{field.name} = {checks.shown(value)}: must be true or false")
         elif "each" in about:
-            if not value:
-                raise ValueError(f"{field.name} = (): must name at least one")
+            if not isinstance(value, tuple) or not value:
+                raise ValueError(f"{field.name} = {checks.shown(value)}: must be a list of at least one name")
             for name in value:
                 about["each"](name)

@@ -11,7 +11,7 @@ from flax import struct
 
 from jaxlb import checks
 from jaxlb.devices import differing
-from jaxlb.env import Env, canonical
+from jaxlb.env import Env, canonical, single
 from jaxlb.learn import settings
 from jaxlb.numerics import broadcasts
 from jaxlb.random import typed
@@ -99,7 +99,7 @@ def check(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any
 def prepared(params: Any, config: Any) -> tuple[Any, Any]:
     """Parameters, of one environment or of several, and settings, as programs take them: see `canonical`."""
     params = jax.tree.map(canonical, params, is_leaf=lambda leaf: isinstance(leaf, EnvParams))
-    return params, jax.tree.map(_single, config)
+    return params, single(config)
 
 
 class TrainState(struct.PyTreeNode):
@@ -159,11 +159,6 @@ def descend(optimiser: Any, gradient: Any, state: Any, parameters: Any, **extra:
     with jax.numpy_dtype_promotion("standard"):  # optax mixes integers with floats
         update, state = optimiser.update(gradient, state, parameters, **extra)
         return optax.apply_updates(parameters, update), state
-
-
-def _single(x: Any) -> Array:
-    """A setting in the precision of all else, whether JAX is told to take more or not."""
-    return jnp.asarray(x, jnp.int32 if jnp.issubdtype(jnp.result_type(x), jnp.integer) else jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnames=("trainer", "env"))

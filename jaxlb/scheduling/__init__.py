@@ -1,8 +1,11 @@
 """Schedulers by name."""
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Hashable
+
+import jax
 
 from jaxlb import checks
 from jaxlb.scheduling import adaptive, classical, forecasts, optimal, predictive, size_based
@@ -75,6 +78,11 @@ def as_scheduler(given: object) -> Scheduler:
         return scheduler(given)
     if not isinstance(given, Scheduler):
         raise ValueError(f"scheduler = {checks.shown(given)}: must be a name or a jaxlb.Scheduler")
+    if any(callable(leaf) for leaf in jax.tree.leaves(given.variables)):
+        raise ValueError(
+            f"scheduler {given.name!r}: its variables are functions; must be numbers: "
+            "a scheduler is (name, variables, start, act)"
+        )
     return given
 
 
@@ -84,6 +92,16 @@ def schedulers() -> dict[str, str]:
 
 
 def add(name: str, factory: Callable[..., Scheduler]) -> None:
-    """Let `scheduler` know a name for what `factory(**options)` makes; see `jaxlb.register`."""
+    """Let `scheduler` know a name for what `factory(**options)` makes; see `jaxlb.register`.
+
+    What it has made is kept: functions that it makes anew each time would be compiled anew each time.
+    """
     checks.free("scheduler", name, _FACTORIES)
-    _FACTORIES[name] = factory
+
+    @functools.cache
+    @functools.wraps(factory)
+    def made(**options: object) -> Scheduler:
+        with jax.ensure_compile_time_eval():  # kept, so it must not belong to a trace that asks first
+            return factory(**options)
+
+    _FACTORIES[name] = made
