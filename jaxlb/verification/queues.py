@@ -1,0 +1,155 @@
+"""One processor, or processors behind one queue."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from jaxlb import theory, workload
+from jaxlb.loop import replay
+from jaxlb.scheduling import scheduler
+from jaxlb.types import Key, SizeLaw
+from jaxlb.verification.base import (
+    DEAR,
+    Finding,
+    each,
+    equal_processors,
+    response,
+    simulate,
+    violation,
+)
+from jaxlb.workload import arrivals, sizes
+
+
+def mm1(key: Key, thoroughness: float) -> dict[str, Finding]:
+    """M/M/1: response and its tail."""
+    findings = {}
+    cases = (0.5, 20), (0.8, 40), (0.9, 90)
+    for run_key, (load, millions) in each(key, cases):
+        env, params = equal_processors(1, load, class_slack=(0.0,), deadline_constant=5.0)
+        run = simulate(env, params, scheduler("lwl"), run_key, millions * thoroughness)
+        findings[f"M/M/1, load {load}: mean response"] = Finding(response(run), 1.0 / (1.0 - load))
+        exact = theory.mm1_response_tail(load, 5.0)
+        findings[f"M/M/1, load {load}: P(response > 5)"] = Finding(violation(run), exact)
+    return findings
+
+
+class Law(NamedTuple):
+    """A size law and what is known of it.
+
+    Attributes:
+      law: itself.
+      mean: work.
+      second_moment: work squared.
+      millions: of tasks that make the mean wait precise.
+      precision: of that mean wait.
+      drawn: millions of sizes that make their own moments precise.
+      cdf: distribution function, if it is continuous.
+    """
+
+    law: SizeLaw
+    mean: float
+    second_moment: float
+    millions: float
+    precision: float = 0.005
+    drawn: float = 10
+    cdf: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def squared_cv(self) -> float:
+        """Squared coefficient of variation."""
+        return self.second_moment / self.mean**2 - 1.0
+
+
+def _hyperexponential_cdf(squared_cv: float) -> Callable[[np.ndarray], np.ndarray]:
+    p = 0.5 * (1.0 + np.sqrt((squared_cv - 1.0) / (squared_cv + 1.0)))
+    return lambda x: -p * np.expm1(-2.0 * p * x) - (1.0 - p) * np.expm1(-2.0 * (1.0 - p) * x)
+
+
+RECORDED = (0.2, 0.3, 0.3, 0.5, 0.5, 0.7, 1.0, 1.1, 2.4, 3.0)
+PARETO = (1.5, 0.339589, 1000.0)  # tail index, smallest, largest: mean 1
+
+
+def laws() -> dict[str, Law]:
+    """Every size law, with mean 1 or near it."""
+    tail_index, low, high = PARETO
+    pareto = stats.truncpareto(tail_index, high / low, scale=low)
+    recorded = np.array(RECORDED)
+    lognormal = stats.lognorm(np.log(4.0) ** 0.5, scale=0.5)
+    return {
+        "deterministic": Law(sizes.Deterministic(1.0), 1.0, 1.0, 20),
+        "uniform": Law(sizes.Uniform(0.0, 2.0), 1.0, 4 / 3, 30, cdf=stats.uniform(0.0, 2.0).cdf),
+        "exponential": Law(sizes.Exponential(1.0), 1.0, 2.0, 40, cdf=stats.expon.cdf),
+        "hyperexponential, C2 = 10": Law(
+            sizes.Hyperexponential(1.0, 10.0), 1.0, 11.0, 200, DEAR, cdf=_hyperexponential_cdf(10.0)
+        ),
+        "lognormal, C2 = 3": Law(sizes.LogNormal(1.0, 3.0), 1.0, 4.0, 150, cdf=lognormal.cdf),
+        "bounded Pareto": Law(
+            sizes.BoundedPareto(low, high, tail_index),
+            float(pareto.mean()),
+            float(pareto.moment(2)),
+            250,
+            DEAR,
+            drawn=150,
+            cdf=pareto.cdf,
+        ),
+        "bimodal": Law(sizes.Bimodal(0.5, 10.5, 0.05), 1.0, 0.95 * 0.25 + 0.05 * 110.25, 100, DEAR),
+        "empirical": Law(
+            sizes.Empirical(jnp.asarray(np.sort(recorded)[::-1], jnp.float32)),
+            float(recorded.mean()),
+            float((recorded**2).mean()),
+            40,
+        ),
+    }
+
+
+def mg1(name: str, law: Law, key: Key, thoroughness: float) -> dict[str, Finding]:
+    """Pollaczek and Khinchine's formula for one law, load 0.8."""
+    env, params = equal_processors(1, 0.8, size=law.law)
+    run = simulate(env, params, scheduler("lwl"), key, law.millions * thoroughness)
+    exact = theory.mg1_wait(0.8, law.mean, law.second_moment)
+    return {
+        f"M/G/1, {name} sizes: mean wait": Finding(response(run) - law.mean, exact, precision=law.precision)
+    }
+
+
+def mmk(num_processors: int, key: Key, thoroughness: float) -> dict[str, Finding]:
+    """LWL on equal processors is M/M/k."""
+    findings = {}
+    cases = (0.5, 30, 0.5), (0.8, 40, 1.0), (0.9, 70, 1.0)
+    for run_key, (load, millions, time) in each(key, cases):
+        # Deadline = size + time: a violation is a wait longer than that time.
+        env, params = equal_processors(num_processors, load, class_slack=(1.0,), deadline_constant=time)
+        run = simulate(env, params, scheduler("lwl"), run_key, millions * thoroughness)
+        label = f"LWL on {num_processors}, load {load}"
+        findings[f"{label}: mean response, M/M/k"] = Finding(
+            response(run), theory.mmk_response(num_processors, load)
+        )
+        findings[f"{label}: P(wait > {time}), M/M/k"] = Finding(
+            violation(run), theory.mmk_wait_tail(num_processors, load, time)
+        )
+    return findings
+
+
+def pathwise(key: Key, thoroughness: float) -> dict[str, Finding]:
+    """LWL on equal processors and a central queue: the same waits, task by task."""
+    del thoroughness
+    findings, num_tasks = {}, 20_000
+    for num_processors, arrival, law in (
+        (2, arrivals.Poisson(), sizes.Exponential(1.0)),
+        (4, arrivals.Renewal(0.25), sizes.BoundedPareto(0.1, 100.0, 1.5)),
+        (8, arrivals.Bursty(), sizes.Hyperexponential(1.0, 10.0)),
+    ):
+        env, params = equal_processors(num_processors, 0.9, arrival=arrival, size=law)
+        tasks = workload.sample(key, params, num_tasks)
+        # On a grid of 2^-10 all sums of float32 are exact.
+        gap, size = (jnp.ceil(leaf * 1024.0) / 1024.0 for leaf in (tasks.gap, tasks.size))
+        tasks = tasks.replace(gap=gap, size=size)
+        waits = replay(env, params, scheduler("lwl"), tasks, key).wait
+        exact = theory.kiefer_wolfowitz(np.asarray(gap), np.asarray(size), num_processors)
+        name = f"{type(arrival).__name__} / {type(law).__name__} / {num_processors}"
+        findings[f"{name}: largest difference of {num_tasks:,} waits to Kiefer-Wolfowitz"] = Finding(
+            np.abs(np.asarray(waits, np.float64) - exact).max(), 0.0, tolerance=0.0
+        )
+    return findings
