@@ -17,7 +17,7 @@ from jaxlb.functions import partial
 from jaxlb.learn import networks
 from jaxlb.learn.dqn import DQNConfig, start_dqn
 from jaxlb.loop import continue_rollout
-from jaxlb.scheduling import forecasts, predictive, predictors, regression
+from jaxlb.scheduling import classical, forecasts, predictive, predictors, regression
 
 NETWORKS = {
     "mlp": networks.mlp,
@@ -107,17 +107,16 @@ def untrained(env, params, key):
 
 
 def test_traced_numbers_in_a_factory_leave_nothing_behind(key):
-    env, params = jaxlb.make("stale")
+    env, params = jaxlb.make("stable")
 
-    def completion(limit):
-        rule = predictive.predicting("drift-aware", *predictors.reckoned(), drift.threshold(limit))
-        return jaxlb.rollout(env, params, rule, key, 2, 3).mean_completion.mean()
+    def completion(threshold):
+        return jaxlb.rollout(env, params, classical.lwr_rr(threshold), key, 2, 3).mean_completion.mean()
 
-    limits = jnp.array([0.1, 0.3])
+    thresholds = jnp.array([0.5, 0.1])
     for _ in range(2):
-        together = jax.vmap(completion)(limits)
-        alone = jaxlb.rollout(env, params, "drift-aware", key, 2, 3).mean_completion.mean()
-        np.testing.assert_allclose(together[1], alone, rtol=1e-5)  # 0.3 is the default
+        together = jax.vmap(completion)(thresholds)
+        alone = jaxlb.rollout(env, params, "lwr-rr", key, 2, 3).mean_completion.mean()
+        np.testing.assert_allclose(together[1], alone, rtol=1e-5)  # 0.1 is the default
 
 
 def test_a_registered_factory_is_compiled_once_whatever_it_makes(key):
@@ -144,17 +143,22 @@ def test_what_is_made_twice_is_compiled_once(key):
 
 def test_schedulers_vmap_over_their_variables(key):
     env, params = jaxlb.make("heavy-tail")
-    each = [untrained(env, params, jax.random.key(seed)) for seed in range(2)]
-    many = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    fixed = jaxlb.Scheduler("fixed", jnp.int32(0), own_start, always)
+    many = fixed.replace(variables=jnp.arange(4))
     together = jax.vmap(lambda one: jaxlb.rollout(env, params, one, key, 4, 20))(many)
-    for place, one in enumerate(each):
-        alone = jaxlb.rollout(env, params, one, key, 4, 20)
+    for place in range(4):
+        alone = jaxlb.rollout(env, params, fixed.replace(variables=jnp.int32(place)), key, 4, 20)
         np.testing.assert_allclose(together.mean_completion[place], alone.mean_completion, rtol=1e-4)
+    assert len(np.unique(together.mean_completion.mean(1))) == 4
 
 
 # What a user would write at the top of a module.
 def own_start(env, params, lanes):
     return ()
+
+
+def always(place, memory, observation, key):
+    return jnp.full(observation.size.shape, place, jnp.int32), memory
 
 
 def first(variables, memory, observation, key):
