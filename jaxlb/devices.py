@@ -28,9 +28,15 @@ def spread(tree: Any, num_lanes: int) -> Any:
     devices = device_mesh(num_lanes)
     if devices.size == 1:
         return tree
-    return jax.tree.map(
-        lambda leaf: jax.device_put(leaf, NamedSharding(devices, layout(leaf, num_lanes))), tree
-    )
+
+    def put(leaf: Array) -> Array:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            # `device_put` takes no keys to the devices of other processes, but what they are made of.
+            data = jax.device_put(jax.random.key_data(leaf), NamedSharding(devices, PartitionSpec()))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.device_put(leaf, NamedSharding(devices, layout(leaf, num_lanes)))
+
+    return jax.tree.map(put, tree)
 
 
 def over_devices(tree: Any, num_lanes: int) -> Any:

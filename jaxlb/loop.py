@@ -166,7 +166,7 @@ def continue_rollout(
         task, process = workload.draw(fold_in(keys.task, after), params, before.workload, lanes)
         observe_key, act_key = fold_in(keys.observe, after), fold_in(keys.act, carry.index)
         if behaviour is None:
-            state, memory, seen, outcome, reward = decide(
+            state, memory, _, outcome, reward = decide(
                 env, params, scheduler, before, memory, task, observe_key, act_key
             )
             moved = outcome
@@ -308,9 +308,7 @@ def replay(
     floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
     tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats)
     params, key, scheduler = canonical(params), typed(key), as_scheduler(scheduler)
-    lanes = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1
-
-    keys = streams(key)
+    lanes, keys = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1, streams(key)
 
     def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
         return _watched(env, params, scheduler, tasks, keys, _nothing, station)

@@ -77,11 +77,16 @@ class Record:
 
     def check(self, env: Env, params: EnvParams) -> None:
         """Raise ValueError unless the weights fit an environment; warn where they may do badly there."""
-        self.trainer().fits(self.settings, self.without_trace()[1], env, params)
+        self.trainer().fits(self.settings, self.without_trace().environment()[1], env, params)
 
-    def without_trace(self) -> tuple[Env, EnvParams]:
-        """What it was trained on, but with the scenario's own tasks, for what depends on no tasks."""
-        return dataclasses.replace(self, trace=None).environment()
+    def without_trace(self) -> "Record":
+        """The same, but with the scenario's own tasks, for what depends on no tasks."""
+        return dataclasses.replace(self, trace=None)
+
+    def prepared(self) -> tuple[Env, EnvParams, Any]:
+        """The environment, its parameters and the settings, as the trainer's programs take them."""
+        env, params = self.environment()
+        return env, *prepared(params, configure(self.trainer().config, **self.settings))
 
 
 @dataclass(frozen=True)
@@ -223,8 +228,7 @@ def start(trainer: Trainer, env: Env, params: EnvParams, config: Any, seeds: Seq
 def load_all(run: Run) -> dict[int, Scheduler]:
     """What a run trained, by seed: the scheduler with its best weights."""
     record, trainer = run.record, run.record.trainer()
-    env, params = record.without_trace()
-    params, config = prepared(params, configure(trainer.config, **record.settings))
+    env, params, config = record.without_trace().prepared()
     looks = jax.eval_shape(lambda: start(trainer, env, params, config, record.seeds)).best
     # Plain arrays: what Orbax puts on one device could not meet lanes spread over all.
     best = jax.tree.map(np.asarray, run.restore(best=looks)["best"])

@@ -1,5 +1,6 @@
 """Waits that a network is told: as good as what was seen allows."""
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import jaxlb
 from jaxlb import workload
 from jaxlb.env import with_lane_axis
 from jaxlb.learn.dqn import DQNConfig
-from jaxlb.learn.settings import configure
+from jaxlb.learn.settings import configure, plain
 from jaxlb.loop import watch
 from jaxlb.scheduling import forecasts
 from jaxlb.types import Scheduler
@@ -49,7 +50,16 @@ def test_predicted_waits_are_nearer_where_sizes_are_not_seen(key):
 
 
 def test_settings_name_them():
-    assert configure(DQNConfig, forecaster="predicted").forecaster.name == "predicted"
+    found = configure(DQNConfig, forecaster="predicted").forecaster
+    expected = forecasts.forecaster("predicted")
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    chex.assert_trees_all_equal(found, expected)
     assert configure(DQNConfig).forecaster == forecasts.FLUID
     with pytest.raises(ValueError, match=r"unknown forecaster 'fuild'; did you mean fluid"):
         configure(DQNConfig, forecaster="fuild")
+
+
+def test_a_forecaster_of_ones_own_has_no_plain_name():
+    for own in (forecasts.FLUID.replace(name="own"), forecasts.FLUID.replace(look=lambda *given: given)):
+        assert "forecaster" not in plain(DQNConfig(forecaster=own))
+    assert plain(DQNConfig(forecaster=forecasts.forecaster("predicted")))["forecaster"] == "predicted"

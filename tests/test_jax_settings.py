@@ -45,14 +45,15 @@ TRAIN
 """
 
 DQN = """
-import tempfile
+import contextlib, io, tempfile
 from pathlib import Path
 from jaxlb.cli.train import Train
 out = Path(tempfile.mkdtemp())
 settings = [f"{name}={value}" for name, value in small.items()]
 settings += ["sla_weight=2", "discount=1"]
 settings += ["num_lanes=8", "batch_size=8", "memory_rows=32", "evaluation_tasks=9"]
-Train(method="dqn", scenario="heavy-tail", train=tuple(settings), out=out).run()
+with contextlib.redirect_stdout(io.StringIO()):
+    Train(method="dqn", scenario="heavy-tail", train=tuple(settings), out=out).run()
 scheduler = jaxlb.load(out)
 assert {leaf.dtype.itemsize for leaf in jax.tree.leaves(scheduler.variables)} == {4}
 jaxlb.rollout(env, params, scheduler, fresh(), 4, 20)

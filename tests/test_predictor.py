@@ -41,7 +41,7 @@ def test_a_linear_predictor_is_the_least_squares_fit(key, name):
     assert not np.asarray(list(slopes.values()))[~varies].any()
     # As plain numbers it predicts the same.
     again, read = from_plain(slopes, level, float(fit.error))
-    assert again.features == config.predictor.features
+    assert again == config.predictor
     x = 3.0 * jax.random.uniform(key, (len(config.predictor.features), 8, 6))
     chex.assert_trees_all_close(
         predictors.predict(again, read, x), predictors.predict(again, fit, x), rtol=1e-3, atol=1e-3

@@ -21,7 +21,7 @@ from jaxlb.cli.common import Where, Writes, console, note, progress
 from jaxlb.devices import device_mesh, side_by_side
 from jaxlb.learn import TRAINERS
 from jaxlb.learn.settings import configure, plain
-from jaxlb.learn.trainer import check, prepared
+from jaxlb.learn.trainer import check
 from jaxlb.runs import Record, Run
 
 
@@ -135,8 +135,7 @@ def _must_agree(asked: Record, default: Record, started: Record) -> None:
 def _train(run: Run, done: int, log: Callable[[list[dict[str, Any]]], None], spread_lanes: bool) -> None:
     """From the last checkpoint, or from nothing, to the end."""
     record, trainer = run.record, run.record.trainer()
-    env, params = record.environment()
-    params, config = prepared(params, configure(trainer.config, **record.settings))
+    env, params, config = record.prepared()
     total = config.num_iterations
     start = functools.partial(runs.start, trainer, env, params, config, record.seeds)
     run.forget_after(done)
@@ -199,10 +198,9 @@ def _draw_predictions(run: Run) -> None:
 
     record, trainer = run.record, run.record.trainer()
     assert trainer.inspect is not None
-    env, params = record.environment()
+    env, params, config = record.prepared()
     variables = runs.load_all(run)[record.seeds[0]].variables
     key = jax.random.fold_in(jax.random.key(record.seeds[0]), 1)
-    params, config = prepared(params, configure(trainer.config, **record.settings))
     found = trainer.inspect(env, params, config, variables, key)
     flat = [
         np.asarray(leaf).reshape(-1, *leaf.shape[2:])

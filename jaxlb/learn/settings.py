@@ -4,6 +4,7 @@ A configuration is a frozen pytree. Its numbers are leaves that can be vmapped, 
 is one of those below.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -116,7 +117,8 @@ def plain(config: Any) -> dict[str, Any]:
         if "group" in about:
             found |= {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
         elif "make" in about:
-            for name in {about["name"], getattr(value, "name", about["name"])}:
+            name = getattr(value, "name", about["name"])
+            with contextlib.suppress(ValueError):  # one of its own, that no name makes
                 found |= {field.name: name} if _same(value, about["make"](name)) else {}
         else:
             found[field.name] = list(value) if isinstance(value, tuple) else value

@@ -19,7 +19,7 @@ import jax
 from jaxlb.environments import scenarios
 from jaxlb.threads import threads
 from jaxlb.types import Key
-from jaxlb.verification import inputs, queues, rules
+from jaxlb.verification import inputs, laws, queues, rules
 from jaxlb.verification.base import Case, Experiment, Finding, judge
 
 __all__ = ["GROUPS", "QUICK", "Case", "Experiment", "Finding", "experiments", "judge", "verify"]
@@ -44,7 +44,7 @@ def experiments() -> list[Experiment]:
     """All of them, the longest first, so that two cores end together."""
     part = functools.partial
     one, blind, lengths = "One processor", "Blind splitting", "Queue lengths"
-    size_laws = queues.laws()
+    size_laws = laws.laws()
     return [
         Experiment("Precision", "10^9 tasks", inputs.endurance, quick=False),
         *(

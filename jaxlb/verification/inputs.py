@@ -22,7 +22,7 @@ from jaxlb.verification.base import (
     response,
     simulate,
 )
-from jaxlb.verification.queues import RECORDED, Law
+from jaxlb.verification.laws import RECORDED, Law
 from jaxlb.workload import arrivals
 
 

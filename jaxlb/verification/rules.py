@@ -18,7 +18,7 @@ from jaxlb.verification.base import (
     response,
     simulate,
 )
-from jaxlb.verification.queues import PARETO
+from jaxlb.verification.laws import PARETO
 from jaxlb.workload import sizes
 
 
