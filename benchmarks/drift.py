@@ -38,13 +38,13 @@ from timing import Program, alternate, timed
 
 import jaxlb
 from jaxlb import drift, workload
-from jaxlb.comparison import mean_interval
 from jaxlb.env import with_lane_axis
 from jaxlb.loop import continue_rollout, start_rollout, watch
 from jaxlb.scheduling import forecasts, predictive, predictors
 from jaxlb.scheduling.forecasts import Forecaster
 from jaxlb.scheduling.predictors import Fit, Predictor
 from jaxlb.scheduling.units import in_mean_services, mean_service
+from jaxlb.statistics import mean_interval
 from jaxlb.types import Scheduler
 
 HEAD = f"""# When prediction helps

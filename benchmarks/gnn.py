@@ -40,7 +40,7 @@ from jaxlb.learn.gnn import GNNConfig
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.metrics import summarise
 from jaxlb.report import plots
-from jaxlb.scheduling import forecasts, learned, regression
+from jaxlb.scheduling import forecasts, regression
 from jaxlb.scheduling.learned import Features, Network
 
 HEAD = f"""# What message passing reaches
@@ -140,8 +140,7 @@ def unexplained(found: gnn.Inspection) -> float:
 def not_told(network: Network, *names: str) -> Network:
     """A network that some features are kept from."""
     task, processor = (
-        jnp.array([name not in names for name in all_names], jnp.float32)
-        for all_names in (regression.TASK_FEATURES, learned.PROCESSOR_FEATURES)
+        jnp.array([name not in names for name in all_names], jnp.float32) for all_names in regression.NAMES
     )
 
     def apply(parameters: Any, x: Features) -> jax.Array:
@@ -237,7 +236,7 @@ def lane_errors(
     """Mean squared and mean absolute errors in each lane, by name, of every seed."""
     scenario, overrides, rule = situation
     env, params = jaxlb.make(scenario, **overrides)
-    place = list(learned.PROCESSOR_FEATURES).index("log forecast completion")
+    place = regression.NAMES.processor.index("log forecast completion")
     squared: dict[str, list[np.ndarray]] = {name: [] for name in ("linear predictor", *variants)}
     absolute: dict[str, list[np.ndarray]] = {name: [] for name in squared}
     for seed in range(seeds):
@@ -437,7 +436,7 @@ def adaptation(seeds: int) -> str:
         permuted = params.replace(speed=params.speed[::-1])
         _, results, _ = trained(seeds, env, params)
         entries = {
-            (name, seed): gnn.GNN.acting(config, result.scheduler.variables)
+            (name, seed): gnn.GNN.acting(config, result.scheduler.variables, dict(gnn.GNN.features))
             for name, config in settings.items()
             for seed, result in enumerate(results)
         }
@@ -512,7 +511,7 @@ def some_features(lanes: int, number: int) -> Features:
     task_key, processor_key = jax.random.split(jax.random.key(0))
     return Features(
         task=jax.random.normal(task_key, (lanes, 5)),
-        processor=jax.random.normal(processor_key, (lanes, number, len(learned.PROCESSOR_FEATURES))),
+        processor=jax.random.normal(processor_key, (lanes, number, len(regression.NAMES.processor))),
     )
 
 

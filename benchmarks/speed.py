@@ -41,8 +41,8 @@ from programs import (
 from rich.table import Table
 from timing import Program, alternate
 
-from jaxlb import checks
-from jaxlb.cli import XLA_FLAGS, folders
+from jaxlb import checks, records
+from jaxlb.cli import XLA_FLAGS
 from jaxlb.cli.common import console, dumps, progress
 from jaxlb.env import Env
 from jaxlb.environments import make, scenarios
@@ -378,9 +378,9 @@ def machine(threads: int) -> dict[str, Any]:
         "devices": jax.device_count(),
         "threads": threads,
         "machine": platform.processor() or platform.machine(),
-        **folders.versions(),
+        **records.versions(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "commit": folders.commit(),
+        "commit": records.commit(),
     }
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         train_predictor,
     )
     from jaxlb.runs import load
+    from jaxlb.trained import save
 
 __all__ = [
     "Comparison",
@@ -54,6 +55,7 @@ __all__ = [
     "register",
     "replay",
     "rollout",
+    "save",
     "scenarios",
     "scheduler",
     "schedulers",
@@ -70,6 +72,7 @@ _IMPORTED_WHEN_ASKED_FOR = {
     "PredictorConfig": "jaxlb.learn",
     "TrainResult": "jaxlb.learn",
     "load": "jaxlb.runs",
+    "save": "jaxlb.trained",
     "train_dqn": "jaxlb.learn",
     "train_gnn": "jaxlb.learn",
     "train_predictor": "jaxlb.learn",

@@ -1,6 +1,8 @@
 """Schedulers side by side: the same tasks for all, intervals from independent lanes, paired differences."""
 
+import csv
 import dataclasses
+import io
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -13,18 +15,9 @@ from jaxlb import checks, lengths, metrics, stationarity
 from jaxlb.devices import at_hand
 from jaxlb.env import Env, canonical
 from jaxlb.loop import Carry, continue_rollout, start_rollout
-from jaxlb.metrics import Summary
 from jaxlb.random import typed
 from jaxlb.scheduling import as_scheduler
-from jaxlb.statistics import (
-    MAX_GROUPS,
-    Histogram,
-    Interval,
-    count_completions,
-    mean_interval,
-    quantile_interval,
-    ratio_interval,
-)
+from jaxlb.statistics import MAX_GROUPS, Histogram, Interval, count_completions
 from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Scheduler
 
@@ -34,7 +27,7 @@ _MAX_RECENT = 4_000_000  # completion times on the device at a time: 16 MB
 
 @dataclass(frozen=True)
 class Row:
-    """What one scheduler did. `..._ci` is the 95 % interval; differences are paired, against the baseline.
+    """What one scheduler did. Each of `jaxlb.metrics.FIGURES` is an attribute; `..._ci` is its 95 % interval.
 
     Figures that are not `stationary` are those of this run and of no other, longer or shorter: they have no
     intervals, and differences to them have none.
@@ -43,35 +36,35 @@ class Row:
     name: str
     stationary: bool
     hint: str | None  # why it is not, and what to change
-    mean_completion: float
-    mean_completion_ci: Interval
-    p50_completion: float
-    p50_completion_ci: Interval
-    p95_completion: float
-    p95_completion_ci: Interval
-    p99_completion: float
-    p99_completion_ci: Interval
-    mean_slowdown: float
-    mean_slowdown_ci: Interval
-    sla_violation_rate: float
-    sla_violation_rate_ci: Interval
-    sla_violation_rate_by_priority: list[float]
-    sla_violation_rate_by_priority_ci: list[Interval]
-    oracle_agreement: float
-    oracle_agreement_ci: Interval
-    mean_reward: float
-    mean_reward_ci: Interval
-    load_imbalance: float
-    load_imbalance_ci: Interval
-    utilisation: float
-    utilisation_ci: Interval
     queue_overflows: int  # tasks that found a queue too long to be counted, if the scheduler asks for lengths
-    completion_difference: float
-    completion_difference_ci: Interval
-    sla_violation_difference: float
-    sla_violation_difference_ci: Interval
-    reward_difference: float
-    reward_difference_ci: Interval
+    figures: dict[str, Any]  # with intervals; a list holds a value for each priority
+
+    def __getattr__(self, name: str) -> Any:
+        """A figure, or its interval."""
+        return metrics.attribute(self, "figures", name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, flat: what `Comparison.to_json` writes."""
+        own = {name: value for name, value in vars(self).items() if name != "figures"}
+        return own | self.figures
+
+    def cells(self) -> dict[str, Any]:
+        """The same in columns: an interval takes two, a list as many as it has entries."""
+        found: dict[str, Any] = {}
+
+        def put(name: str, value: Any) -> None:
+            of_interval = name.endswith("_ci")
+            if of_interval and not isinstance(value, list):
+                found[f"{name}_low"], found[f"{name}_high"] = value or (None, None)
+            elif isinstance(value, list):
+                for index, entry in enumerate(value):
+                    put(f"{name.removesuffix('_ci')}_{index}{'_ci' * of_interval}", entry)
+            else:
+                found[name] = value
+
+        for name, value in self.as_dict().items():
+            put(name, value)
+        return found
 
     @property
     def mark(self) -> str:
@@ -104,11 +97,50 @@ class Comparison:
             field.name for field in dataclasses.fields(self) if field.name not in ("schedulers", "histograms")
         ]
         table = {name: getattr(self, name) for name in names}
-        return table | {"schedulers": [dataclasses.asdict(row) for row in self.schedulers]}
+        return table | {"schedulers": [row.as_dict() for row in self.schedulers]}
 
     def to_json(self) -> str:
         """One JSON object."""
         return json.dumps(self.as_dict(), indent=2, allow_nan=False)
+
+    def to_csv(self) -> str:
+        """A line for each scheduler, with a header."""
+        lines, text = [row.cells() for row in self.schedulers], io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+        return text.getvalue()
+
+    def to_dataframe(self) -> Any:
+        """The columns of `to_csv` as a pandas.DataFrame, with the names of the schedulers as its index."""
+        import pandas as pd
+
+        return pd.DataFrame([row.cells() for row in self.schedulers]).set_index("name")
+
+    def plot(self, figure: str = "mean_completion") -> Any:
+        """Draw a figure of every scheduler with its 95 % interval, the least on top, as a matplotlib Figure.
+
+        Args:
+          figure: a name of `jaxlb.metrics.FIGURES`, of one value a row.
+
+        Raises:
+          ValueError: an unknown one.
+        """
+        # It draws with a library that a simulation does not need.
+        from jaxlb import charts
+
+        drawn = [name for name in metrics.FIGURES if not isinstance(self.schedulers[0].figures[name], list)]
+        checks.known("figure", figure, drawn)
+        about = metrics.FIGURES[figure]
+        rows = sorted(self.schedulers, key=lambda row: -getattr(row, figure))
+        return charts.bars(
+            [row.title for row in rows],
+            [about.scale * getattr(row, figure) for row in rows],
+            [(interval := getattr(row, f"{figure}_ci")) and about.scale * np.array(interval) for row in rows],
+            ["0.7" if row.mark else "C1" if row.name == self.baseline else "C0" for row in rows],
+            label=f"{about.meaning}{', %' * (about.scale != 1)}",
+            title=f"{self.scenario} (orange: baseline; grey: marked; bars at the ends: 95 % interval)",
+        )
 
     def best(self, figure: str, names: Iterable[str] | None = None) -> Row:
         """The row with the least of a figure, of those named, or of all; of settled ones if there are any."""
@@ -193,15 +225,14 @@ def compare(
         baseline=baseline,
         behaviour=None if mover is None else mover.name,
         schedulers=table,
-        histograms={name: one.histogram for name, one in found.items()},
+        histograms={name: one.run.histogram for name, one in found.items()},
     )
 
 
 class _Judged(NamedTuple):
     """What a run brought."""
 
-    summary: Summary
-    histogram: Histogram
+    run: metrics.Run
     hint: str | None  # what keeps it from being stationary
     overflow: np.ndarray  # [P, N] tasks that found a queue too long to be counted
     overflows: int = 0  # tasks for which the scheduler was told lengths that are too short
@@ -302,50 +333,28 @@ class _Work(NamedTuple):
         )
         rule = "this rule" if self.mover is None else self.mover.name
         hint = stationarity.unsettled(shown, self.params, rule)
-        return _Judged(summary, histogram, hint, np.asarray(at_hand(found.overflow)))
+        return _Judged(metrics.Run(summary, histogram), hint, np.asarray(at_hand(found.overflow)))
 
 
 def _row(name: str, found: _Judged, baseline: _Judged) -> Row:
     """The table row of one scheduler."""
-    summary, figures = found.summary, {}
+    figures: dict[str, Any] = {}
+    for figure, estimate in metrics.estimates(found.run, baseline.run).items():
+        of_two = figure.endswith("_difference")
+        told = found.hint is None and not (of_two and baseline.hint)
 
-    def put(field: str, lanes: Any) -> None:
-        figures[field], figures[f"{field}_ci"] = mean_interval(np.asarray(lanes, np.float64))
+        def shown(interval: Interval, told: bool = told) -> Interval:
+            return interval if told else None
 
-    for field in (
-        "mean_completion",
-        "mean_slowdown",
-        "sla_violation_rate",
-        "oracle_agreement",
-        "mean_reward",
-    ):
-        put(field, getattr(summary, field))
-    put("load_imbalance", summary.load_imbalance)
-    put("utilisation", np.asarray(summary.utilisation).mean(0))
-    for field, source in (
-        ("completion_difference", "mean_completion"),
-        ("sla_violation_difference", "sla_violation_rate"),
-        ("reward_difference", "mean_reward"),
-    ):
-        ours, theirs = (np.asarray(getattr(side, source), np.float64) for side in (summary, baseline.summary))
-        put(field, ours - theirs)
-    for percent in (50, 95, 99):
-        value, interval = quantile_interval(found.histogram, percent / 100)
-        figures[f"p{percent}_completion"], figures[f"p{percent}_completion_ci"] = value, interval
-    by_class = [
-        ratio_interval(np.asarray(hits, np.float64), np.asarray(count, np.float64))
-        for hits, count in zip(summary.class_violations, summary.class_count, strict=True)
-    ]
-    figures["sla_violation_rate_by_priority"] = [rate for rate, _ in by_class]
-    figures["sla_violation_rate_by_priority_ci"] = [interval for _, interval in by_class]
-    for field, value in figures.items():
-        of_two = field.endswith("_difference_ci")
-        if field.endswith("_ci") and (found.hint or (of_two and baseline.hint)):
-            figures[field] = [None] * len(value) if isinstance(value, list) else None
+        if isinstance(estimate, list):
+            figures[figure] = [value for value, _ in estimate]
+            figures[f"{figure}_ci"] = [shown(interval) for _, interval in estimate]
+        else:
+            figures[figure], figures[f"{figure}_ci"] = estimate[0], shown(estimate[1])
     return Row(
         name=name,
         stationary=found.hint is None,
         hint=found.hint,
         queue_overflows=found.overflows,
-        **figures,
+        figures=figures,
     )

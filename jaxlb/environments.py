@@ -243,6 +243,31 @@ def make(
     return env, canonical(params)
 
 
+@dataclass(frozen=True)
+class Spec:
+    """What `make` makes an environment from, as JSON has it.
+
+    Attributes:
+      scenario: a name.
+      overrides: by name.
+      trace: path, format and options for `jaxlb.read_trace`, or None.
+      allow_overload: whether a load of 1 or more is meant.
+    """
+
+    scenario: str
+    overrides: dict[str, Any]
+    trace: list[Any] | None = None
+    allow_overload: bool = False
+
+    def make(self) -> tuple[Env, EnvParams]:
+        """Make it."""
+        trace = None
+        if self.trace is not None:
+            path, format, options = self.trace
+            trace = workload.read_trace(path, format, **options)
+        return make(self.scenario, trace=trace, allow_overload=self.allow_overload, **self.overrides)
+
+
 def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> EnvParams:
     """Set fields by name: those of the parameters first, then those of arrival process and size law."""
     own = {field.name for field in dataclasses.fields(params)}

@@ -178,9 +178,8 @@ def continue_rollout(
             action, memory = scheduler.act(scheduler.variables, memory, seen, act_key)
             _, outcome, reward = env.assign(before, action, task.gap, params)
         response = env.station.response(before.system.station, params.speed, before.task.size)
-        counts, sums = metrics.figures(
-            env.view(before), response, before.task, num_classes, outcome, reward, task.gap
-        )
+        decided = metrics.Decided(env.view(before), response, before.task, outcome, reward)
+        counts, sums = metrics.of_task(decided, num_classes, task.gap)
         recent = carry.recent
         if recent.shape[0]:
             recent = recent.at[carry.index % recent.shape[0]].set(outcome.completion)

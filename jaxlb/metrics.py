@@ -1,12 +1,16 @@
-"""From outcomes to figures: sums kept for each lane while tasks stream by, in constant memory.
+"""Figures of a scheduler: what each is, and how it comes from outcomes, in one table.
 
-Counts are integers, and sums are compensated, so they stay exact to float32 over any number of tasks.
+Sums are kept for each lane while tasks stream by, in constant memory. Counts are integers, and sums are
+compensated, so they stay exact to float32 over any number of tasks.
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jaxlb.numerics import (
@@ -20,35 +24,164 @@ from jaxlb.numerics import (
     variance,
 )
 from jaxlb.stations import View
+from jaxlb.statistics import Estimate, Histogram, mean_interval, quantile_interval, ratio_interval
 from jaxlb.types import Array, Outcome, Task
 
 
-class Counts(struct.PyTreeNode):
-    """What one task adds to numbers of tasks, and, summed, what a lane has seen: int32, exact."""
+class Decided(NamedTuple):
+    """One task of every lane and what became of it, as figures see it."""
 
-    violation: Array  # [N]
-    class_count: Array  # [C, N]
-    class_violation: Array  # [C, N]
-    agreement: Array  # [N] tasks whose completion was the smallest possible
-
-
-class Sums(struct.PyTreeNode):
-    """The same of quantities: float32."""
-
-    completion: Array  # [N] time
-    slowdown: Array  # [N] completion / size
+    found: View  # the station at the decision
+    response: Array  # [P, N] completion time that each processor would have brought
+    task: Task  # [N]
+    outcome: Outcome  # [N]
     reward: Array  # [N]
-    imbalance: Array  # [N] time, standard deviation of the wait over processors after the assignment
-    elapsed: Array  # [N] time until the next arrival
+
+
+class Run(NamedTuple):
+    """What a run of N lanes brought."""
+
+    summary: "Summary"
+    histogram: Histogram  # of completion times
+
+
+class Figure(NamedTuple):
+    """A figure of a scheduler.
+
+    Attributes:
+      meaning: in words.
+      unit: "time", "share", "reward", or "" of a plain number.
+      of_task: Decided -> `[N]`, where it is an average over tasks; bool is counted exactly.
+      of_run: (run, run of the baseline) -> its estimate, or one for each priority; None: the mean over lanes
+        of that average.
+      heading: of its column in tables for people, in which `{baseline}` is the baseline's name; None: it has
+        none.
+      scale: of what such tables show.
+      plain: whether they show it without its interval.
+    """
+
+    meaning: str
+    unit: str
+    of_task: Callable[[Decided], Array] | None = None
+    of_run: Callable[[Run, Run], Estimate | list[Estimate]] | None = None
+    heading: str | None = None
+    scale: float = 1.0
+    plain: bool = False
+
+
+def _imbalance(decided: Decided) -> Array:
+    wait, outcome = decided.found.wait, decided.outcome
+    after = wait + jnp.where(processor_index(wait) == outcome.action, outcome.service, 0.0)
+    return jnp.sqrt(variance(after))
+
+
+def _mean(name: str, run: Run, baseline: Run) -> Estimate:
+    del baseline
+    return mean_interval(_lanes(run, name))
+
+
+def _difference(name: str, run: Run, baseline: Run) -> Estimate:
+    return mean_interval(_lanes(run, name) - _lanes(baseline, name))
+
+
+def _lanes(run: Run, name: str) -> np.ndarray:
+    return np.asarray(getattr(run.summary, name), np.float64)
+
+
+def _quantile(probability: float, run: Run, baseline: Run) -> Estimate:
+    del baseline
+    return quantile_interval(run.histogram, probability)
+
+
+def _by_priority(run: Run, baseline: Run) -> list[Estimate]:
+    del baseline
+    counts = _lanes(run, "class_violations"), _lanes(run, "class_count")
+    return [ratio_interval(hits, count) for hits, count in zip(*counts, strict=True)]
+
+
+def _utilisation(run: Run, baseline: Run) -> Estimate:
+    del baseline
+    return mean_interval(_lanes(run, "utilisation").mean(0))
+
+
+def _completion_quantile(percent: int) -> Figure:
+    return Figure(
+        f"completion time that {percent} % of the tasks stay below",
+        "time",
+        of_run=functools.partial(_quantile, percent / 100),
+        heading=f"p{percent}",
+        plain=True,
+    )
+
+
+FIGURES: dict[str, Figure] = {
+    "mean_completion": Figure(
+        "completion time", "time", lambda of: of.outcome.completion, heading="completion"
+    ),
+    "p50_completion": _completion_quantile(50),
+    "p95_completion": _completion_quantile(95),
+    "p99_completion": _completion_quantile(99),
+    "mean_slowdown": Figure(
+        "completion time / size", "", lambda of: of.outcome.completion / of.task.size, heading="slowdown"
+    ),
+    "sla_violation_rate": Figure(
+        "tasks that took longer than their deadline",
+        "share",
+        lambda of: of.outcome.violation,
+        heading="SLA violations %",
+        scale=100.0,
+    ),
+    "sla_violation_rate_by_priority": Figure(
+        "the same, of the tasks of each priority", "share", of_run=_by_priority
+    ),
+    "oracle_agreement": Figure(
+        "tasks whose completion was the smallest possible",
+        "share",
+        lambda of: agreement(of.response, of.outcome.completion),
+        heading="oracle's choice %",
+        scale=100.0,
+        plain=True,
+    ),
+    "mean_reward": Figure("reward", "reward", lambda of: of.reward, heading="reward", plain=True),
+    "load_imbalance": Figure(
+        "standard deviation of the wait over processors, after assignments", "time", _imbalance
+    ),
+    "utilisation": Figure("time that a processor was busy", "share", of_run=_utilisation),
+    "completion_difference": Figure(
+        "completion time less the baseline's, lane by lane",
+        "time",
+        of_run=functools.partial(_difference, "mean_completion"),
+        heading="completion - {baseline}",
+    ),
+    "sla_violation_difference": Figure(
+        "SLA violations less the baseline's, lane by lane",
+        "share",
+        of_run=functools.partial(_difference, "sla_violation_rate"),
+    ),
+    "reward_difference": Figure(
+        "reward less the baseline's, lane by lane",
+        "reward",
+        of_run=functools.partial(_difference, "mean_reward"),
+    ),
+}
+"""By name, in the order of tables. What is added here is summed, estimated, printed and written."""
+
+
+def estimates(run: Run, baseline: Run) -> dict[str, Estimate | list[Estimate]]:
+    """The value of each figure with its 95 % interval."""
+    return {
+        name: (figure.of_run or functools.partial(_mean, name))(run, baseline)
+        for name, figure in FIGURES.items()
+    }
 
 
 class Totals(struct.PyTreeNode):
     """Running sums, and what the system was like when they began."""
 
     num_tasks: Array  # int32
-    counts: Counts
-    sums: Sums
-    errors: Sums  # what rounding has taken from the sums
+    counts: dict[str, Array]  # [N], of classes [C, N], int32
+    sums: dict[str, Array]  # [N]
+    errors: dict[str, Array]  # what rounding has taken from the sums
     service: Array  # [P, N] time, given to each processor
     service_error: Array  # [P, N]
     wait: Array  # [P, N] at the start
@@ -56,53 +189,46 @@ class Totals(struct.PyTreeNode):
 
 
 class Summary(struct.PyTreeNode):
-    """Figures of each lane, averaged over its tasks."""
+    """Figures of each lane. Averages over tasks, `[N]`, are attributes by the names of `FIGURES`."""
 
     num_tasks: Array  # int32, tasks counted in each lane
-    mean_completion: Array  # [N] time
-    mean_slowdown: Array  # [N] completion time / size
-    sla_violation_rate: Array  # [N]
+    averages: dict[str, Array]  # [N] over tasks, by name
     class_count: Array  # [C, N] int32, tasks of each priority
     class_violations: Array  # [C, N] int32, SLA violations of each priority
-    oracle_agreement: Array  # [N] share of tasks whose completion was the smallest possible
-    mean_reward: Array  # [N]
-    load_imbalance: Array  # [N] time, standard deviation of the wait over processors, after assignments
     utilisation: Array  # [P, N] share of time that each processor was busy
     elapsed: Array  # [N] time from the first counted arrival to the one after the last
     wait_growth: Array  # [P, N] time, wait after the last counted task less that before the first
     queue_overflows: Array  # [P, N] int32, tasks that found a queue's memory full: its length reads too short
 
+    def __getattr__(self, name: str) -> Array:
+        """An average over tasks."""
+        return attribute(self, "averages", name)
 
-def figures(
-    found: View, response: Array, task: Task, num_classes: int, outcome: Outcome, reward: Array, gap: Array
-) -> tuple[Counts, Sums]:
-    """What one task adds to the totals of its lane.
+
+def attribute(owner: Any, mapping: str, name: str) -> Any:
+    """What a mapping of an object has by that name, as its `__getattr__` finds it."""
+    # Through the instance's own fields: one that is being unpickled or copied has none yet.
+    found = vars(owner).get(mapping, {})
+    if name in found:
+        return found[name]
+    raise AttributeError(f"{type(owner).__name__} has no {name!r}; figures are {', '.join(found)}")
+
+
+def of_task(decided: Decided, num_classes: int, gap: Array) -> tuple[dict, dict]:
+    """What one task adds to the counts and the sums of its lane.
 
     Args:
-      found: the station at the decision.
-      response: `[P, N]` completion time that each processor would have brought.
-      task: `[N]`.
+      decided: the task and what became of it.
       num_classes: C.
-      outcome: of the assignment.
-      reward: `[N]`.
       gap: `[N]` time to the next arrival.
     """
-    chosen = processor_index(found.wait) == outcome.action
-    wait_after = found.wait + jnp.where(chosen, outcome.service, 0.0)
-    of_class = task.priority == jnp.arange(num_classes, dtype=jnp.int32)[:, None]
-    counts = Counts(
-        violation=outcome.violation,
-        class_count=of_class,
-        class_violation=of_class & outcome.violation,
-        agreement=agreement(response, outcome.completion),
-    )
-    sums = Sums(
-        completion=outcome.completion,
-        slowdown=outcome.completion / task.size,
-        reward=reward,
-        imbalance=jnp.sqrt(variance(wait_after)),
-        elapsed=gap,
-    )
+    of_class = decided.task.priority == jnp.arange(num_classes, dtype=jnp.int32)[:, None]
+    counts = {"class_count": of_class, "class_violations": of_class & decided.outcome.violation}
+    sums = {"elapsed": gap}
+    for name, figure in FIGURES.items():
+        if figure.of_task is not None:
+            value = figure.of_task(decided)
+            (counts if value.dtype == bool else sums)[name] = value
     return jax.tree.map(lambda x: x.astype(jnp.int32), counts), sums
 
 
@@ -115,17 +241,18 @@ def agreement(response: Array, completion: Array) -> Array:
 def start(found: View, num_classes: int) -> Totals:
     """Nothing counted yet, the station being as `found`."""
     lanes = found.wait.shape[1:]
-    rows = {"class_count": (num_classes,), "class_violation": (num_classes,)}
 
-    def zeros(kind: Any, dtype: Any) -> Any:
-        names = kind.__dataclass_fields__
-        return kind(**{name: jnp.zeros((*rows.get(name, ()), *lanes), dtype) for name in names})
+    def added() -> tuple[dict, dict]:
+        time, number = jnp.zeros(lanes, jnp.float32), jnp.zeros(lanes, jnp.int32)
+        task, outcome = Task(time, time, number, time), Outcome(number, time, time, time, time > 0)
+        return of_task(Decided(found, found.wait, task, outcome, time), num_classes, time)
 
+    counts, sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(added))
     return Totals(
         num_tasks=jnp.int32(0),
-        counts=zeros(Counts, jnp.int32),
-        sums=zeros(Sums, jnp.float32),
-        errors=zeros(Sums, jnp.float32),
+        counts=counts,
+        sums=sums,
+        errors=sums,
         service=jnp.zeros_like(found.wait),
         service_error=jnp.zeros_like(found.wait),
         wait=found.wait,
@@ -133,7 +260,7 @@ def start(found: View, num_classes: int) -> Totals:
     )
 
 
-def add(totals: Totals, counts: Counts, sums: Sums, moved: Outcome) -> Totals:
+def add(totals: Totals, counts: dict, sums: dict, moved: Outcome) -> Totals:
     """Add the figures of one task of every lane; `moved` is what became of it in the system."""
     pairs = jax.tree.map(kahan_add, totals.sums, totals.errors, sums)
     sums, errors = jax.tree.transpose(jax.tree.structure(sums), jax.tree.structure((0, 0)), pairs)
@@ -159,18 +286,14 @@ def summarise(totals: Totals, found: View) -> Summary:
     number = jnp.maximum(totals.num_tasks, 1).astype(jnp.float32)
     # No work is lost: what was given to a processor it has done, or has still to do.
     busy = totals.service + (totals.service_error + (totals.wait - found.wait))
+    of_tasks = {name: leaf for name, leaf in (counts | sums).items() if name in FIGURES}
     return Summary(
         num_tasks=totals.num_tasks,
-        mean_completion=sums.completion / number,
-        mean_slowdown=sums.slowdown / number,
-        sla_violation_rate=counts.violation.astype(jnp.float32) / number,
-        class_count=counts.class_count,
-        class_violations=counts.class_violation,
-        oracle_agreement=counts.agreement.astype(jnp.float32) / number,
-        mean_reward=sums.reward / number,
-        load_imbalance=sums.imbalance / number,
-        utilisation=busy / jnp.maximum(sums.elapsed, 1e-30),
-        elapsed=sums.elapsed,
+        averages={name: total.astype(jnp.float32) / number for name, total in of_tasks.items()},
+        class_count=counts["class_count"],
+        class_violations=counts["class_violations"],
+        utilisation=busy / jnp.maximum(sums["elapsed"], 1e-30),
+        elapsed=sums["elapsed"],
         wait_growth=found.wait - totals.wait,
         queue_overflows=found.overflow - totals.overflow,
     )

@@ -1,92 +1,38 @@
-"""Run folders: what was trained, on what, with which settings, and its checkpoints.
+"""Run folders of trainings: what was trained, on what, with which settings; its weights; how it goes on.
 
-    run.json        what was trained, and what the weights fit
-    metrics.jsonl   a line for each evaluation and seed
-    checkpoints/    Orbax: the best and the last weights and, until training is over, its whole state
-
-Loading executes nothing that a folder holds: arrays are arrays, the rest is JSON.
+run.json           the record (`jaxlb.records`); its `training` is what the weights are of
+metrics.jsonl      a line for each judgement and seed
+weights/seed-0     the best weights of that seed, which describe themselves (`jaxlb.weights`)
+state              the whole state of training, until it is over
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
+import math
 import operator
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlb.env import Env
-from jaxlb.environments import make
-from jaxlb.learn import TRAINERS, Trainer
-from jaxlb.learn.settings import configure
-from jaxlb.learn.trainer import prepared
-from jaxlb.types import EnvParams, Scheduler
-from jaxlb.version import __version__
-from jaxlb.workload import read_trace
+from jaxlb import records, trained, weights
+from jaxlb.devices import device_mesh, side_by_side
+from jaxlb.learn.trainer import Systems, prepared
+from jaxlb.trained import Training, describe, training_of
+from jaxlb.types import Scheduler
 
-if TYPE_CHECKING:
-    from orbax.checkpoint import CheckpointManager
+METRICS, WEIGHTS, STATE, LOGS = "metrics.jsonl", "weights", "state", "logs"
 
-RECORD, METRICS, CHECKPOINTS, LOGS = "run.json", "metrics.jsonl", "checkpoints", "logs"
-
-
-@dataclass(frozen=True)
-class Record:
-    """What `run.json` holds.
-
-    Attributes:
-      method: of training, a name of `jaxlb.learn.TRAINERS`.
-      scenario: for `jaxlb.make`.
-      overrides: for `jaxlb.make`, by name.
-      trace: path, format and options for `jaxlb.read_trace`, or None.
-      allow_overload: for `jaxlb.make`.
-      num_processors: of that environment.
-      settings: of the trainer, all of them.
-      seeds: trained side by side; weights have them as leading axis.
-      version: of jaxlb.
-      features: that its network is told, by group.
-    """
-
-    method: str
-    scenario: str
-    overrides: dict[str, Any]
-    trace: list[Any] | None
-    allow_overload: bool
-    num_processors: int
-    settings: dict[str, Any]
-    seeds: list[int]
-    features: Mapping[str, list[str]]
-    version: str = __version__
-
-    def environment(self) -> tuple[Env, EnvParams]:
-        """What it was trained on."""
-        trace = None
-        if self.trace is not None:
-            path, format, options = self.trace
-            trace = read_trace(path, format, **options)
-        return make(self.scenario, trace=trace, allow_overload=self.allow_overload, **self.overrides)
-
-    def trainer(self) -> Trainer:
-        """The method."""
-        return TRAINERS[self.method]
-
-    def check(self, env: Env, params: EnvParams) -> None:
-        """Raise ValueError unless the weights fit an environment; warn where they may do badly there."""
-        self.trainer().fits(self.settings, self.without_trace().environment()[1], env, params)
-
-    def without_trace(self) -> "Record":
-        """The same, but with the scenario's own tasks, for what depends on no tasks."""
-        return dataclasses.replace(self, trace=None)
-
-    def prepared(self) -> tuple[Env, EnvParams, Any]:
-        """The environment, its parameters and the settings, as the trainer's programs take them."""
-        env, params = self.environment()
-        return env, *prepared(params, configure(self.trainer().config, **self.settings))
+Rows = list[dict[str, Any]]
+"""Lines of `metrics.jsonl`."""
 
 
 @dataclass(frozen=True)
@@ -94,162 +40,256 @@ class Run:
     """A run folder."""
 
     directory: Path
-    record: Record
+    training: Training
 
-    def log(self, rows: list[dict[str, Any]]) -> None:
+    def log(self, rows: Rows) -> None:
         """Append figures to `metrics.jsonl`."""
         with (self.directory / METRICS).open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
-    def logged(self) -> list[dict[str, Any]]:
+    def logged(self) -> Rows:
         """All figures logged so far."""
-        lines = (self.directory / METRICS).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in self._lines()]
 
     def forget_after(self, iteration: int) -> None:
         """Drop figures that were logged after the last checkpoint, and a line that was cut off."""
-        lines = (self.directory / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = self._lines()
         whole = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
-        write(self.directory / METRICS, "".join(whole))
+        records.write(self.directory / METRICS, "".join(whole))
+
+    def _lines(self) -> list[str]:
+        try:
+            return (self.directory / METRICS).read_text(encoding="utf-8").splitlines(keepends=True)
+        except FileNotFoundError:
+            return []
+
+    def weights(self, seed: int) -> Path:
+        """The file of a seed's best weights."""
+        return self.directory / WEIGHTS / f"seed-{seed}"
 
     def iteration(self) -> int:
-        """That of the last checkpoint; 0 if there is none yet."""
-        with self._checkpoints() as checkpoints:
-            return checkpoints.latest_step() or 0
+        """That from which training goes on; 0 if it has not come to a checkpoint."""
+        for path in (self.directory / STATE, self.weights(self.training.seeds[-1])):
+            if path.exists():
+                return weights.about(path)["iteration"]
+        return 0
 
-    def save(self, iteration: int, **parts: Any) -> None:
-        """A checkpoint of these pytrees in place of the one before; whole, or not there at all."""
-        import orbax.checkpoint as ocp
+    def save(self, state: Any, over: bool) -> None:
+        """A checkpoint: the best weights, and the whole state, which is not needed once training is over."""
+        (self.directory / WEIGHTS).mkdir(exist_ok=True)
+        iteration = int(state.iteration[0])
+        for index, seed in enumerate(self.training.seeds):
+            training = dataclasses.replace(self.training, seeds=[seed])
+            best = jax.tree.map(operator.itemgetter(index), state.best)
+            trained.write(self.weights(seed), training, best, iteration=iteration)
+        if over:
+            (self.directory / STATE).unlink(missing_ok=True)
+        else:
+            weights.write(self.directory / STATE, {"iteration": iteration}, state)
 
-        saved = {name: ocp.args.StandardSave(tree) for name, tree in parts.items()}
-        with self._checkpoints() as checkpoints:
-            checkpoints.save(iteration, args=ocp.args.Composite(**saved))
-
-    def restore(self, **parts: Any) -> dict[str, Any]:
-        """Parts of the last checkpoint, given what they look like (`jax.eval_shape`).
+    def load(self, **own: Any) -> dict[int, Scheduler]:
+        """What was trained, by seed: the scheduler with its best weights.
 
         Raises:
-          ValueError: there is no such checkpoint, or one that cannot be read.
+          ValueError: nothing was saved yet, or it cannot be used.
         """
-        import orbax.checkpoint as ocp
+        if not self.weights(self.training.seeds[-1]).exists():
+            raise ValueError(f"{self.directory}: nothing was saved yet; --resume starts the training again")
+        return {seed: trained.read(self.weights(seed), **own) for seed in self.training.seeds}
 
-        asked = {name: ocp.args.StandardRestore(tree) for name, tree in parts.items()}
-        with self._checkpoints() as checkpoints:
-            iteration = checkpoints.latest_step()
-            if iteration is None:
-                raise ValueError(
-                    f"{self.directory}: nothing was saved yet; --resume starts the training again"
-                )
-            try:
-                found = checkpoints.restore(iteration, args=ocp.args.Composite(**asked))
-            except (ValueError, TypeError, LookupError, OSError) as error:
-                raise ValueError(f"{self.directory}: its checkpoint cannot be read: {error}") from error
-        return {name: found[name] for name in parts}
 
-    def _checkpoints(self) -> "CheckpointManager":
-        # Half a second of imports that a simulation does not need.
-        import orbax.checkpoint as ocp
+def find(directory: Path) -> Run:
+    """The training in a folder.
 
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
-        return ocp.CheckpointManager((self.directory / CHECKPOINTS).absolute(), options=options)
+    Raises:
+      ValueError: there is none, or one that this version of jaxlb cannot use.
+    """
+    record = records.read(directory)
+    if record is None or "training" not in record:
+        raise ValueError(f"{directory}: no training here; jaxlb train makes one")
+    return Run(directory, training_of(directory / records.RECORD, record["training"]))
 
 
 def make_room(directory: Path, overwrite: bool) -> None:
-    """Look that a folder has no run in it, or remove the one that it has.
+    """Look that a folder has no training in it, or remove the one that it has.
 
     Raises:
-      ValueError: the folder holds a run and is not to be overwritten.
+      ValueError: the folder holds one and is not to be overwritten.
     """
-    if not (directory / RECORD).exists():
+    if "training" not in (records.read(directory) or {}):
         return
     if not overwrite:
         raise ValueError(
             f"{directory} holds a run: --resume continues it, --overwrite replaces it, "
             "--out DIR goes elsewhere"
         )
-    for name in (RECORD, METRICS):
+    for name in (records.RECORD, METRICS, STATE):
         (directory / name).unlink(missing_ok=True)
-    for name in (CHECKPOINTS, LOGS):
+    for name in (WEIGHTS, LOGS):
         shutil.rmtree(directory / name, ignore_errors=True)
 
 
-def create(directory: Path, record: Record) -> Run:
-    """A new run, in a folder that has none."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / METRICS).touch()
-    # Last: a folder with a record is a run.
-    write(directory / RECORD, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
-    return Run(directory, record)
+def must_agree(asked: dict[str, Any], started: Training) -> None:
+    """Raise ValueError if what is asked for is not what a run was started with."""
+    flat = dataclasses.asdict(started)
+    environment = flat.pop("environment") or {}
+    flat |= environment | environment.get("overrides", {}) | flat.pop("settings")
+    for name, value in asked.items():
+        if value != flat.get(name):
+            raise ValueError(f"resume: {name} = {value!r}, but the run was started with {flat.get(name)!r}")
 
 
-def write(path: Path, text: str) -> None:
-    """A file's new content; killed on the way, the old content stays."""
-    new = path.with_name(f".{path.name}")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
-
-
-def find(directory: Path) -> Run:
-    """The run in a folder.
-
-    Raises:
-      ValueError: there is none, or one whose weights this version of jaxlb cannot use.
-    """
-    try:
-        found = Record(**json.loads((directory / RECORD).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ValueError(f"{directory}: no run here ({RECORD} is missing); jaxlb train makes one") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{directory / RECORD}: cannot be read: {error}") from None
-    if found.version != __version__:
-        raise ValueError(
-            f"{directory}: made by jaxlb {found.version}, this is {__version__}: "
-            "train it again, or install that version"
-        )
-    ours = features(found.trainer())
-    if found.features != ours:
-        raise ValueError(
-            f"{directory}: trained with the features {found.features}, this jaxlb has {ours}: train it again"
-        )
-    return Run(directory, found)
-
-
-def features(trainer: Trainer) -> dict[str, list[str]]:
-    """What a method's networks are told, as a record has it."""
-    return {group: list(names) for group, names in trainer.features}
-
-
-def start(trainer: Trainer, env: Env, params: EnvParams, config: Any, seeds: Sequence[int]) -> Any:
-    """The states before training with each seed, leaves `[K, ...]`."""
-    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-    return jax.vmap(lambda key: trainer.start(env, params, config, key))(keys)
-
-
-def load_all(run: Run) -> dict[int, Scheduler]:
-    """What a run trained, by seed: the scheduler with its best weights."""
-    record, trainer = run.record, run.record.trainer()
-    env, params, config = record.without_trace().prepared()
-    looks = jax.eval_shape(lambda: start(trainer, env, params, config, record.seeds)).best
-    # Plain arrays: what Orbax puts on one device could not meet lanes spread over all.
-    best = jax.tree.map(np.asarray, run.restore(best=looks)["best"])
-    return {
-        seed: trainer.acting(config, jax.tree.map(operator.itemgetter(index), best))
-        for index, seed in enumerate(record.seeds)
-    }
-
-
-def load(directory: str | Path, seed: int | None = None) -> Scheduler:
-    """The scheduler that a run trained, with its best weights.
+def go_on(
+    run: Run,
+    env: Systems,
+    params: Any,
+    config: Any,
+    *,
+    on_rows: Callable[[Rows], None] = lambda rows: None,
+    on_progress: Callable[[str, float], None] | None = None,
+    spread_lanes: bool = False,
+) -> None:
+    """Train from the last checkpoint, or from nothing, to the end.
 
     Args:
-      directory: that `jaxlb train` wrote.
-      seed: of those that were trained side by side; None: the first.
+      run: that is trained.
+      env: as it was begun.
+      params: of it.
+      config: the settings.
+      on_rows: called with what was logged after each judgement.
+      on_progress: called with a line and the share that is done.
+      spread_lanes: whether the lanes of each training are spread over all devices, not the trainings.
 
     Raises:
-      ValueError: no run, one that this version cannot use, or a seed that was not trained.
+      FloatingPointError: a loss was not finite; the weights before that are kept.
     """
-    run = find(Path(directory))
-    seeds = run.record.seeds
-    if seed is not None and seed not in seeds:
-        raise ValueError(f"seed = {seed}: {directory} has {', '.join(map(str, seeds))}")
-    return load_all(run)[seeds[0] if seed is None else seed]
+    trainer, seeds, total, done = (
+        run.training.trainer(),
+        run.training.seeds,
+        config.num_iterations,
+        run.iteration(),
+    )
+    run.forget_after(done)
+    if done == total:
+        return
+    ready = prepared(params, config)
+
+    def start() -> Any:
+        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
+        return jax.vmap(lambda key: trainer.start(env, *ready, key))(keys)
+
+    mesh = jax.set_mesh(device_mesh(config.num_lanes)) if spread_lanes else contextlib.nullcontext()
+    with mesh:
+        state = weights.read(run.directory / STATE, jax.eval_shape(start)) if done else jax.jit(start)()
+        if not spread_lanes:
+            state = side_by_side(state, len(seeds))
+        # The state that goes in is not needed again, and what it remembers is the largest thing there is.
+        advance = jax.jit(jax.vmap(functools.partial(trainer.advance, env, *ready)), donate_argnums=0)
+        advance = advance.lower(state).compile()
+        while done < total:
+            began = time.perf_counter()
+            state, figures = jax.block_until_ready(advance(state))
+            seconds = time.perf_counter() - began
+            iterations, done = int(state.iteration[0]) - done, int(state.iteration[0])
+            rows = _rows(seeds, figures, iterations / seconds)
+            # Logged first: what was logged after the last checkpoint is made again.
+            run.log(rows)
+            on_rows(rows)
+            run.save(state, over=done >= total)
+            if on_progress is not None:
+                on_progress(f"iteration {done:,}", done / total)
+            diverged = np.asarray(state.diverged)
+            if (diverged >= 0).any():
+                which = int(np.argmax(diverged >= 0))
+                raise FloatingPointError(
+                    f"training diverged: with seed {seeds[which]} the loss was not finite at "
+                    f"iteration {diverged[which]:,}; {run.directory} keeps the weights before that. "
+                    f"Try {trainer.remedy}"
+                )
+
+
+def _rows(seeds: list[int], figures: Any, iterations_per_second: float) -> Rows:
+    """A line for each seed; what is not finite is null."""
+    columns = {name: np.asarray(getattr(figures, name)).tolist() for name in figures.__dataclass_fields__}
+    lines = []
+    for index, seed in enumerate(seeds):
+        values = {name: column[index] for name, column in columns.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        lines.append({"seed": seed, **finite, "iterations_per_second": iterations_per_second})
+    return lines
+
+
+def train(
+    directory: str | Path,
+    env: Systems,
+    params: Any,
+    config: Any,
+    *,
+    seeds: Sequence[int] = (0,),
+    resume: bool = False,
+    overwrite: bool = False,
+    on_rows: Callable[[Rows], None] = lambda rows: None,
+) -> Run:
+    """Train into a run folder as `jaxlb train` does, in any environment, with any network.
+
+    Args:
+      directory: the run folder.
+      env: from `jaxlb.make`, or one's own.
+      params: of the environment.
+      config: of the method that is wanted, such as `jaxlb.DQNConfig`.
+      seeds: trained side by side.
+      resume: whether the training in the folder, which was begun with the same arguments, goes on.
+      overwrite: whether it is replaced.
+      on_rows: called with the figures of each judgement, a dictionary for each seed.
+
+    Returns:
+      The run: `run.load()` has the schedulers by seed, `run.logged()` all figures.
+
+    Raises:
+      ValueError: the folder holds a run, another was begun, or a setting is out of bounds.
+      FloatingPointError: a loss was not finite; the weights before that are kept.
+    """
+    directory = Path(directory)
+    training = describe(env, params, config, seeds)
+    if resume:
+        asked = dataclasses.asdict(training)
+        must_agree(
+            asked.pop("settings") | {name: asked[name] for name in ("method", "seeds", "speed")},
+            find(directory).training,
+        )
+    else:
+        make_room(directory, overwrite)
+    about = {"options": None, "scenario": getattr(env, "name", None), "seed": training.seeds[0]}
+    record = records.begin(directory, "train", resumed=resume, **about, training=dataclasses.asdict(training))
+    run = find(directory)
+    go_on(run, env, params, config, on_rows=on_rows)
+    objective = training.trainer().objective
+    record.finish(f"{objective} {best(run)[objective]:.4g}")
+    return run
+
+
+def best(run: Run, seed: int | None = None) -> dict[str, Any]:
+    """The line of the weights that are kept; of one seed, or of the best."""
+    objective = run.training.trainer().objective
+    rows = [row for row in run.logged() if seed is None or row["seed"] == seed]
+    return max(rows, key=lambda row: -math.inf if row[objective] is None else row[objective])
+
+
+def load(path: str | Path, seed: int | None = None, **own: Any) -> Scheduler:
+    """The scheduler that was trained, with its best weights.
+
+    Args:
+      path: a folder that `jaxlb train` wrote, or a file of weights.
+      seed: of those that were trained side by side; None: the first.
+      own: what no name makes, such as `network`, if it was trained with one of your own.
+
+    Raises:
+      ValueError: nothing is there, or what this version cannot use, or a seed that was not trained.
+    """
+    path = Path(path)
+    if path.is_file():
+        return trained.read(path, **own)
+    run = find(path)
+    if seed is not None and seed not in run.training.seeds:
+        raise ValueError(f"seed = {seed}: {path} has {', '.join(map(str, run.training.seeds))}")
+    return run.load(**own)[run.training.seeds[0] if seed is None else seed]

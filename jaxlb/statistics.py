@@ -7,6 +7,9 @@ import numpy as np
 Interval = tuple[float, float] | None
 """A 95 % confidence interval; None where one lane, or what has not settled, gives none."""
 
+Estimate = tuple[float, Interval]
+"""A value and its interval."""
+
 MAX_GROUPS = 128
 """Lanes are pooled into at most so many groups in a histogram of completion times."""
 
@@ -53,7 +56,7 @@ def count_completions(completion: np.ndarray, groups: int) -> Histogram:
     return Histogram(first, counts.reshape(groups, width))
 
 
-def mean_interval(lanes: np.ndarray) -> tuple[float, Interval]:
+def mean_interval(lanes: np.ndarray) -> Estimate:
     """Mean over independent lanes `[N]` and its 95 % Student interval."""
     mean, count = float(lanes.mean()), len(lanes)
     if count < 2:
@@ -70,7 +73,7 @@ def student(degrees: int, probability: float) -> float:
     return float(stdtrit(degrees, probability))
 
 
-def ratio_interval(hits: np.ndarray, count: np.ndarray) -> tuple[float, Interval]:
+def ratio_interval(hits: np.ndarray, count: np.ndarray) -> Estimate:
     """Sum of hits over sum of counts, over lanes `[N]`, with the interval of its linearisation."""
     total = count.sum()
     if total == 0:
@@ -83,7 +86,7 @@ def ratio_interval(hits: np.ndarray, count: np.ndarray) -> tuple[float, Interval
     return rate, (rate - half, rate + half)
 
 
-def quantile_interval(histogram: Histogram, probability: float) -> tuple[float, Interval]:
+def quantile_interval(histogram: Histogram, probability: float) -> Estimate:
     """A quantile of pooled completion times, with Woodruff's (1952) interval over groups of lanes.
 
     Args:

@@ -55,7 +55,7 @@ def test_compare_on_a_trace_with_output_folder(tmp_path):
     assert "jaxlb: warning:" in done.stderr and "dropped 1 tasks" in done.stderr
     assert "heavy-tail on trace.csv, load 0.5" in done.stdout
     assert {path.name for path in out.iterdir()} == {
-        "config.yaml", "about.json", "compare.json", "compare.csv", "completion_tails.png", "violations.png",
+        "run.json", "compare.json", "compare.csv", "completion_tails.png", "violations.png",
         "backlogs.png", "choices.png",
     }  # fmt: skip
     table = json.loads((out / "compare.json").read_text())
@@ -190,7 +190,7 @@ def test_what_has_not_settled_is_marked_in_all_that_is_written(tmp_path):
     assert rows["rr"]["mean_completion_ci_low"] == "" != rows["lwr"]["mean_completion_ci_low"]
     table = json.loads((tmp_path / "compare.json").read_text())
     assert [row["stationary"] for row in table["schedulers"]] == [False, True]
-    assert json.loads((tmp_path / "about.json").read_text())["result"].startswith("lwr: ")
+    assert json.loads((tmp_path / "run.json").read_text())["result"].startswith("lwr: ")
 
 
 def test_numbers_may_lack_a_digit_before_or_after_the_point():

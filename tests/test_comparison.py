@@ -1,14 +1,17 @@
 """Tables: intervals that cover, quantiles that are right, the same tasks for all."""
 
+import io
 import json
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import integrate, stats
 
 import jaxlb
-from jaxlb import stationarity
+from jaxlb import metrics, stationarity
+from jaxlb.cli.compare import print_table
 from jaxlb.statistics import (
     Histogram,
     bin_edges,
@@ -123,7 +126,7 @@ def test_what_has_not_settled_says_so(key):
     rr, lwr = table.row("rr"), table.row("lwr")
     assert lwr.stationary and lwr.hint is None and lwr.mean_completion_ci is not None
     assert not rr.stationary and "busy all the time and falling behind: this rule overloads it" in rr.hint
-    intervals = {name: value for name, value in vars(rr).items() if name.endswith("_ci")}
+    intervals = {name: value for name, value in rr.figures.items() if name.endswith("_ci")}
     assert intervals.pop("sla_violation_rate_by_priority_ci") == [None] * 3
     assert len(intervals) == 13 and set(intervals.values()) == {None}
     assert json.loads(table.to_json())["schedulers"][0]["stationary"] is False
@@ -213,6 +216,48 @@ def test_json_has_the_promised_fields_and_no_nan(key):
     for row in loaded["schedulers"]:
         assert set(wanted.split()) <= set(row)
         assert row["mean_completion_ci"] is None
+
+
+def test_a_table_as_text_and_as_a_data_frame(key):
+    env, params = jaxlb.make("heavy-tail")
+    table = jaxlb.compare(
+        env, params, {"lwr": "lwr", "rr": "rr"}, key, num_lanes=8, num_tasks=400, warmup=400
+    )
+    frame = table.to_dataframe()
+    assert list(frame.index) == ["lwr", "rr"]
+    read = pd.read_csv(io.StringIO(table.to_csv()), index_col="name")
+    assert list(read.columns) == list(frame.columns)
+    for row in table.schedulers:
+        assert frame.loc[row.name, "mean_completion"] == read.loc[row.name, "mean_completion"]
+        assert frame.loc[row.name, "mean_completion"] == row.mean_completion
+        assert (
+            frame.loc[row.name, "sla_violation_rate_by_priority_0"] == row.sla_violation_rate_by_priority[0]
+        )
+        if row.stationary:
+            low, high = row.mean_completion_ci
+            assert tuple(frame.loc[row.name, ["mean_completion_ci_low", "mean_completion_ci_high"]]) == (
+                low,
+                high,
+            )
+        else:
+            assert frame.loc[row.name, ["mean_completion_ci_low", "mean_completion_ci_high"]].isna().all()
+    with pytest.raises(ValueError, match="unknown figure 'mean_completon'; did you mean mean_completion"):
+        table.plot("mean_completon")
+    with pytest.raises(AttributeError, match="Row has no 'mean_wait'; figures are mean_completion"):
+        table.row("lwr").mean_wait  # noqa: B018
+
+
+def test_a_figure_is_added_in_one_place(key, monkeypatch, capsys):
+    added = metrics.Figure("time before service starts", "time", lambda of: of.outcome.wait, heading="wait")
+    monkeypatch.setitem(metrics.FIGURES, "mean_wait", added)
+    env, params = jaxlb.make("heavy-tail")
+    table = jaxlb.compare(env, params, {"lwr": "lwr"}, key, num_lanes=4, num_tasks=50)
+    waits = np.asarray(jaxlb.rollout(env, params, "lwr", key, 4, 50).mean_wait, np.float64)
+    assert table.row("lwr").mean_wait == waits.mean()
+    assert json.loads(table.to_json())["schedulers"][0]["mean_wait"] == waits.mean()
+    assert "mean_wait_ci_high" in table.to_csv()
+    print_table(table, {"trace": None, "load": 0.7})
+    assert "wait" in capsys.readouterr().out
 
 
 def test_snapshot_asks_all_in_the_same_states(key):

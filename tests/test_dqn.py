@@ -14,7 +14,7 @@ from jaxlb.learn import dqn, networks, replay
 from jaxlb.learn.dqn import DQNConfig, continue_dqn, start_dqn, train_dqn
 from jaxlb.learn.settings import configure, plain
 from jaxlb.rewards import Weights
-from jaxlb.scheduling import forecasts, learned
+from jaxlb.scheduling import features, forecasts
 from jaxlb.workload import arrivals
 
 SMALL = DQNConfig(
@@ -54,7 +54,7 @@ def test_the_network_is_told_the_predicted_waits(key):
     env, params = jaxlb.make("stale", max_steps_in_episode=7)
     state = start_dqn(env, params, config, key)
     iterate = jax.jit(lambda state: dqn._iterate(env, params, config, state))
-    unit, index = float(params.size.mean() / params.speed.mean()), list(learned.PROCESSOR_FEATURES)
+    unit, index = float(params.size.mean() / params.speed.mean()), list(features.PROCESSOR_FEATURES)
     index, longest = index.index("log forecast wait"), 0.0
     for iteration in range(30):
         true = np.asarray(state.env.system.station.wait) / unit  # [P, N]
@@ -70,7 +70,7 @@ def test_rows_follow_each_other_until_the_queues_are_emptied(key):
     rows = jax.tree.map(lambda leaf: np.asarray(leaf[:50]), state.memory.rows)
     steps = np.arange(1, 51)
     np.testing.assert_array_equal(rows.ended, np.repeat((steps % 7 == 0)[:, None], 8, 1))
-    length = list(learned.PROCESSOR_FEATURES).index("log queue length")
+    length = list(features.PROCESSOR_FEATURES).index("log queue length")
     queue = np.expm1(rows.features.processor[..., length])  # tasks
     np.testing.assert_allclose(queue[1:][rows.ended[:-1]], 0.0, atol=1e-6)
     assert queue.max() > 0.9
@@ -112,8 +112,8 @@ def test_the_default_network_serves_processors_in_any_order():
 
 def test_the_running_variance_of_what_never_varies_is_next_to_nothing():
     """However large it is, and from the first step on."""
-    x = learned.Features(jnp.full((48, 2), jnp.array([813.7, -0.6733])), jnp.full((48, 3, 1), 1e-3))
-    moments = learned.no_moments(x)
+    x = features.Features(jnp.full((48, 2), jnp.array([813.7, -0.6733])), jnp.full((48, 3, 1), 1e-3))
+    moments = features.no_moments(x)
     update = jax.jit(dqn._update_moments)
     for step in range(300):
         moments = update(moments, x, 1.0 / (1.0 + step))
@@ -121,7 +121,7 @@ def test_the_running_variance_of_what_never_varies_is_next_to_nothing():
             assert (variance >= 0.0).all()
             np.testing.assert_array_less(jnp.sqrt(variance), 1e-5 * jnp.abs(mean))
         # Nor is it listened to.
-        shown = learned.standardise(moments, jax.tree.map(lambda leaf: leaf + 100.0, x))
+        shown = features.standardise(moments, jax.tree.map(lambda leaf: leaf + 100.0, x))
         chex.assert_trees_all_equal(shown, jax.tree.map(jnp.zeros_like, shown))
 
 
@@ -157,7 +157,7 @@ def test_the_loss_is_that_of_the_textbook(key, change):
 
     def values(network, at):
         x = jax.tree.map(lambda leaf: leaf[at, lane], rows.features)
-        shown = learned.standardise(state.variables.moments, x)
+        shown = features.standardise(state.variables.moments, x)
         return np.asarray(rows.known[at, lane] + config.network.apply(network, shown), np.float64)
 
     following = (row + last) % 40

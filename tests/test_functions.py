@@ -194,7 +194,7 @@ def test_another_process_decides_the_same(key):
 
 def test_other_learned_schedulers_are_pickled(key):
     network = networks.recurrent_gnn(outputs=2)
-    x = jaxlb.scheduling.learned.Features(jnp.zeros((1, 5)), jnp.zeros((1, 4, 7)))
+    x = jaxlb.scheduling.features.Features(jnp.zeros((1, 5)), jnp.zeros((1, 4, 7)))
     gnn = regression.gnn(network, regression.untrained(network, key, x), adaptation=0.1)
     same(found(gnn), gnn)
     predicting = predictive.predicting("own", *predictors.reckoned(), drift.detector("cusum", limit=4.0), 2)

@@ -12,7 +12,7 @@ from jaxlb.env import with_lane_axis
 from jaxlb.learn import gnn, networks
 from jaxlb.learn.gnn import GNNConfig, continue_gnn, start_gnn, train_gnn
 from jaxlb.learn.settings import configure
-from jaxlb.scheduling import learned
+from jaxlb.scheduling import features
 
 SMALL = GNNConfig(
     network=networks.gnn((16,)),
@@ -95,7 +95,7 @@ def test_the_second_round_is_of_its_own_states(key):
     )
     config = SMALL.replace(network=network, behaviours=("greedy",))
     variables = start_gnn(env, params, config, key).variables
-    place = list(learned.PROCESSOR_FEATURES).index("log queue length")
+    place = list(features.PROCESSOR_FEATURES).index("log queue length")
     for trained in (False, True):
         found = gnn.examples(env, params, config, variables, jnp.array(trained), key)
         queue = np.asarray(found.features.processor[..., place]).mean(0)  # [N, P]
@@ -150,7 +150,7 @@ def test_a_network_that_remembers(key):
     # Step by step, as a scheduler, it says the same as over a sequence.
     memory = network.start((20,), 4)
     for time in range(8):
-        one = learned.standardise(
+        one = features.standardise(
             result.scheduler.variables.moments, jax.tree.map(lambda leaf, t=time: leaf[t], x)
         )
         out, memory = network.apply(result.scheduler.variables.network, memory, one)

@@ -14,7 +14,7 @@ from jaxlb.learn import networks
 from jaxlb.learn.dqn import DQNConfig, start_dqn
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.rewards import Weights
-from jaxlb.scheduling import learned
+from jaxlb.scheduling import features, learned
 from jaxlb.scheduling.forecasts import FLUID
 
 
@@ -33,7 +33,7 @@ def observed(key, num_lanes=8, **overrides):
 def told(observation, weights, unit):
     """Features and known rewards."""
     _, seen, forecast = FLUID.look((), unit, observation)
-    x = learned.features(seen, forecast, learned.objective(weights))
+    x = features.extract(seen, forecast, learned.NAMES, learned.objective(weights))
     return x, learned.known_rewards(seen, forecast, weights)
 
 
@@ -67,24 +67,24 @@ def test_features_stay_finite_where_deadlines_do_not(key):
 
 
 def test_standardised_features_have_mean_0_and_variance_1(key):
-    x = learned.Features(
+    x = features.Features(
         task=3.0 + 2.0 * jax.random.normal(key, (10_000, 2)),
         processor=-1.0 + 0.5 * jax.random.normal(key, (10_000, 3, 4)),
     )
-    moments = learned.Moments(
-        mean=learned.Features(jnp.full(2, 3.0), jnp.full(4, -1.0)),
-        variance=learned.Features(jnp.full(2, 4.0), jnp.full(4, 0.25)),
+    moments = features.Moments(
+        mean=features.Features(jnp.full(2, 3.0), jnp.full(4, -1.0)),
+        variance=features.Features(jnp.full(2, 4.0), jnp.full(4, 0.25)),
     )
-    for leaf in jax.tree.leaves(learned.standardise(moments, x)):
+    for leaf in jax.tree.leaves(features.standardise(moments, x)):
         np.testing.assert_allclose([leaf.mean(), leaf.std()], [0.0, 1.0], atol=0.03)
     # What lies beyond all that was seen counts as the farthest that is told.
     far = jax.tree.map(lambda leaf: 1e3 * leaf, x)
-    for leaf in jax.tree.leaves(learned.standardise(moments, far)):
-        assert (float(leaf.min()), float(leaf.max())) == (-learned.BOUND, learned.BOUND)
+    for leaf in jax.tree.leaves(features.standardise(moments, far)):
+        assert (float(leaf.min()), float(leaf.max())) == (-features.BOUND, features.BOUND)
     # What never varied says nothing, whatever it is now.
     unvaried = moments.replace(variance=jax.tree.map(jnp.zeros_like, moments.variance))
     for shown in (x, far):
-        constant = learned.standardise(unvaried, shown)
+        constant = features.standardise(unvaried, shown)
         chex.assert_trees_all_equal(constant, jax.tree.map(jnp.zeros_like, constant))
 
 

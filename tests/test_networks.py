@@ -9,7 +9,7 @@ import jaxlb
 from jaxlb.learn import networks
 from jaxlb.learn.dqn import DQNConfig, start_dqn
 from jaxlb.scheduling import learned
-from jaxlb.scheduling.learned import PROCESSOR_FEATURES, Features
+from jaxlb.scheduling.features import PROCESSOR_FEATURES, Features
 
 
 def parameters_of(network, key, x):

@@ -42,7 +42,7 @@ def test_pictures_hold_every_scheduler(key, tmp_path):
         assert np.nanmax(np.diff(longer)) <= 0
         half = times[np.nansum(longer > 0.5) - 1]
         np.testing.assert_allclose(half, table.row(name).p50_completion, rtol=0.02)
-    axes = plots.violations(table).axes[0]
+    axes = table.plot("sla_violation_rate").axes[0]
     # Nor has it an interval.
     (intervals,) = axes.collections
     assert not any(len(ends) and np.isfinite(ends).all() for ends in intervals.get_segments())

@@ -11,11 +11,11 @@ from jaxlb.learn import gnn
 from jaxlb.learn.gnn import GNNConfig
 from jaxlb.learn.settings import configure
 from jaxlb.loop import watch
-from jaxlb.scheduling import learned, regression
+from jaxlb.scheduling import features, regression
 from jaxlb.scheduling.learned import Network
 from jaxlb.scheduling.regression import Regression
 
-PLACE = list(learned.PROCESSOR_FEATURES).index("log forecast completion")
+PLACE = list(features.PROCESSOR_FEATURES).index("log forecast completion")
 TOLD = Network(init=lambda key, x: (), apply=lambda parameters, x: x.processor[..., PLACE])
 """Predicts what it is told: the logarithm of forecast + size / speed."""
 
@@ -31,7 +31,7 @@ def told(scenario, **overrides):
     env, params = jaxlb.make(scenario, **overrides)
     _, state = env.reset(jax.random.key(0), params)
     seen = env.observe(state, params, jax.random.key(1))
-    return env, params, variables(regression.features(seen, seen.wait))
+    return env, params, variables(features.extract(seen, seen.wait, regression.NAMES))
 
 
 def test_offsets_follow_tasks_once_they_have_departed():

@@ -12,10 +12,11 @@ import pytest
 import jaxlb
 from jaxlb import runs
 from jaxlb.cli import demo
+from jaxlb.environments import Spec
 from jaxlb.learn import TRAINERS
-from jaxlb.learn.settings import plain
 from jaxlb.report import data, html
 from jaxlb.threads import threads
+from jaxlb.trained import describe
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 SCENARIOS = ("heavy-tail", "stale")
@@ -40,6 +41,10 @@ def replayed(env, params, schedulers, key):
         return tasks, {name: outcome.result() for name, outcome in outcomes.items()}
 
 
+def changed(row, **figures):
+    return replace(row, figures=row.figures | figures)
+
+
 @pytest.fixture(scope="module")
 def sections():
     return [section(scenario, jax.random.key(0)) for scenario in SCENARIOS]
@@ -48,11 +53,10 @@ def sections():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     trainer = TRAINERS["predictor"]
-    record = runs.Record(
-        method="predictor", scenario="stale", overrides={}, trace=None, allow_overload=False,
-        num_processors=8, settings=plain(trainer.config()), seeds=[0], features=runs.features(trainer),
-    )  # fmt: skip
-    run = runs.create(tmp_path_factory.mktemp("runs") / "predictor", record)
+    spec = Spec("stale", {})
+    training = describe(*spec.make(), trainer.config(), [0], spec)
+    run = runs.Run(tmp_path_factory.mktemp("runs") / "predictor", training)
+    run.directory.mkdir()
     errors = [0.9, 0.4, None, 0.5]
     run.log(
         [
@@ -133,7 +137,7 @@ def test_the_verdict_says_who_wins(sections, mine, rule, outcome, words):
     values = {"dqn": mine, "lwr": rule, "rr": (0.9, (0.8, 1.0)), "oracle": (0.01, (0.0, 0.02)),
               "predictor": (0.05, (0.04, 0.06))}  # fmt: skip
     rows = [
-        replace(named[name], sla_violation_rate=rate, sla_violation_rate_ci=ci)
+        changed(named[name], sla_violation_rate=rate, sla_violation_rate_ci=ci)
         for name, (rate, ci) in values.items()
     ]
     found = html.verdict("sla_violation_rate", rows, TRAINED, "heavy-tail")
@@ -252,7 +256,7 @@ def test_the_numbers_on_the_page_are_those_of_the_json(look, report):
         decimals = 3 if abs(shown) < 10 else 2 if abs(shown) < 100 else 1
         assert number(text) == pytest.approx(shown, abs=0.501 * 10**-decimals)
         interval = row[f"{field}_ci"]
-        whole = ("oracle_agreement", *(f"p{p}_completion" for p in (50, 95, 99)))
+        whole = ("oracle_agreement", "mean_reward", *(f"p{p}_completion" for p in (50, 95, 99)))
         assert ("±" in text) == (interval is not None and field not in whole)
         if "±" in text:
             half = scales.get(field, 1) * (interval[1] - interval[0]) / 2
@@ -383,8 +387,9 @@ def test_the_demo_trains_compares_and_tells(tmp_path, monkeypatch, capsys):
 def test_the_page_says_what_has_not_settled_and_what_fails_elsewhere(sections):
     rows = {row.name: row for row in sections[0][0].schedulers}
     hint = "processor 3 is busy all the time"
-    grows = replace(rows["rr"], stationary=False, hint=hint, sla_violation_rate=0.0, mean_completion=0.1)
-    lost = replace(rows["predictor"], mean_completion=10.0 * rows["lwr"].mean_completion)
+    grows = changed(rows["rr"], sla_violation_rate=0.0, mean_completion=0.1)
+    grows = replace(grows, stationary=False, hint=hint)
+    lost = changed(rows["predictor"], mean_completion=10.0 * rows["lwr"].mean_completion)
     table = [grows, rows["lwr"], rows["oracle"], rows["dqn"], lost]
     said = list(html.remarks(table, TRAINED, "heavy-tail"))
     assert said[0] == f"rr is not stationary: {hint}."

@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 
 import jaxlb
-from jaxlb import cli, runs
+from jaxlb import cli, runs, weights
 from jaxlb.cli.compare import Evaluate
 from jaxlb.cli.train import Train
+from jaxlb.learn import networks
+from jaxlb.scheduling import learned
 
 SETTINGS = (
     "num_iterations=30", "num_evaluations=3", "num_lanes=8", "memory_rows=16", "batch_size=16",
@@ -40,11 +42,11 @@ def trained(tmp_path_factory):
 
 def test_a_run_tells_what_it_is_and_what_happened(trained):
     assert {path.name for path in trained.iterdir()} == {
-        "config.yaml", "about.json", "run.json", "metrics.jsonl", "checkpoints", "learning_curves.png",
+        "run.json", "metrics.jsonl", "weights", "learning_curves.png",
     }  # fmt: skip
-    record = json.loads((trained / "run.json").read_text())
-    assert (record["scenario"], record["seeds"]) == ("heavy-tail", [3, 4])
-    assert record["overrides"] == {"tail_index": 1.3, "load": 0.6}
+    record = json.loads((trained / "run.json").read_text())["training"]
+    assert (record["environment"]["scenario"], record["seeds"]) == ("heavy-tail", [3, 4])
+    assert record["environment"]["overrides"] == {"tail_index": 1.3, "load": 0.6}
     assert (record["settings"]["num_lanes"], record["settings"]["learning_rate"]) == (8, 3e-3)
     lines = runs.find(trained).logged()
     assert [(line["iteration"], line["seed"]) for line in lines] == [
@@ -55,7 +57,7 @@ def test_a_run_tells_what_it_is_and_what_happened(trained):
 
 
 def test_what_is_loaded_does_what_was_logged(trained):
-    env, params = runs.find(trained).record.environment()
+    env, params = runs.find(trained).training.spec().make()
     evaluation_key = jax.random.split(jax.random.split(jax.random.key(4))[1])[1]
     summary = jaxlb.rollout(env, params, jaxlb.load(trained, seed=4), evaluation_key, 8, 20, 10)
     logged = [line for line in runs.find(trained).logged() if line["seed"] == 4]
@@ -68,11 +70,11 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(trained, tmp_path, mo
     out = tmp_path / "stopped"
     save, times = runs.Run.save, []
 
-    def stopped(run, *arguments, **parts):
+    def stopped(run, state, over):
         times.append(run)
         if len(times) == 2:  # logged already, and then lost
             raise KeyboardInterrupt
-        save(run, *arguments, **parts)
+        save(run, state, over)
 
     monkeypatch.setattr(runs.Run, "save", stopped)
     again = f"stopped at iteration 10; jaxlb train dqn --out {out} --resume goes on from there"
@@ -126,7 +128,7 @@ def test_a_gnn_is_trained_drawn_and_loaded(tmp_path, capsys):
     Train(method="gnn", scenario="stale", train=(*settings, "forecaster=predicted"), out=out).run()
     assert "R2 of completion" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
-        "config.yaml", "about.json", "run.json", "metrics.jsonl", "checkpoints", "learning_curves.png",
+        "run.json", "metrics.jsonl", "weights", "learning_curves.png",
         "predictions.png", "influence.png",
     }  # fmt: skip
     Evaluate(directory=out, schedulers="lwr", lanes=4, tasks=20, json=True, set=("num_processors=12",)).run()
@@ -141,7 +143,7 @@ def test_a_predictor_is_trained_kept_and_loaded_like_a_dqn(tmp_path, capsys):
     Train(method="predictor", scenario="stale", train=settings, seed=5, out=out).run()
     assert "error on examples held out" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {
-        "config.yaml", "about.json", "run.json", "metrics.jsonl", "checkpoints", "learning_curves.png",
+        "run.json", "metrics.jsonl", "weights", "learning_curves.png",
     }  # fmt: skip
     lines = runs.find(out).logged()
     assert len(lines) == 10 and all(np.isfinite(list(line.values())).all() for line in lines)
@@ -160,12 +162,13 @@ def test_a_predictor_is_trained_kept_and_loaded_like_a_dqn(tmp_path, capsys):
 
 
 def settings_of(source):
-    return json.loads((source / "run.json").read_text())["settings"]
+    return runs.find(source).training.settings
 
 
 def changed(source, out, **fields):
     """A copy of a run whose record says something else."""
-    record = json.loads((source / "run.json").read_text()) | fields
+    record = json.loads((source / "run.json").read_text())
+    record["training"] |= fields
     out.mkdir()
     (out / "run.json").write_text(json.dumps(record))
     return out
@@ -175,7 +178,7 @@ def changed(source, out, **fields):
     ("options", "message"),
     [
         ({"scenario": "stale"}, "trained for 4 processors, stale has 8: networks that serve any are "),
-        ({"directory": Path("none")}, "none: no run here"),
+        ({"directory": Path("none")}, "none: no training here"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(trained, tmp_path, options, message):
@@ -187,8 +190,8 @@ def test_weights_that_do_not_fit_are_refused(trained, tmp_path, options, message
 def test_a_perceptron_that_meets_other_speeds_says_so(trained, tmp_path):
     """And no other network does: it has no places."""
     perceptron = changed(trained, tmp_path / "mlp", settings=settings_of(trained) | {"network": "mlp"})
-    record, other = runs.find(perceptron).record, runs.find(trained).record
-    env, params = record.environment()
+    record, other = runs.find(perceptron).training, runs.find(trained).training
+    env, params = record.spec().make()
     speeds = np.asarray(params.speed)
     record.check(env, params)
     record.check(env, params.replace(speed=3.0 * speeds))  # another unit
@@ -205,8 +208,11 @@ def test_a_perceptron_that_meets_other_speeds_says_so(trained, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"version": "0.0.1"}, "made by jaxlb 0.0.1, this is"),
-        ({"features": {"task": ["log size"], "processor": []}}, "trained with the features"),
+        ({"method": "magic"}, "cannot be read"),
+        (
+            {"features": {"task": ["log mood"], "processor": []}},
+            "is given log mood, which this jaxlb does not",
+        ),
         ({"surprise": 1}, "cannot be read"),
     ],
 )
@@ -217,7 +223,7 @@ def test_runs_of_another_jaxlb_are_refused(trained, tmp_path, fields, message):
 
 def test_weights_for_each_priority_fit_as_many_priorities_only(trained, tmp_path):
     settings = settings_of(trained) | {"sla_weight": [1.0, 2.0]}
-    record = runs.find(changed(trained, tmp_path / "classes", settings=settings)).record
+    record = runs.find(changed(trained, tmp_path / "classes", settings=settings)).training
     with pytest.raises(ValueError, match=r"each of 2 priorities, heavy-tail has 1"):
         record.check(*jaxlb.make("heavy-tail"))
     with pytest.raises(ValueError, match=r"seed = 9: .* has 3, 4"):
@@ -257,10 +263,82 @@ def test_a_run_that_diverges_says_where_and_keeps_finite_weights(tmp_path):
     assert runs.find(tmp_path / "wild").logged()[-1]["loss"] is None
 
 
+def test_a_network_of_ones_own_is_trained_resumed_saved_and_loaded(tmp_path, monkeypatch):
+    """As a built-in one is; only its functions cannot be written, so whoever loads it gives them."""
+    env, params = jaxlb.make("stable")
+    made = networks.per_processor(widths=(8,))
+    own = made._replace(apply=lambda parameters, x: 0.5 * made.apply(parameters, x))
+    settings = dict(setting.split("=") for setting in SETTINGS if "[" not in setting)
+    config = jaxlb.DQNConfig(network=own, **{name: int(value) for name, value in settings.items()})
+    seen = []
+
+    def stop(rows):
+        seen.extend(row["iteration"] for row in rows)
+        if seen[-1] == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(tmp_path / "own", env, params, config, seeds=(5,), on_rows=stop)
+    with pytest.raises(ValueError, match="holds a run"):
+        runs.train(tmp_path / "own", env, params, config, seeds=(5,))
+    with pytest.raises(ValueError, match=r"resume: num_lanes = 4, but the run was started with 8"):
+        runs.train(tmp_path / "own", env, params, config.replace(num_lanes=4), seeds=(5,), resume=True)
+    run = runs.train(tmp_path / "own", env, params, config, seeds=(5,), resume=True)
+    whole = runs.train(tmp_path / "whole", env, params, config, seeds=(5,))
+    assert seen == [10, 20] and [row["iteration"] for row in run.logged()] == [10, 20, 30]
+    with pytest.raises(ValueError, match="its network is one of your own"):
+        jaxlb.load(tmp_path / "own")
+    loaded = jaxlb.load(tmp_path / "own", network=own)
+    chex.assert_trees_all_equal(loaded, whole.load(network=own)[5])
+
+    jaxlb.save(tmp_path / "weights", loaded, env, params, config)
+    chex.assert_trees_all_equal(jaxlb.load(tmp_path / "weights", network=own), loaded)
+
+
+def test_weights_describe_themselves_and_keep_their_features(trained, key, tmp_path, monkeypatch):
+    """They need neither their scenario nor a jaxlb whose networks are given the same."""
+    path = trained / "weights" / "seed-3"
+    about = weights.about(path)
+    assert (about["format"], about["iteration"], about["training"]["seeds"]) == (1, 30, [3])
+    assert ["network/params/Dense_0/kernel", "<f4", [7, 8]] in about["arrays"]
+    expected = jaxlb.load(trained, seed=3)
+    scenario = about["training"]["environment"] | {"scenario": "one that is gone"}
+    training = about["training"] | {"environment": scenario}
+    weights.write(tmp_path / "moved", {"training": training}, expected.variables)
+    later = learned.NAMES._replace(task=("log system load", *learned.NAMES.task))
+    monkeypatch.setattr(learned, "NAMES", later)
+    found = jaxlb.load(tmp_path / "moved")
+    env, params = jaxlb.make("heavy-tail")
+    for one, other in zip(
+        *(jax.tree.leaves(jaxlb.rollout(env, params, s, key, 4, 50)) for s in (found, expected)), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    weights.write(tmp_path / "newer", {"training": training, "format": 2}, expected.variables)
+    with pytest.raises(ValueError, match=r"newer: of format 2, this jaxlb reads format 1"):
+        jaxlb.load(tmp_path / "newer")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        networks.mlp,
+        lambda: networks.per_processor((4, 8), duelling=True),
+        lambda: networks.gnn(rounds=2, pooling="max"),
+        networks.recurrent_gnn,
+    ],
+)
+def test_built_in_networks_are_described(make):
+    made = make()
+    settings = networks.described(made)
+    name = settings.pop("network")
+    assert networks.network(name, **settings) == made
+    assert networks.described(made._replace(apply=lambda *given: made.apply(*given))) is None
+
+
 def test_features_have_a_name_each(trained):
     scheduler = jaxlb.load(trained)
     variables = scheduler.variables
-    record = runs.find(trained).record
+    record = runs.find(trained).training
     assert variables.moments.mean.processor.shape == (len(record.features["processor"]),)
     # The network is told the four weights of the reward besides.
     assert variables.moments.mean.task.shape == (len(record.features["task"]) + 4,)
@@ -303,7 +381,7 @@ def test_kill_9_at_ten_random_moments_changes_nothing(method, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         left = runs.find(out)
-        assert left.iteration() < left.record.settings["num_iterations"]
+        assert left.iteration() < left.training.settings["num_iterations"]
         if left.iteration():
             chex.assert_tree_all_finite(jaxlb.load(out).variables)
         rest = ["--resume"]

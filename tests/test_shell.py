@@ -130,14 +130,14 @@ def test_ctrl_c_leaves_a_run_that_can_be_begun_again(arguments, tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not (out / "about.json").exists():
+    while not (out / "run.json").exists():
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
-    config = out / "config.yaml"
+    config = out / "run.json"
     again = f"jaxlb {arguments[0]} --config {config} --out {out}"
     assert said == f"jaxlb: stopped before there were results; {again} begins again\n"
     listed = subprocess.run([*JAXLB, "runs", tmp_path], capture_output=True, text=True, check=True)

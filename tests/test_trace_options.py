@@ -6,7 +6,6 @@ import pytest
 
 import jaxlb
 from jaxlb import checks, cli, runs
-from jaxlb.cli.common import settings
 from jaxlb.cli.compare import Evaluate
 
 OPTIONS = (
@@ -35,18 +34,6 @@ def trace(tmp_path):
     return path
 
 
-def test_settings_are_what_overrides_reads():
-    values = {
-        "a": 1.5,
-        "b": "text",
-        "c": {"x y": -1},
-        "d": ["1", True],
-        "e": "2024-05-10T01:00:00Z",
-        "f": "7",
-    }
-    assert checks.settings("--set", settings(values)) == values
-
-
 def test_a_run_keeps_the_options_of_its_trace(trace, tmp_path, capsys, monkeypatch):
     named = ["--trace", str(trace), "--trace-format", "csv", "--set", *CLASSES]
     given = [*named, "--trace-options", *OPTIONS]
@@ -54,16 +41,16 @@ def test_a_run_keeps_the_options_of_its_trace(trace, tmp_path, capsys, monkeypat
     assert cli.run(["train", "dqn", "--train", *TINY, "--out", str(out), *given]) == 0, (
         capsys.readouterr().err
     )
-    record = runs.find(out).record
-    assert record.trace == [str(trace), "csv", checks.settings("", OPTIONS)]
-    _, params = record.environment()
+    training = runs.find(out).training
+    assert training.spec().trace == [str(trace), "csv", checks.settings("", OPTIONS)]
+    _, params = training.spec().make()
     assert params.arrival.task_size.shape == (60,)
     direct = jaxlb.read_trace(trace, "csv", **checks.settings("", OPTIONS))
     np.testing.assert_array_equal(params.arrival.task_priority, direct.priority)
 
-    # Its config, with nothing else, is the same command.
-    again = cli._parse(["train", "dqn", "--config", str(out / "config.yaml"), "--out", str(tmp_path / "b")])
-    assert again.command._record() == record
+    # Its record, with nothing else, is the same command.
+    again = cli._parse(["train", "dqn", "--config", str(out / "run.json"), "--out", str(tmp_path / "b")])
+    assert again.command.spec() == training.spec()
     # Options that are given once more must be the same.
     assert cli.run(["train", "dqn", "--out", str(out), "--resume", *given]) == 0
     other = [*given[:-1], "start=2024-05-10T01:00:30Z"]

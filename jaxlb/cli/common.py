@@ -1,8 +1,10 @@
 """What the commands share: tables, notes, progress, the options that name an environment."""
 
 import contextlib
+import dataclasses
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from jaxlb import checks
-from jaxlb.env import Env
-from jaxlb.environments import make
-from jaxlb.types import EnvParams
-from jaxlb.workload import read_trace
+from jaxlb.environments import Spec
 
 LOG = logging.getLogger("jaxlb")
 """What is no result goes here: warnings, notes, and progress where notes are wanted."""
@@ -48,7 +47,7 @@ class Writes:
     """The option of commands that write."""
 
     config: Path | None = None
-    """The config.yaml of a run folder; options given besides count more, lists are added to."""
+    """The run.json of a run folder; options given besides count more, lists are added to."""
 
 
 @dataclass(frozen=True)
@@ -74,32 +73,32 @@ class Where:
         """Parameters of the scenario by name."""
         return checks.settings("--set", self.set) | ({} if self.load is None else {"load": self.load})
 
-    def recorded(self) -> list[Any] | None:
-        """The trace, if there is one: path, format, options."""
-        if self.trace is None:
-            return None
-        return [
-            str(self.trace.absolute()),
-            self.trace_format,
-            checks.settings("--trace-options", self.trace_options),
-        ]
-
-    def environment(self) -> tuple[Env, EnvParams, dict[str, Any]]:
-        """The environment, its parameters, and how the output names it."""
+    def spec(self) -> Spec:
+        """What the environment is made from."""
         if (self.trace is None) != (self.trace_format is None):
             raise ValueError("--trace and --trace-format go together: give both or none")
         if self.trace_options and self.trace is None:
             raise ValueError("--trace-options: of which trace? --trace and --trace-format name it")
-        recorded = self.recorded()
-        trace = None if recorded is None else read_trace(recorded[0], recorded[1], **recorded[2])
-        env, params = make(self.scenario, trace=trace, allow_overload=self.allow_overload, **self.overrides())
-        name = None if trace is None else trace.name
-        return env, params, {"scenario": env.name, "trace": name, "load": float(params.load)}
+        options = checks.settings("--trace-options", self.trace_options)
+        trace = None if self.trace is None else [str(self.trace.absolute()), self.trace_format, options]
+        return Spec(self.scenario, self.overrides(), trace, self.allow_overload)
 
 
-def settings(values: dict[str, Any]) -> tuple[str, ...]:
-    """Values by name as settings NAME=VALUE, from which `checks.settings` makes the same values."""
-    return tuple(f"{name}={json.dumps(value)}" for name, value in values.items())
+def command_line(command: Any) -> str:
+    """The line that asks for a command; options that have their defaults are left out."""
+    words = ["jaxlb", type(command).__name__.lower()]
+    for field in dataclasses.fields(command):
+        value, option = getattr(command, field.name), f"--{field.name.replace('_', '-')}"
+        if field.default is dataclasses.MISSING:
+            words.append(str(value))
+        elif value is True:
+            words.append(option)
+        elif value != field.default:
+            values = value if isinstance(value, tuple) else (value,)
+            # Of paths there is one for each option, of settings any number.
+            lines = [[one] for one in values] if isinstance(values[0], Path) else [values]
+            words += [str(word) for line in lines for word in (option, *line)]
+    return shlex.join(words)
 
 
 def alone(command: str) -> None:

@@ -1,8 +1,5 @@
 """jaxlb compare: schedulers side by side."""
 
-import csv
-import dataclasses
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +12,13 @@ from rich.table import Table
 
 from jaxlb import checks, runs, stationarity
 from jaxlb.cli import folders
-from jaxlb.cli.common import Where, Writes, console, dumps, progress, settings
-from jaxlb.comparison import Comparison, Interval, compare
+from jaxlb.cli.common import Where, Writes, console, dumps, progress
+from jaxlb.comparison import Comparison, compare
 from jaxlb.env import Env
+from jaxlb.environments import Spec
+from jaxlb.metrics import FIGURES
 from jaxlb.scheduling import scheduler
+from jaxlb.statistics import Interval
 from jaxlb.types import EnvParams, Scheduler
 
 DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"
@@ -60,15 +60,16 @@ class _Judge(Writes):
     json: bool = False
     """Print one JSON object instead of a table."""
 
-    def asked(self, where: Where, checkpoints: Sequence[Path]) -> Asked:
+    def asked(self, spec: Spec, checkpoints: Sequence[Path]) -> Asked:
         """What the options ask for."""
         checks.at_least("lanes", self.lanes, 1)
         checks.at_least("tasks", self.tasks, 1)
         checks.seed("seed", self.seed)
         behaviour = scheduler(self.behaviour) if self.snapshot else None
-        env, params, described = where.environment()
-        chosen = entries(self.schedulers, checkpoints, env, params)
-        return Asked(env, params, chosen, behaviour, described | {"seed": self.seed})
+        env, params = spec.make()
+        trace = None if spec.trace is None else Path(spec.trace[0]).name
+        described = {"scenario": env.name, "trace": trace, "load": float(params.load), "seed": self.seed}
+        return Asked(env, params, entries(self.schedulers, checkpoints, env, params), behaviour, described)
 
     def judge(self, asked: Asked) -> Comparison:
         """Compare."""
@@ -99,7 +100,7 @@ class _Judge(Writes):
                 from jaxlb.report import plots
 
                 (self.out / "compare.json").write_text(dumps(result), encoding="utf-8")
-                (self.out / "compare.csv").write_text(_as_csv(comparison), encoding="utf-8")
+                (self.out / "compare.csv").write_text(comparison.to_csv(), encoding="utf-8")
                 shown = comparison, asked.env, asked.params, asked.schedulers
                 plots.save_all(self.out, *shown, jax.random.key(self.seed))
             best = comparison.best("mean_completion")
@@ -120,7 +121,7 @@ class Compare(_Judge, Where):
 
     def run(self) -> None:
         """Compare, print, write."""
-        self.judge_and_tell(self.asked(self, self.checkpoint))
+        self.judge_and_tell(self.asked(self.spec(), self.checkpoint))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,18 +137,19 @@ class Evaluate(_Judge, Where):
 
     def run(self) -> None:
         """Compare, print, write."""
-        options: dict[str, Any] = {
-            field.name: getattr(self, field.name) for field in dataclasses.fields(Where)
-        }
-        record = runs.find(self.directory).record
-        if not self.scenario:
-            options |= {"scenario": record.scenario, "set": (*settings(record.overrides), *self.set)}
-            options["allow_overload"] |= record.allow_overload
-            if record.trace is not None and self.trace is None:
-                path, format, chosen = record.trace
-                options |= {"trace": Path(path), "trace_format": format}
-                options["trace_options"] = (*settings(chosen), *self.trace_options)
-        self.judge_and_tell(self.asked(Where(**options), (self.directory,)))
+        trained = runs.find(self.directory).training
+        spec = self.spec() if self.scenario else self._on(trained.spec())
+        self.judge_and_tell(self.asked(spec, (self.directory,)))
+
+    def _on(self, trained: Spec) -> Spec:
+        """What was trained on, changed as the options say."""
+        if trained.trace is None or self.trace is not None:
+            trace = self.spec().trace
+        else:
+            more = checks.settings("--trace-options", self.trace_options)
+            trace = [*trained.trace[:2], trained.trace[2] | more]
+        overload = trained.allow_overload or self.allow_overload
+        return Spec(trained.scenario, trained.overrides | self.overrides(), trace, overload)
 
 
 def entries(names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams) -> dict[str, Scheduler]:
@@ -161,34 +163,9 @@ def entries(names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams
 def _trained(directory: Path, env: Env, params: EnvParams) -> dict[str, Scheduler]:
     """What a run trained, by the names that the table gives it."""
     run = runs.find(directory)
-    run.record.check(env, params)
-    name, found = directory.resolve().name, runs.load_all(run)
+    run.training.check(env, params)
+    name, found = directory.resolve().name, run.load()
     return {name if len(found) == 1 else f"{name}, seed {seed}": one for seed, one in found.items()}
-
-
-def _as_csv(comparison: Comparison) -> str:
-    """One line for each scheduler; an interval takes two columns, a list as many as it has entries."""
-
-    def flat(row: dict[str, Any]) -> dict[str, Any]:
-        cells: dict[str, Any] = {}
-        for name, value in row.items():
-            if name.endswith("_ci") and (value is None or not isinstance(value, list)):
-                cells[f"{name}_low"], cells[f"{name}_high"] = value or (None, None)
-            elif isinstance(value, list):
-                for index, entry in enumerate(value):
-                    cells |= flat(
-                        {f"{name.removesuffix('_ci')}_{index}{'_ci' * name.endswith('_ci')}": entry}
-                    )
-            else:
-                cells[name] = value
-        return cells
-
-    lines = [flat(row) for row in comparison.as_dict()["schedulers"]]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]))
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
 
 
 def _pm(value: float, interval: Interval, scale: float = 1.0) -> str:
@@ -216,34 +193,18 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
         title += f", asked in the states that {comparison.behaviour} visits"
     table = Table(title=title, title_justify="left")
     table.add_column("scheduler", no_wrap=True)
-    against = f"completion - {comparison.baseline}"
-    headings = (
-        "completion",
-        "p50",
-        "p95",
-        "p99",
-        "slowdown",
-        "SLA violations %",
-        "oracle's choice %",
-        "reward",
-    )
-    for heading in (*headings, against):
-        table.add_column(heading, justify="right")
+    shown = {name: figure for name, figure in FIGURES.items() if figure.heading}
+    for figure in shown.values():
+        table.add_column(str(figure.heading).format(baseline=comparison.baseline), justify="right")
     for row in comparison.schedulers:
         base = row.name == comparison.baseline
-        table.add_row(
-            row.title,
-            _pm(row.mean_completion, row.mean_completion_ci),
-            _pm(row.p50_completion, None),
-            _pm(row.p95_completion, None),
-            _pm(row.p99_completion, None),
-            _pm(row.mean_slowdown, row.mean_slowdown_ci),
-            _pm(row.sla_violation_rate, row.sla_violation_rate_ci, 100.0),
-            _pm(row.oracle_agreement, None, 100.0),
-            _pm(row.mean_reward, None),
-            "" if base else _pm(row.completion_difference, row.completion_difference_ci),
-            style="dim" if row.mark else "bold" if base else None,
-        )
+        cells = [
+            ""
+            if base and name.endswith("_difference")
+            else _pm(getattr(row, name), None if figure.plain else getattr(row, f"{name}_ci"), figure.scale)
+            for name, figure in shown.items()
+        ]
+        table.add_row(row.title, *cells, style="dim" if row.mark else "bold" if base else None)
     screen = console()
     screen.print(table)
     counted = f"{comparison.num_lanes:,} lanes x {comparison.num_tasks:,} tasks"

@@ -1,7 +1,7 @@
 """jaxlb demo: the whole story in one command."""
 
+import dataclasses
 import platform
-import shlex
 import sys
 import time
 from dataclasses import dataclass
@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
 from jaxlb import checks, runs
 from jaxlb.cli import folders
-from jaxlb.cli.common import alone, dumps
+from jaxlb.cli.common import alone, command_line, dumps
 from jaxlb.cli.compare import Compare, print_table
 from jaxlb.cli.train import Train
 from jaxlb.comparison import Comparison
@@ -70,12 +69,11 @@ class Demo:
     def _report(self) -> tuple[dict[str, Any], list[tuple[Comparison, dict[str, Any]]]]:
         """Train, compare; the numbers of the page, and the tables to print."""
         began = time.perf_counter()
-        line = f"jaxlb demo{' --quick' * self.quick} --seed {self.seed} --out {shlex.quote(str(self.out))}"
         trainings = [self._train(*training) for training in TRAININGS]
         trained = {training["name"]: training["scenario"] for training in trainings}
         compared = [self._compare(scenario, trained) for scenario in trained.values()]
         report = {
-            "command": line,
+            "command": command_line(self),
             "versions": {
                 "jaxlb": __version__,
                 "JAX": jax.__version__,
@@ -89,33 +87,41 @@ class Demo:
 
     def _train(self, method: str, scenario: str, settings: dict[str, Any]) -> dict[str, Any]:
         out = self.out / method
-        line = f"jaxlb train {method} --scenario {scenario} --seed {self.seed}"
-        line += f" --out {shlex.quote(str(out))} --overwrite"
         settings = settings | (QUICK[method] if self.quick else {})
-        if settings:
-            line += " --train " + " ".join(f"{name}={value}" for name, value in settings.items())
+        command = Train(
+            method=method,
+            scenario=scenario,
+            train=tuple(f"{name}={value}" for name, value in settings.items()),
+            seed=self.seed,
+            out=out,
+            overwrite=True,
+        )
         began = time.perf_counter()
-        _command(Train, line).run()
-        return html.training(runs.find(out), line, time.perf_counter() - began)
+        _shown(command).run()
+        return html.training(runs.find(out), command_line(command), time.perf_counter() - began)
 
     def _compare(self, scenario: str, trained: dict[str, str]) -> tuple[dict[str, Any], Any]:
         """The scenario's part of the page, and what its table is made of."""
         fit, misfits = self._fit(scenario, trained)
         rules, lanes, tasks = (FEWER, 256, 800) if self.quick else (RULES, 1024, 2000)
         best = BEST[scenario][:1] if self.quick else BEST[scenario]
-        rules = shlex.quote(rules.format(best=",".join(best)))
-        line = f"jaxlb compare --scenario {scenario} --schedulers {rules} --seed {self.seed}"
-        line += f" --lanes {lanes} --tasks {tasks}"
-        line += "".join(f" --checkpoint {shlex.quote(str(self.out / name))}" for name in fit)
-        command = _command(Compare, line)
-        asked = command.asked(command, command.checkpoint)
+        command = Compare(
+            scenario=scenario,
+            schedulers=rules.format(best=",".join(best)),
+            seed=self.seed,
+            lanes=lanes,
+            tasks=tasks,
+            checkpoint=tuple(self.out / name for name in fit),
+        )
+        _shown(command)
+        asked = command.asked(command.spec(), command.checkpoint)
         shown = asked.env, asked.params
         with threads() as pool:
             # They compile while the comparison runs.
             tasks, replays = data.replayed(*shown, asked.schedulers, jax.random.key(self.seed), pool)
             comparison = command.judge(asked)
             outcomes = {name: replay.result() for name, replay in replays.items()}
-        line += f" --out {shlex.quote(str(self.out / scenario))}"
+        line = command_line(dataclasses.replace(command, out=self.out / scenario))
         section = html.section(comparison, *shown, tasks, outcomes, line, fit, misfits)
         return section, (comparison, asked.described)
 
@@ -128,13 +134,13 @@ class Demo:
                 misfits[name] = "--quick compares it only where it was trained"
                 continue
             try:
-                runs.find(self.out / name).record.check(*environment)
+                runs.find(self.out / name).training.check(*environment)
             except ValueError as error:
                 misfits[name] = str(error)
         return {name: where for name, where in trained.items() if name not in misfits}, misfits
 
 
-def _command(kind: Any, line: str) -> Any:
-    """What a command line asks for: so the page shows what was run."""
-    print(f"$ {line}", file=sys.stderr)
-    return tyro.cli(kind, args=shlex.split(line)[2:], config=(tyro.conf.FlagCreatePairsOff,))
+def _shown(command: Any) -> Any:
+    """The command, once its line has been shown."""
+    print(f"$ {command_line(command)}", file=sys.stderr)
+    return command

@@ -10,7 +10,7 @@ from typing import Any
 import tyro
 from rich.table import Table
 
-from jaxlb.cli import folders
+from jaxlb import records
 from jaxlb.cli.common import console, dumps
 from jaxlb.environments import scenarios
 from jaxlb.scheduling import schedulers
@@ -48,11 +48,11 @@ class Runs:
         if not self.directory.is_dir():
             raise ValueError(f"{self.directory}: no such folder")
         # `walk` follows no links, so there is no way round in circles.
-        found = [Path(place) for place, _, files in os.walk(self.directory) if folders.ABOUT in files]
+        found = [Path(place) for place, _, files in os.walk(self.directory) if records.RECORD in files]
         known = []
         for directory in found:
             try:
-                known.append({"directory": str(directory), **(folders.read(directory) or {})})
+                known.append({"directory": str(directory), **(records.read(directory) or {})})
             except ValueError as error:
                 warnings.warn(str(error), stacklevel=1)
         known.sort(key=lambda about: about["started"], reverse=True)

@@ -149,7 +149,7 @@ def opened(
     names: Sequence[str], run: runs.Run, identity: str, done: int
 ) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
     """Loggers for all trainings of a run: what yields takes rows of `metrics.jsonl`."""
-    record, directory = run.record, run.directory
+    training, directory = run.training, run.directory
     with contextlib.ExitStack() as stack:
         logs: dict[int, list[Log]] = {
             seed: [
@@ -160,14 +160,14 @@ def opened(
                             group=directory.resolve().name,
                             seed=seed,
                             id=f"{identity}-{seed}",
-                            settings=record.settings,
+                            settings=training.settings,
                             done=done,
                         )
                     )
                 )
                 for name in names
             ]
-            for seed in record.seeds
+            for seed in training.seeds
         }
 
         def log(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -36,7 +36,7 @@ class Render(Where):
         alone("render")
         checks.at_least("tasks", self.tasks, 2)
         checks.seed("seed", self.seed)
-        env, params, _ = self.environment()
+        env, params = self.spec().make()
         shown = entries(self.schedulers, self.checkpoint, env, params)
         if not shown:
             raise ValueError("--schedulers: must name at least one")

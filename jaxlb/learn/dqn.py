@@ -24,21 +24,21 @@ import numpy as np
 import optax
 from flax import struct
 
-from jaxlb import checks, cycle, metrics, observe, rewards, workload
-from jaxlb.devices import at_hand, differing, over_devices
-from jaxlb.env import Env, with_lane_axis
-from jaxlb.learn import networks, replay, trainer
+from jaxlb import checks, rewards
+from jaxlb.devices import differing
+from jaxlb.env import Env
+from jaxlb.learn import collecting, networks, replay, trainer
+from jaxlb.learn.collecting import Collected, Step
 from jaxlb.learn.replay import Memory
 from jaxlb.learn.settings import count, group, named, number, switch
-from jaxlb.learn.trainer import Trainer, TrainResult, TrainState, beginning, descend, falling
-from jaxlb.loop import decide, first_arrival, rollout
-from jaxlb.numerics import at_processor, broadcasts
+from jaxlb.learn.trainer import Systems, Trainer, TrainResult, TrainState, beginning, descend, falling
+from jaxlb.loop import rollout
+from jaxlb.numerics import broadcasts
 from jaxlb.rewards import Weights
-from jaxlb.scheduling import forecasts, learned, scheduler
+from jaxlb.scheduling import features, forecasts, learned
 from jaxlb.scheduling.forecasts import Forecaster
-from jaxlb.scheduling.learned import Features, Moments, Network, Recurrent
-from jaxlb.scheduling.units import mean_service
-from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Scheduler
+from jaxlb.scheduling.learned import Network, Recurrent
+from jaxlb.types import Array, EnvParams, Key, Scheduler
 
 MOMENTS_RATE = 1e-3
 """The running mean and variance of features forget at this rate, once they have seen 1000 steps."""
@@ -82,7 +82,7 @@ class DQNConfig(struct.PyTreeNode):
     target_rate: Any = number(0.05, above=0, high=1)
     average_rate: Any = number(0.01, low=0, high=1)
     max_gradient_norm: Any = number(None, above=0)
-    network: Network = named("per-processor", networks.network, networks.OPTIONS)
+    network: Network = named("per-processor", networks.network, networks.OPTIONS, networks.described)
     forecaster: Forecaster = named("fluid", forecasts.forecaster, pytree_node=True)
     num_lanes: int = count(256)
     memory_rows: int = count(2048)
@@ -94,24 +94,12 @@ class DQNConfig(struct.PyTreeNode):
     double: bool = switch(True)
 
 
-class Step(struct.PyTreeNode):
-    """A row of the memory: one decision of every lane, `[N]`."""
-
-    features: Features
-    known: Array  # [N, P] reward of each choice, as observed
-    action: Array  # int32
-    reward: Array  # relative to the task alone
-    ended: Array  # bool, the queues were emptied afterwards
-
-
 class DQNState(TrainState):
     """All that training remembers between two iterations; training continued from here is the same."""
 
     iterate_key: Key  # each iteration folds its number into it
     evaluate_key: Key  # the same tasks for every judgement
-    env: EnvState  # [N]
-    tracked: Any  # the forecaster's memory
-    memory: Memory
+    systems: tuple[Collected, ...]
     target: Any  # parameters of the target network
     average: Array  # reward, running average
 
@@ -146,41 +134,29 @@ def _optimiser(config: DQNConfig) -> optax.GradientTransformation:
 
 @functools.partial(jax.jit, static_argnames="env")
 @broadcasts
-def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNState:
+def start_dqn(env: Systems, params: Any, config: DQNConfig, key: Key) -> DQNState:
     """Before the first iteration: empty queues, an empty memory, new networks.
 
     Args:
-      env: static.
-      params: of the environment, without lane axes, but any leaf may be `[N]` (`[P, N]`, `[C, N]`).
+      env: static; one, or several.
+      params: of the environment, without lane axes, but any leaf may be `[N]` (`[P, N]`, `[C, N]`); of
+        several a tuple.
       config: of the trainer.
       key: consumed.
     """
     start_key, key = jax.random.split(key)
     iterate_key, evaluate_key = jax.random.split(key)
-    lanes = (config.num_lanes,)
-    params = with_lane_axis(params, lanes)
     arrival_key, observe_key, network_key = jax.random.split(start_key, 3)
-    state, _ = first_arrival(env, params, arrival_key, lanes)
-    tracked = config.forecaster.start(observe.as_told(params), lanes)
-    observation = env.observe(state, params, observe_key)
-    _, seen, forecast = config.forecaster.look(config.forecaster.variables, tracked, observation)
-    x = learned.features(seen, forecast, learned.objective(config.weights))
+    each = trainer.systems(env, params)
+    keys = zip(trainer.keys(arrival_key, len(each)), trainer.keys(observe_key, len(each)), strict=True)
+    begun = [collecting.start(*one, config, *pair) for one, pair in zip(each, keys, strict=True)]
+    x = begun[0][1]
     variables = learned.untrained(config.network, network_key, x, config.weights, config.forecaster)
-    nothing = jnp.zeros(lanes, jnp.float32)
-    row = Step(
-        features=x,
-        known=learned.known_rewards(seen, forecast, config.weights),
-        action=nothing.astype(jnp.int32),
-        reward=nothing,
-        ended=nothing > 0,
-    )
     return DQNState(
         **beginning(variables, _optimiser(config).init(variables.network)),
         iterate_key=iterate_key,
         evaluate_key=evaluate_key,
-        env=over_devices(state, config.num_lanes),
-        tracked=over_devices(tracked, config.num_lanes),
-        memory=replay.start(row, config.memory_rows),
+        systems=tuple(collected for collected, _ in begun),
         target=variables.network,
         average=jnp.float32(0.0),
     )
@@ -188,7 +164,7 @@ def start_dqn(env: Env, params: EnvParams, config: DQNConfig, key: Key) -> DQNSt
 
 @functools.partial(jax.jit, static_argnames="env")
 @broadcasts
-def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, state: DQNState) -> tuple:
+def continue_dqn(env: Systems, params: Any, config: DQNConfig, state: DQNState) -> tuple:
     """The iterations up to the next judgement of the greedy policy, and that.
 
     Args:
@@ -213,129 +189,54 @@ def continue_dqn(env: Env, params: EnvParams, config: DQNConfig, state: DQNState
     state, sums = jax.lax.fori_loop(0, num_iterations, body, differing((state, sums)))
 
     variables = state.variables.replace(network=state.target)
-    greedy, tasks = learned.dqn(config.network, variables), config.evaluation_tasks
+    greedy = learned.dqn(config.network, variables)
+    each = trainer.systems(env, params)
+    keys = trainer.keys(jax.random.clone(state.evaluate_key), len(each))
+    found = [_judged(greedy, config, *one, key) for one, key in zip(each, keys, strict=True)]
+    found = jax.tree.map(lambda *values: jnp.stack(values).mean(), *found)
+    state = trainer.judged(state, variables, found["greedy_objective"])
+    sums = jax.tree.map(lambda total: total / num_iterations, sums)
+    return state, Progress(iteration=state.iteration, **sums, **found)
+
+
+def _judged(greedy: Scheduler, config: DQNConfig, env: Env, params: EnvParams, key: Key) -> dict[str, Array]:
+    """The greedy policy's figures of `Progress` in a system; the key is consumed."""
     goal = dataclasses.replace(env, reward=rewards.Weighted()), config.weights.put_into(params)
-    key = jax.random.clone(state.evaluate_key)
+    tasks = config.evaluation_tasks
     found = rollout(*goal, greedy, key, config.num_lanes, tasks, tasks // 2)
-    objective = found.mean_reward.mean()
-    state = trainer.judged(state, variables, objective)
-    progress = Progress(
-        iteration=state.iteration,
-        **jax.tree.map(lambda total: total / num_iterations, sums),
-        greedy_objective=objective,
-        greedy_completion=found.mean_completion.mean(),
-        greedy_slowdown=found.mean_slowdown.mean(),
-        greedy_violation=found.sla_violation_rate.mean(),
-        greedy_agreement=found.oracle_agreement.mean(),
-    )
-    return state, progress
+    return {
+        "greedy_objective": found.mean_reward.mean(),
+        "greedy_completion": found.mean_completion.mean(),
+        "greedy_slowdown": found.mean_slowdown.mean(),
+        "greedy_violation": found.sla_violation_rate.mean(),
+        "greedy_agreement": found.oracle_agreement.mean(),
+    }
 
 
-def _iterate(env: Env, params: EnvParams, config: DQNConfig, state: DQNState) -> tuple:
+def _iterate(env: Systems, params: Any, config: DQNConfig, state: DQNState) -> tuple:
     """One task of every lane, one gradient step."""
     collect_key, replay_key = jax.random.split(jax.random.fold_in(state.iterate_key, state.iteration))
-    state, collecting = _collect(env, params, config, collect_key, state)
-    state, learning = _learn(config, replay_key, state)
-    return state.replace(iteration=state.iteration + 1), collecting | learning
-
-
-def _explore(
-    variables: tuple[Scheduler, Array], memory: Any, observation: Observation, key: Key
-) -> tuple[Array, Any]:
-    """Act as a policy does, but at random, in proportion to speed, with a probability."""
-    greedy, exploration = variables
-    chance_key, choice_key, greedy_key = jax.random.split(key, 3)
-    action, memory = greedy.act(greedy.variables, memory, observation, greedy_key)
-    explored, _ = scheduler("weighted-random").act((), (), observation, choice_key)
-    explore = jax.random.uniform(chance_key, action.shape, jnp.float32) < exploration
-    return jnp.where(explore, explored, action), memory
-
-
-def _collect(env: Env, params: EnvParams, config: DQNConfig, key: Key, state: DQNState) -> tuple:
-    """One decision of every lane into the memory."""
-    c, lanes, variables = config, (config.num_lanes,), state.variables
-    params = with_lane_axis(params, lanes)
-    task_key, observe_key, act_key = jax.random.split(key, 3)
-    explored = state.iteration.astype(jnp.float32) / c.num_iterations / c.exploration_part
-    exploration = optax.linear_schedule(c.exploration, c.final_exploration, 1)(explored)
-    task, process = workload.draw(task_key, params, state.env.workload, lanes)
-    greedy = learned.dqn(c.network, variables)
-    policy = Scheduler("exploring", (greedy, exploration), greedy.start, _explore)
-    before = state.env
-    after, tracked, observation, outcome, reward = decide(
-        env, params, policy, before, state.tracked, task, observe_key, act_key
-    )
-    after = after.replace(workload=process)
-    ended = after.steps >= params.max_steps_in_episode
-    empty = after.replace(system=cycle.empty(env, params, after.system), steps=jnp.zeros_like(after.steps))
-    after = jax.tree.map(lambda new, old: jnp.where(ended, new, old) if old.ndim else old, empty, after)
-
-    _, seen, forecast = c.forecaster.look(c.forecaster.variables, state.tracked, observation)
-    truth = seen.truth
-    deadline = before.task.deadline / mean_service(params, lanes)
-    true_rewards = rewards.of_each_choice(
-        variables.weights, truth.wait, truth.size, seen.priority, deadline, truth.speed
-    )
-    objective = at_processor(true_rewards, outcome.action)
-    figures = {
-        "objective": objective,
-        "reward": reward,
-        "completion": outcome.completion,
-        "violation": outcome.violation.astype(jnp.float32),
-        "agreement": metrics.agreement(
-            env.station.response(before.system.station, params.speed, before.task.size), outcome.completion
-        ).astype(jnp.float32),
-    }
-    row = Step(
-        features=learned.features(seen, forecast, learned.objective(variables.weights)),
-        known=learned.known_rewards(seen, forecast, variables.weights),
-        action=outcome.action,
-        reward=objective - rewards.alone(variables.weights, truth.size, seen.speed),
-        ended=ended,
-    )
-    row, figures = at_hand((row, figures))
-    rate = jnp.maximum(1.0 / (1.0 + state.iteration.astype(jnp.float32)), MOMENTS_RATE)
-    return state.replace(
-        env=over_devices(after, c.num_lanes),
-        tracked=over_devices(tracked, c.num_lanes),
-        memory=replay.add(state.memory, row),
-        variables=variables.replace(moments=_update_moments(variables.moments, row.features, rate)),
-    ), {name: figure.mean() for name, figure in figures.items()} | {"exploration": exploration}
-
-
-def _update_moments(moments: Moments, x: Features, rate: Array) -> Moments:
-    """Mean and variance moved by `rate` towards those of `x`."""
-
-    def of_batch(leaf: Array) -> Array:
-        return leaf.mean(tuple(range(leaf.ndim - 1)))
-
-    mean = jax.tree.map(of_batch, x)
-    own = jax.tree.map(lambda x, mean: of_batch((x - mean) ** 2), x, mean)
-    return Moments(
-        mean=jax.tree.map(lambda old, new: old + rate * (new - old), moments.mean, mean),
-        # Of a mixture: within its parts, and between them. Nothing is subtracted, so that what never varies
-        # has a variance of next to nothing, however large it is.
-        variance=jax.tree.map(
-            lambda variance, own, old, new: (1.0 - rate) * (variance + rate * (new - old) ** 2) + rate * own,
-            moments.variance,
-            own,
-            moments.mean,
-            mean,
+    explore = collecting.exploration(config, state.iteration)
+    each, variables = trainer.systems(env, params), state.variables
+    keys = trainer.keys(collect_key, len(each))
+    systems, seen, figures = zip(
+        *(
+            collecting.collect(*one, config, variables, explore, collected, key)
+            for one, collected, key in zip(each, state.systems, keys, strict=True)
         ),
+        strict=True,
     )
+    figures = jax.tree.map(lambda *values: jnp.stack(values).mean(), *figures)
+    rate = jnp.maximum(1.0 / (1.0 + state.iteration.astype(jnp.float32)), MOMENTS_RATE)
+    moments = features.followed(variables.moments, seen, rate)
+    state = state.replace(systems=systems, variables=variables.replace(moments=moments))
+    state, learning = _learn(config, replay_key, state)
+    return state.replace(iteration=state.iteration + 1), figures | {"exploration": explore} | learning
 
 
 def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
-    """One gradient step on remembered steps."""
-    c, variables, rows = config, state.variables, state.memory.rows
-    num_rows = rows.action.shape[0]
-    row, lane = replay.draw(state.memory, key, c.batch_size, c.n_step)
-    window = (row[:, None] + jnp.arange(c.n_step, dtype=jnp.int32)) % num_rows, lane[:, None]
-    now = jax.tree.map(lambda leaf: leaf[row, lane], rows)
-    then = jax.tree.map(lambda leaf: leaf[(row + c.n_step) % num_rows, lane], rows)
-    # What came after queues were emptied is not a consequence.
-    usable = ~rows.ended[window].any(1) & (state.memory.count > c.n_step)
-    usable = usable.astype(jnp.float32)
+    """One gradient step on remembered steps, as many of each system."""
+    c, variables, count = config, state.variables, len(state.systems)
 
     def value(network: Any, step: Step) -> Array:
         return learned.values(c.network, variables.replace(network=network), step.features, step.known)
@@ -343,24 +244,48 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
     def chosen(value: Array, action: Array) -> Array:
         return jnp.take_along_axis(value, action[:, None], -1)[:, 0]
 
-    judged = value(state.target, then)
-    next_action = jnp.argmax(value(variables.network, then) if c.double else judged, -1)
-    discounts = c.discount ** jnp.arange(c.n_step, dtype=jnp.float32)
-    earned = ((rows.reward[window] - state.average) * discounts).sum(1)
-    target = earned + c.discount**c.n_step * chosen(judged, next_action)
+    def batch(memory: Memory, key: Key) -> tuple[Step, Array, Array]:
+        """Steps, their targets, and which of them count."""
+        rows = memory.rows
+        num_rows = rows.action.shape[0]
+        row, lane = replay.draw(memory, key, c.batch_size // count, c.n_step)
+        window = (row[:, None] + jnp.arange(c.n_step, dtype=jnp.int32)) % num_rows, lane[:, None]
+        now = jax.tree.map(lambda leaf: leaf[row, lane], rows)
+        then = jax.tree.map(lambda leaf: leaf[(row + c.n_step) % num_rows, lane], rows)
+        # What came after queues were emptied is not a consequence.
+        usable = ~rows.ended[window].any(1) & (memory.count > c.n_step)
+        judged = value(state.target, then)
+        next_action = jnp.argmax(value(variables.network, then) if c.double else judged, -1)
+        discounts = c.discount ** jnp.arange(c.n_step, dtype=jnp.float32)
+        earned = ((rows.reward[window] - state.average) * discounts).sum(1)
+        target = earned + c.discount**c.n_step * chosen(judged, next_action)
+        return now, target, usable.astype(jnp.float32)
 
-    def loss_of(network: Any) -> tuple[Array, tuple[Array, Array]]:
-        estimate = chosen(value(network, now), now.action)
-        error = target - estimate
-        return (usable * (0.5 * error**2)).mean(), (error, estimate)
+    memories = [collected.memory for collected in state.systems]
+    batches = [batch(*one) for one in zip(memories, trainer.keys(key, count), strict=True)]
 
-    (loss, (error, estimate)), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables.network)
+    def loss_of(network: Any) -> tuple[Array, dict[str, Array]]:
+        found = []
+        for now, target, usable in batches:
+            estimate = chosen(value(network, now), now.action)
+            error = target - estimate
+            loss = (usable * (0.5 * error**2)).mean()
+            found.append(
+                {
+                    "loss": loss,
+                    "error": (error * usable).mean(),
+                    "td_error": jnp.abs(error * usable).mean(),
+                    "value": estimate.mean(),
+                }
+            )
+        found = jax.tree.map(lambda *values: jnp.stack(values).mean(), *found)
+        return found["loss"], found
+
+    (loss, found), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables.network)
     norm = optax.tree.norm(gradient)
     network, optimiser = descend(_optimiser(c), gradient, state.optimiser, variables.network)
-    figures = {
-        "loss": loss,
-        "td_error": jnp.abs(error * usable).mean(),
-        "value": estimate.mean(),
+    error = found.pop("error")
+    figures = found | {
         "gradient_norm": norm,
         "learning_rate": falling(c)(state.iteration),
     }
@@ -371,12 +296,12 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
         variables=variables.replace(network=network),
         target=optax.incremental_update(network, state.target, c.target_rate),
         optimiser=optimiser,
-        average=state.average + c.average_rate * (error * usable).mean() / c.n_step,
+        average=state.average + c.average_rate * error / c.n_step,
     )
     return state, figures
 
 
-def train_dqn(env: Env, params: EnvParams, config: DQNConfig | None, key: Key) -> TrainResult:
+def train_dqn(env: Systems, params: Any, config: DQNConfig | None, key: Key) -> TrainResult:
     """Train a scheduler by deep Q-learning.
 
     A pure function of its arguments that may be jitted, and vmapped over `key`, over the numbers in `config`
@@ -384,9 +309,9 @@ def train_dqn(env: Env, params: EnvParams, config: DQNConfig | None, key: Key) -
     trains eight seeds at once.
 
     Args:
-      env: from `jaxlb.make`.
+      env: from `jaxlb.make`; or a tuple of several, to train one network for several numbers of processors.
       params: of the environment. A leaf may also be `[N]` (a vector `[P, N]`), N = `config.num_lanes`, to
-        train one network for a range of loads, speeds, ...
+        train one network for a range of loads, speeds, ... Of several environments: a tuple.
       config: None: the defaults.
       key: consumed.
 
@@ -401,29 +326,36 @@ def train_dqn(env: Env, params: EnvParams, config: DQNConfig | None, key: Key) -
     return trainer.train(DQN, env, params, config, key)
 
 
-def _check(env: Env, params: EnvParams, config: DQNConfig) -> None:
-    c = config
+def _check(env: Systems, params: Any, config: DQNConfig) -> None:
+    c, each = config, trainer.checked_systems(env, params, config.num_lanes)
     if isinstance(c.network, Recurrent):
         raise ValueError("network: one that remembers, as recurrent-gnn, is for train_gnn only")
-    env.check(params, (c.num_lanes,))
     checks.at_least("memory_rows", c.memory_rows, c.n_step + 1)
-    if c.memory_rows * c.num_lanes < c.batch_size:
+    checks.at_least("batch_size", c.batch_size, len(each))
+    if c.memory_rows * c.num_lanes < c.batch_size // len(each):
         raise ValueError(
             f"memory_rows = {c.memory_rows} of {c.num_lanes} lanes: must hold at least a batch, "
-            f"{c.batch_size} steps"
+            f"{c.batch_size // len(each)} steps"
         )
     at_hand = not checks.traced((c.discount, c.average_rate))
     if at_hand and np.any((np.asarray(c.discount) == 1) & (np.asarray(c.average_rate) == 0)):
         raise ValueError(
             "discount = 1, average_rate = 0: without a discount values are relative to the average reward"
         )
-    rewards.check(c.weights, np.shape(params.class_probability)[0], (c.num_lanes,))
+    for _, own in each:
+        rewards.check(c.weights, np.shape(own.class_probability)[0], (c.num_lanes,))
     if c.weights.completion_exponent is None:
         raise ValueError("completion_exponent = None: must be a number here, which the network is told")
 
 
-def _fits(settings: Mapping[str, Any], trained: EnvParams, env: Env, params: EnvParams) -> None:
-    networks.check_processors(settings["network"], trained.speed, env.name, params.speed)
+def _variables(config: DQNConfig, num_processors: int) -> learned.Variables:
+    """Before training."""
+    x = features.nothing(learned.NAMES, num_processors, len(learned.objective(config.weights)))
+    return learned.untrained(config.network, jax.random.key(0), x, config.weights, config.forecaster)
+
+
+def _fits(settings: Mapping[str, Any], trained: np.ndarray, env: Env, params: EnvParams) -> None:
+    networks.check_processors(settings.get("network"), trained, env.name, params.speed)
     classes, weight = params.class_probability.shape[0], settings["sla_weight"]
     if isinstance(weight, list) and len(weight) != classes:
         raise ValueError(
@@ -433,19 +365,17 @@ def _fits(settings: Mapping[str, Any], trained: EnvParams, env: Env, params: Env
 
 DQN = Trainer(
     name="dqn",
-    features=(("task", tuple(learned.TASK_FEATURES)), ("processor", tuple(learned.PROCESSOR_FEATURES))),
+    aim="Learns by trial what its choices bring later: completion times and missed deadlines, weighed.",
+    features=tuple(learned.NAMES._asdict().items()),
+    known=features.KNOWN,
     objective="greedy_objective",
+    reached=("greedy_completion", "greedy_slowdown", "greedy_violation", "greedy_agreement"),
     remedy="a smaller learning_rate or max_gradient_norm",
-    reached=(
-        ("completion", "greedy_completion", 1.0),
-        ("slowdown", "greedy_slowdown", 1.0),
-        ("SLA violations %", "greedy_violation", 100.0),
-        ("oracle's choice %", "greedy_agreement", 100.0),
-    ),
     config=DQNConfig,
     check=_check,
     start=start_dqn,
     advance=continue_dqn,
-    acting=lambda config, variables: learned.dqn(config.network, variables),
+    variables=_variables,
+    acting=lambda config, variables, names: learned.dqn(config.network, variables, features.Names(**names)),
     fits=_fits,
 )

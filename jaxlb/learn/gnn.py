@@ -10,30 +10,28 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
 from jaxlb import checks, workload
 from jaxlb.env import Env, with_lane_axis
-from jaxlb.functions import partial
 from jaxlb.learn import networks, trainer
+from jaxlb.learn.examples import Examples, decided, examples
 from jaxlb.learn.settings import choice, count, fixed, named, names, number
-from jaxlb.learn.trainer import Trainer, TrainResult, TrainState, beginning, descend, falling
+from jaxlb.learn.trainer import Systems, Trainer, TrainResult, TrainState, beginning, descend, falling
 from jaxlb.loop import first_arrival, watch
 from jaxlb.numerics import at_processor, broadcasts
-from jaxlb.scheduling import forecasts, learned, regression, scheduler
-from jaxlb.scheduling.base import chosen_acts, first_memories, starts
+from jaxlb.scheduling import features, forecasts, learned, regression, scheduler
+from jaxlb.scheduling.features import Features
 from jaxlb.scheduling.forecasts import Forecaster
-from jaxlb.scheduling.learned import Features, Network, Recurrent
+from jaxlb.scheduling.learned import Network, Recurrent
 from jaxlb.scheduling.regression import Decision, Regression
 from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler
 
 Target = Literal["time", "mean", "log-time", "distribution", "choice"]
 HELD_OUT = 5
 """Every fifth lane is held out of the fit."""
-
-Systems = Env | tuple[Env, ...]
-"""One environment, or several that differ in their number of processors."""
 
 
 class GNNConfig(struct.PyTreeNode):
@@ -63,7 +61,7 @@ class GNNConfig(struct.PyTreeNode):
 
     learning_rate: Any = number(1e-2, above=0)
     final_learning_rate: Any = number(1e-6, above=0)
-    network: Network | Recurrent = named("gnn", networks.network, networks.OPTIONS)
+    network: Network | Recurrent = named("gnn", networks.network, networks.OPTIONS, networks.described)
     forecaster: Forecaster = named("fluid", forecasts.forecaster, pytree_node=True)
     target: Target = choice("log-time", get_args(Target))
     decision: Decision = choice("completion", get_args(Decision))
@@ -76,13 +74,6 @@ class GNNConfig(struct.PyTreeNode):
     sequence: int = count(1)
     num_iterations: int = count(12_000)
     num_evaluations: int = count(8)
-
-
-class Examples(struct.PyTreeNode):
-    """Decisions, and what each choice would have led to."""
-
-    features: Features  # [..., N, G] and [..., N, P, L]
-    completion: Array  # [..., N, P] mean services
 
 
 class GNNState(TrainState):
@@ -104,71 +95,25 @@ class Progress(struct.PyTreeNode):
     objective: Array  # minus the loss of held-out lanes of the first round, which are always the same
 
 
-def _each(env: Systems, params: Any) -> tuple[tuple[Env, EnvParams], ...]:
-    """Environments with their parameters."""
-    return ((env, params),) if isinstance(env, Env) else tuple(zip(env, params, strict=True))
+def _acting(
+    config: GNNConfig,
+    variables: Regression,
+    names: Mapping[str, tuple[str, ...]] = regression.NAMES._asdict(),
+) -> Scheduler:
+    given = features.Names(**names)
+    return regression.gnn(config.network, variables, config.decision, config.adaptation, given)
 
 
-def _act_mixed(
-    variables: tuple[Scheduler, Array, tuple[Scheduler, ...]],
-    memory: tuple,
-    observation: Observation,
-    key: Key,
-) -> tuple[Array, tuple]:
-    """Act in every second lane as its own policy, once that is trained, in the others as one of the rules."""
-    (own, trained, behaviours), (tracked, *memories) = variables, memory
-    own_key, *keys = jax.random.split(key, 1 + len(behaviours))
-    lane = jnp.arange(observation.size.size, dtype=jnp.int32).reshape(observation.size.shape)
-    learned_action, tracked = own.act(own.variables, tracked, observation, own_key)
-    which = (lane // 2) % len(behaviours)
-    action, memories = chosen_acts(behaviours, memories, observation, keys, which)
-    action = jnp.where(trained & (lane % 2 == 1), learned_action, action)
-    return action, (tracked, *memories)
-
-
-def _examples(own: Scheduler, memory: tuple, observation: Observation) -> Examples:
-    """What a scheduler is told, and what each choice would lead to."""
-    forecaster, (told, *_) = own.variables.forecaster, memory
-    _, seen, forecast = forecaster.look(forecaster.variables, told, observation)
-    return Examples(regression.features(seen, forecast), regression.completions(seen.truth))
-
-
-def _look(mixture: Scheduler, memory: tuple, observation: Observation) -> Examples:
-    return _examples(mixture.variables[0], memory[0], observation)
-
-
-def examples(
-    env: Env, params: EnvParams, config: GNNConfig, variables: Regression, trained: Array, key: Key
-) -> Examples:
-    """A round of them in one system, `[T, N, ...]`.
-
-    Args:
-      env: static.
-      params: of the environment; a leaf may be `[N]`.
-      config: of the trainer.
-      variables: of the policy so far.
-      trained: bool, whether half of the lanes are its own.
-      key: consumed.
-    """
-    c, lanes = config, (config.num_lanes,)
-    task_key, replay_key = jax.random.split(key)
-    params = with_lane_axis(params, lanes)
-    tasks = workload.sample(task_key, params, c.warmup + c.num_tasks, lanes)
-    own, behaviours = _acting(c, variables), tuple(scheduler(name) for name in c.behaviours)
-    start = partial(first_memories, starts((own, *behaviours)))
-    mixture = Scheduler("mixture", (own, trained, behaviours), start, _act_mixed)
-    _, found = watch(env, params, mixture, tasks, replay_key, _look)
-    return jax.tree.map(lambda leaf: leaf[c.warmup :], found)
-
-
-def _acting(config: GNNConfig, variables: Regression) -> Scheduler:
-    return regression.gnn(config.network, variables, config.decision, config.adaptation)
+def _variables(config: GNNConfig, num_processors: int) -> Regression:
+    """Before training."""
+    x = features.nothing(regression.NAMES, num_processors)
+    return regression.untrained(config.network, jax.random.key(0), x, config.forecaster)
 
 
 def _outputs(config: GNNConfig, variables: Regression, x: Features) -> Array:
     """What the network says of decisions in a row, `[T, ..., P]` or `[T, ..., P, 2]`."""
     network = learned.remembering(config.network)
-    x = learned.standardise(variables.moments, x)
+    x = features.standardise(variables.moments, x)
     _, *lanes, num_processors, _ = x.processor.shape
 
     def step(memory: Any, x: Features) -> tuple[Any, Array]:
@@ -218,7 +163,7 @@ def _standardising(config: GNNConfig, variables: Regression, examples: tuple[Exa
     x = jax.tree.map(lambda *leaves: jnp.concatenate([rows(leaf) for leaf in leaves]), *each)
     target = jnp.concatenate([_target(config, one.completion).reshape(-1) for one in examples])
     return variables.replace(
-        moments=learned.Moments(
+        moments=features.Moments(
             mean=jax.tree.map(lambda leaf: leaf.mean(0), x),
             variance=jax.tree.map(lambda leaf: leaf.var(0), x),
         ),
@@ -238,20 +183,20 @@ def start_gnn(env: Systems, params: Any, config: GNNConfig, key: Key) -> GNNStat
       key: consumed.
     """
     start_key, round_key = jax.random.split(key)
-    lanes, each = (config.num_lanes,), _each(env, params)
+    lanes, each = (config.num_lanes,), trainer.systems(env, params)
     one, laned = each[0][0], with_lane_axis(each[0][1], lanes)
     arrival_key, observe_key, network_key = jax.random.split(start_key, 3)
     arrived, _ = first_arrival(one, laned, arrival_key, lanes)
     observation = one.observe(arrived, laned, observe_key)
     told, forecaster = config.forecaster.start(laned, lanes), config.forecaster
     _, seen, forecast = forecaster.look(forecaster.variables, told, observation)
-    x = regression.features(seen, forecast)
+    x = features.extract(seen, forecast, regression.NAMES)
     variables = regression.untrained(config.network, network_key, x, forecaster)
     num_rounds = config.num_evaluations
 
     def memory(env: Env, params: EnvParams) -> Examples:
-        of_a_round = functools.partial(examples, env, params, config)
-        found = jax.eval_shape(of_a_round, variables, jnp.array(False), round_key)
+        of_a_round = functools.partial(examples, env, params, config, _acting(config, variables))
+        found = jax.eval_shape(of_a_round, jnp.array(False), round_key)
         return jax.tree.map(lambda leaf: jnp.zeros((num_rounds, *leaf.shape), leaf.dtype), found)
 
     return GNNState(
@@ -268,9 +213,9 @@ def continue_gnn(env: Systems, params: Any, config: GNNConfig, state: GNNState) 
     c, num_steps = config, config.num_iterations // config.num_evaluations
     round_ = state.iteration // num_steps
     example_key, fit_key = jax.random.split(jax.random.fold_in(state.round_key, round_))
-    each = _each(env, params)
+    each = trainer.systems(env, params)
     new = tuple(
-        examples(*system, c, state.variables, round_ > 0, key)
+        examples(*system, c, _acting(c, state.variables), round_ > 0, key)
         for system, key in zip(each, jax.random.split(example_key, len(each)), strict=True)
     )
     pool = jax.tree.map(lambda rows, leaf: rows.at[round_].set(leaf), state.examples, new)
@@ -349,13 +294,13 @@ def inspect(env: Env, params: EnvParams, config: GNNConfig, variables: Regressio
     tasks = workload.sample(task_key, params, c.warmup + c.num_tasks, lanes)
 
     def look(own: Scheduler, memory: tuple, observation: Observation) -> tuple[Examples, Array]:
-        seen = _examples(own, memory, observation)
+        seen = decided(own, memory, observation)
         action, _ = own.act(own.variables, memory, observation, key)
         return seen, at_processor(jnp.moveaxis(seen.completion, -1, 0), action)
 
     _, (found, chosen) = watch(env, params, _acting(c, variables), tasks, replay_key, look)
     prediction = predicted(c, variables, found.features)
-    place = regression.TASK_FEATURES.index("log system load")
+    place = regression.NAMES.task.index("log system load")
     load = jnp.expm1(found.features.task[..., place]) / 8.0
     last = jax.tree.map(lambda leaf: leaf[-1:, 0], found.features)
 
@@ -399,14 +344,7 @@ def train_gnn(env: Systems, params: Any, config: GNNConfig | None, key: Key) -> 
 
 
 def _check(env: Systems, params: Any, config: GNNConfig) -> None:
-    c = config
-    if not isinstance(env, Env) and (not env or len(env) != len(params)):
-        raise ValueError(
-            f"{len(env)} environments with {len(params)} parameters: must be as many, at least 1"
-        )
-    each = _each(env, params)
-    for one, own in each:
-        one.check(own, (c.num_lanes,))
+    c, each = config, trainer.checked_systems(env, params, config.num_lanes)
     checks.at_least("batch_size", c.batch_size, len(each))
     checks.at_least("num_tasks", c.num_tasks, c.sequence)
     if c.decision == "violation" and c.target != "distribution":
@@ -418,10 +356,7 @@ def _check(env: Systems, params: Any, config: GNNConfig) -> None:
 
 def _check_outputs(num_processors: int, config: GNNConfig) -> None:
     """Raise ValueError if the network has not the outputs that the target needs."""
-    x = Features(
-        task=jnp.zeros((1, len(regression.TASK_FEATURES)), jnp.float32),
-        processor=jnp.zeros((1, num_processors, len(learned.PROCESSOR_FEATURES)), jnp.float32),
-    )
+    x = features.nothing(regression.NAMES, num_processors)
     network = learned.remembering(config.network)
 
     def of(key: Key, x: Features) -> Array:
@@ -436,24 +371,23 @@ def _check_outputs(num_processors: int, config: GNNConfig) -> None:
         )
 
 
-def _fits(settings: Mapping[str, Any], trained: EnvParams, env: Env, params: EnvParams) -> None:
-    networks.check_processors(settings["network"], trained.speed, env.name, params.speed)
+def _fits(settings: Mapping[str, Any], trained: np.ndarray, env: Env, params: EnvParams) -> None:
+    networks.check_processors(settings.get("network"), trained, env.name, params.speed)
 
 
 GNN = Trainer(
     name="gnn",
-    features=(("task", regression.TASK_FEATURES), ("processor", tuple(learned.PROCESSOR_FEATURES))),
+    aim="Learns each choice's completion time, and takes the smallest: at best, the oracle's choice.",
+    features=tuple(regression.NAMES._asdict().items()),
+    known=features.KNOWN,
     objective="objective",
+    reached=("r_squared", "agreement", "regret"),
     remedy="a smaller learning_rate",
-    reached=(
-        ("R2 of completion", "r_squared", 1.0),
-        ("oracle's choice %", "agreement", 100.0),
-        ("regret, mean services", "regret", 1.0),
-    ),
     config=GNNConfig,
     check=_check,
     start=start_gnn,
     advance=continue_gnn,
+    variables=_variables,
     acting=_acting,
     fits=_fits,
     inspect=inspect,

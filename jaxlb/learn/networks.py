@@ -13,7 +13,8 @@ from flax import linen as nn
 from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import stored
-from jaxlb.scheduling.learned import PROCESSOR_FEATURES, Features, Network, Recurrent
+from jaxlb.scheduling.features import PROCESSOR_FEATURES, Features
+from jaxlb.scheduling.learned import Network, Recurrent
 from jaxlb.types import Array, Key, Lanes
 
 Pooling = Literal["mean", "max", "attention"]
@@ -29,7 +30,7 @@ class _Perceptron(nn.Module):
 
     @nn.compact
     def __call__(self, x: Features) -> Array:
-        # Features first, as in `learned.standardise`.
+        # Features first, as in `features.standardise`.
         task, processor = jnp.moveaxis(x.task, -1, 0), jnp.moveaxis(x.processor, (-2, -1), (0, 1))
         h = jnp.concatenate([task, processor.reshape(-1, *task.shape[1:])])
         # Transposed before the product, not within, which takes twice as long.
@@ -304,13 +305,38 @@ def network(name: str, **options: Any) -> Network | Recurrent:
     return NETWORKS[name](**options)
 
 
-def check_processors(name: str, trained: Any, scenario: str, met: Any) -> None:
+def described(network: Network | Recurrent) -> dict[str, Any] | None:
+    """The name and the options that `network` makes one from, as JSON has them; None: it is one's own."""
+    module = next(iter(getattr(network.init, "args", ())), None)
+    name = _NAMES.get((type(module), type(network)))
+    if name is None or NETWORKS[name](**_options(name, module)) != network:
+        return None
+    plain = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in _options(name, module).items()
+    }
+    return {"network": name, **plain}
+
+
+def _options(name: str, module: Any) -> dict[str, Any]:
+    return {option: getattr(module, option) for option in inspect.signature(NETWORKS[name]).parameters}
+
+
+_NAMES = {
+    (_Perceptron, Network): "mlp",
+    (_PerProcessor, Network): "per-processor",
+    (_MessagePassing, Network): "gnn",
+    (_MessagePassing, Recurrent): "recurrent-gnn",
+}
+
+
+def check_processors(name: str | None, trained: Any, scenario: str, met: Any) -> None:
     """Raise ValueError if a network, by its name, cannot serve so many processors; warn if of other speeds.
 
     A perceptron knows processors by their places, and nothing of speeds there that it has not seen.
 
     Args:
-      name: of the network.
+      name: of the network; None: one's own.
       trained: speeds `[P]` that it was trained for.
       scenario: how messages name where it is to serve.
       met: speeds `[P, ...]` there.

@@ -13,7 +13,7 @@ from jaxlb.drift import Detector
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn import trainer
 from jaxlb.learn.settings import count, named
-from jaxlb.learn.trainer import Trainer, TrainResult, TrainState, beginning, descend
+from jaxlb.learn.trainer import Systems, Trainer, TrainResult, TrainState, beginning, descend
 from jaxlb.loop import watch
 from jaxlb.numerics import broadcasts, deviation, first_smallest
 from jaxlb.scheduling import predictors, tracking
@@ -35,7 +35,7 @@ class PredictorConfig(struct.PyTreeNode):
       num_lanes: N environments that the examples are from.
       num_tasks: in each lane.
       warmup: tasks before these that no example is taken from.
-      num_examples: drawn of all processors at all those tasks, to fit to.
+      num_examples: drawn of all processors of a system at all those tasks, to fit to.
       num_iterations: steps of L-BFGS.
       num_evaluations: how often the examples that were held out are looked at, evenly spread.
       detector: of drift, for the scheduler, from `jaxlb.drift`.
@@ -137,23 +137,31 @@ def loss(predictor: Predictor, fit: Fit, examples: Examples) -> Array:
     return 0.5 * (found[1] + squares * jnp.exp(-found[1])).mean()
 
 
-@broadcasts
-def start_predictor(env: Env, params: EnvParams, config: PredictorConfig, key: Key) -> PredictorState:
-    """Before the first iteration: examples, and a predictor of their mean."""
-    example_key, network_key = jax.random.split(key)
-    seen, unseen = examples(env, params, config, example_key)
-    feature_mean = seen.x.mean(1)
-    fit = Fit(
-        network=config.predictor.init(network_key, seen.x),
+def _untrained(predictor: Predictor, key: Key, examples: Examples) -> Fit:
+    """A predictor of the mean of examples; the key is consumed."""
+    feature_mean = examples.x.mean(1)
+    return Fit(
+        network=predictor.init(key, examples.x),
         feature_mean=feature_mean,
-        # What never varied is not listened to. What did has no bounds, unlike in `learned.standardise`: a
+        # What never varied is not listened to. What did has no bounds, unlike in `features.standardise`: a
         # backlog is an account, linear in the work that is told, and as true of ten times as much.
-        feature_deviation=deviation(feature_mean, seen.x.var(1)),
-        mean=seen.backlog.mean(),
-        deviation=seen.backlog.std(),
+        feature_deviation=deviation(feature_mean, examples.x.var(1)),
+        mean=examples.backlog.mean(),
+        deviation=examples.backlog.std(),
         error=jnp.float32(jnp.inf),
         spread=jnp.float32(1.0),
     )
+
+
+@broadcasts
+def start_predictor(env: Systems, params: Any, config: PredictorConfig, key: Key) -> PredictorState:
+    """Before the first iteration: examples, and a predictor of their mean."""
+    example_key, network_key = jax.random.split(key)
+    each = trainer.systems(env, params)
+    keys = trainer.keys(example_key, len(each))
+    found = [examples(*one, config, key) for one, key in zip(each, keys, strict=True)]
+    seen, unseen = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, -1), *found)
+    fit = _untrained(config.predictor, network_key, seen)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes integers with floats
         optimiser = _OPTIMISER.init(fit.network)
     return PredictorState(**beginning(fit, optimiser), seen=seen, unseen=unseen)
@@ -161,7 +169,7 @@ def start_predictor(env: Env, params: EnvParams, config: PredictorConfig, key: K
 
 @broadcasts
 def continue_predictor(
-    env: Env, params: EnvParams, config: PredictorConfig, state: PredictorState
+    env: Systems, params: Any, config: PredictorConfig, state: PredictorState
 ) -> tuple[PredictorState, Progress]:
     """The steps up to the next look at the examples that were held out, and that."""
     del env, params
@@ -199,15 +207,15 @@ def continue_predictor(
     return state.replace(iteration=iteration), Progress(iteration, losses[-1], fit.error, -fit.error)
 
 
-def train_predictor(env: Env, params: EnvParams, config: PredictorConfig | None, key: Key) -> TrainResult:
+def train_predictor(env: Systems, params: Any, config: PredictorConfig | None, key: Key) -> TrainResult:
     """Fit a predictor of backlogs to simulated systems.
 
     A pure function of its arguments that may be jitted, and vmapped over `key` and `params`.
 
     Args:
-      env: from `jaxlb.make`.
+      env: from `jaxlb.make`; or a tuple of several, with as many examples of each.
       params: of the environment. A leaf may also be `[N]` (a vector `[P, N]`), N = `config.num_lanes`, to
-        train one predictor for a range of measurement intervals, loads, ...
+        train one predictor for a range of measurement intervals, loads, ... Of several environments: a tuple.
       config: None: the defaults.
       key: consumed.
 
@@ -220,20 +228,30 @@ def train_predictor(env: Env, params: EnvParams, config: PredictorConfig | None,
     return trainer.train(PREDICTOR, env, params, config, key)
 
 
-def _check(env: Env, params: EnvParams, config: PredictorConfig) -> None:
-    env.check(params, (config.num_lanes,))
+def _variables(config: PredictorConfig, num_processors: int) -> Fit:
+    """Before training."""
+    del num_processors
+    x = jnp.zeros((len(config.predictor.features), 1), jnp.float32)
+    return _untrained(config.predictor, jax.random.key(0), Examples(x, x[0]))
+
+
+def _check(env: Systems, params: Any, config: PredictorConfig) -> None:
+    trainer.checked_systems(env, params, config.num_lanes)
 
 
 PREDICTOR = Trainer(
     name="predictor",
+    aim="Learns backlogs from old figures; LWR then chooses by what it predicts.",
     features=(("processor", tuple(FEATURES)),),
+    known=(("processor", tuple(FEATURES)),),
     objective="objective",
+    reached=("held_out_error",),
     remedy="fewer num_iterations, more num_examples or another predictor",
-    reached=(("error on examples held out, mean sizes", "held_out_error", 1.0),),
     config=PredictorConfig,
     check=_check,
     start=start_predictor,
     advance=continue_predictor,
-    acting=lambda c, fit: predicting("drift-aware", c.predictor, fit, c.detector, c.hold),
+    variables=_variables,
+    acting=lambda c, fit, names: predicting("drift-aware", c.predictor, fit, c.detector, c.hold),
     fits=lambda settings, trained, env, params: None,
 )

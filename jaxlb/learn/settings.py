@@ -6,7 +6,7 @@ is one of those below.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -49,13 +49,20 @@ def names(default: tuple[str, ...], make: Callable[[str], Any]) -> Any:
 
 
 def named(
-    default: str, make: Callable[..., Any], options: Iterable[str] = (), pytree_node: bool = False
+    default: str,
+    make: Callable[..., Any],
+    options: Iterable[str] = (),
+    describe: Callable[[Any], dict[str, Any] | None] | None = None,
+    pytree_node: bool = False,
 ) -> Any:
-    """What `make(name, **options)` makes; plain settings have its name, and options by theirs."""
+    """What `make(name, **options)` makes; plain settings have its name, and options by theirs.
+
+    `describe` gives these for a value, or None for one that no name makes; without options it is not needed.
+    """
     return struct.field(
         pytree_node=pytree_node,
         default=make(default),
-        metadata={"name": default, "make": make, "options": frozenset(options)},
+        metadata={"name": default, "make": make, "options": frozenset(options), "describe": describe},
     )
 
 
@@ -115,14 +122,27 @@ def plain(config: Any) -> dict[str, Any]:
     for field in dataclasses.fields(config):
         value, about = getattr(config, field.name), field.metadata
         if "group" in about:
-            found |= {part.name: getattr(value, part.name) for part in dataclasses.fields(value)}
+            found |= {part.name: _json(getattr(value, part.name)) for part in dataclasses.fields(value)}
+        elif about.get("describe"):
+            found |= about["describe"](value) or {}
         elif "make" in about:
             name = getattr(value, "name", about["name"])
             with contextlib.suppress(ValueError):  # one of its own, that no name makes
                 found |= {field.name: name} if _same(value, about["make"](name)) else {}
         else:
-            found[field.name] = list(value) if isinstance(value, tuple) else value
+            found[field.name] = _json(value)
     return found
+
+
+def _json(value: Any) -> Any:
+    """A number, of any library, or numbers, as JSON has them."""
+    return list(value) if isinstance(value, tuple) else value.tolist() if hasattr(value, "tolist") else value
+
+
+def own_fields(kind: type, settings: Mapping[str, Any]) -> list[str]:
+    """The fields of a configuration of which `plain` had no name."""
+    fields = dataclasses.fields(kind)
+    return [field.name for field in fields if "make" in field.metadata and field.name not in settings]
 
 
 def check(config: Any) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -17,39 +18,53 @@ from jaxlb.numerics import broadcasts
 from jaxlb.random import typed
 from jaxlb.types import Array, EnvParams, Key, Scheduler
 
+Systems = Env | tuple[Env, ...]
+"""One environment, or several that differ in their number of processors."""
+
+
+Groups = tuple[tuple[str, tuple[str, ...]], ...]
+"""Names of features, by group."""
+
 
 class Trainer(NamedTuple):
     """A method of training, as pure functions.
 
     Attributes:
       name: what the command line calls it.
-      features: what its networks are told, by group.
+      aim: what it learns, in a sentence.
+      features: names of those that its network is given, by group.
+      known: names of those that it could be given.
       objective: the figure of progress that is the largest for the best weights.
+      reached: the figures of progress that tell what was reached, the most telling first.
       remedy: what to try where training diverged.
-      reached: what a table tells of the best weights: heading, figure of progress, factor.
       config: of its settings, whose fields are those of `jaxlb.learn.settings`.
       check: (env, params, config) -> None, or ValueError if settings do not agree with each other or with the
         environment.
       start: (env, params, config, key) -> state, before the first iteration; the key is consumed.
       advance: (env, params, config, state) -> (state, progress), the iterations up to the next judgement,
         and that. A state is a `TrainState`, with keys of its own.
-      acting: (config, variables) -> the scheduler that has learned them.
-      fits: (settings, parameters it was trained for, env, params) -> None, or ValueError if what was trained
-        with these settings cannot serve that environment; what it may serve badly is warned of.
+      variables: (config, number of processors) -> variables before training, of any numbers.
+      acting: (config, variables, features) -> the scheduler that has learned them, its network being given
+        features of these names, by group.
+      fits: (settings, speeds it was trained for, env, params) -> None, or ValueError if what was trained with
+        these settings cannot serve that environment; what it may serve badly is warned of.
       inspect: (env, params, config, variables, key) -> what a picture of its predictions needs, if any.
     """
 
     name: str
-    features: tuple[tuple[str, tuple[str, ...]], ...]
+    aim: str
+    features: Groups
+    known: Groups
     objective: str
+    reached: tuple[str, ...]
     remedy: str
-    reached: tuple[tuple[str, str, float], ...]
     config: type
     check: Callable[[Any, Any, Any], None]
     start: Callable[[Any, Any, Any, Key], Any]
     advance: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
-    acting: Callable[[Any, Any], Scheduler]
-    fits: Callable[[Mapping[str, Any], EnvParams, Env, EnvParams], None]
+    variables: Callable[[Any, int], Any]
+    acting: Callable[[Any, Any, Mapping[str, tuple[str, ...]]], Scheduler]
+    fits: Callable[[Mapping[str, Any], np.ndarray, Env, EnvParams], None]
     inspect: Callable[[Env, EnvParams, Any, Any, Key], Any] | None = None
 
 
@@ -70,7 +85,7 @@ class TrainResult(struct.PyTreeNode):
     diverged: Array
 
 
-def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any, key: Key) -> TrainResult:
+def train(trainer: Trainer, env: Systems, params: Any, config: Any, key: Key) -> TrainResult:
     """From start to end; a pure function that may be jitted and vmapped. The key is consumed.
 
     Raises:
@@ -89,11 +104,37 @@ def train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any
     return result
 
 
-def check(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any) -> None:
+def check(trainer: Trainer, env: Systems, params: Any, config: Any) -> None:
     """Raise ValueError if a setting is out of bounds, or does not agree with others or the environment."""
     settings.check(config)
     checks.multiple("num_iterations", config.num_iterations, "num_evaluations", config.num_evaluations)
     trainer.check(env, params, config)
+
+
+def systems(env: Systems, params: Any) -> tuple[tuple[Env, EnvParams], ...]:
+    """Environments with their parameters."""
+    return ((env, params),) if isinstance(env, Env) else tuple(zip(env, params, strict=True))
+
+
+def checked_systems(env: Systems, params: Any, num_lanes: int) -> tuple[tuple[Env, EnvParams], ...]:
+    """The same, their parameters checked.
+
+    Raises:
+      ValueError: not as many of each, or a parameter out of bounds.
+    """
+    if not isinstance(env, Env) and (not env or len(env) != len(params)):
+        raise ValueError(
+            f"{len(env)} environments with {len(params)} parameters: must be as many, at least 1"
+        )
+    each = systems(env, params)
+    for one, own in each:
+        one.check(own, (num_lanes,))
+    return each
+
+
+def keys(key: Key, count: int) -> tuple[Key, ...]:
+    """A key for each system, for one the key itself; it is consumed."""
+    return (key,) if count == 1 else tuple(jax.random.split(key, count))
 
 
 def prepared(params: Any, config: Any) -> tuple[Any, Any]:
@@ -163,15 +204,15 @@ def descend(optimiser: Any, gradient: Any, state: Any, parameters: Any, **extra:
 
 @functools.partial(jax.jit, static_argnames=("trainer", "env"))
 @broadcasts
-def _train(trainer: Trainer, env: Env | tuple[Env, ...], params: Any, config: Any, key: Key) -> TrainResult:
+def _train(trainer: Trainer, env: Systems, params: Any, config: Any, key: Key) -> TrainResult:
     def advance(state: Any, _: None) -> tuple[Any, Any]:
         return differing(trainer.advance(env, params, config, state))
 
     first = differing(trainer.start(env, params, config, key))
     state, history = jax.lax.scan(advance, first, length=config.num_evaluations)
     return TrainResult(
-        scheduler=trainer.acting(config, state.best),
-        last=trainer.acting(config, state.variables),
+        scheduler=trainer.acting(config, state.best, dict(trainer.features)),
+        last=trainer.acting(config, state.variables, dict(trainer.features)),
         history=history,
         diverged=state.diverged,
     )

@@ -19,6 +19,24 @@ WARMUP = 200
 """Tasks of each replayed lane that pass before what is shown is typical."""
 
 
+CURVES = {
+    "greedy_completion": ("completion", 1.0),
+    "greedy_slowdown": ("slowdown", 1.0),
+    "greedy_violation": ("SLA violations %", 100.0),
+    "greedy_agreement": ("oracle's choice %", 100.0),
+    "greedy_objective": ("objective", 1.0),
+    "td_error": ("temporal-difference error", 1.0),
+    "exploration": ("exploration", 1.0),
+    "held_out_error": ("error on examples held out, mean sizes", 1.0),
+    "regression_loss": ("loss on examples it is fitted to", 1.0),
+    "held_out_loss": ("loss on lanes held out", 1.0),
+    "r_squared": ("R2 of completion", 1.0),
+    "agreement": ("oracle's choice %", 100.0),
+    "regret": ("regret, mean services", 1.0),
+}
+"""Figures of progress that are shown: heading and factor; what a method has besides is only logged."""
+
+
 class Tails(NamedTuple):
     """Shares of tasks that take longer than given times.
 

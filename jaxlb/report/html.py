@@ -1,6 +1,5 @@
 """One page that tells what was trained and how it compares: a single file that needs nothing else."""
 
-import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlb import metrics, runs
 from jaxlb.comparison import Comparison, Row
 from jaxlb.env import Env
 from jaxlb.environments import scenarios
@@ -20,13 +20,6 @@ from jaxlb.types import EnvParams, Outcome, Task
 ORACLE = "oracle"
 _MOST_TIMES = 160  # of a tail: more cannot be told apart on a screen
 _DIGITS = 5  # of what is only drawn
-
-AIMS = {
-    "dqn": "Learns by trial what its choices bring later: completion times and missed deadlines, weighed.",
-    "predictor": "Learns backlogs from old figures; LWR then chooses by what it predicts.",
-    "gnn": "Learns each choice's completion time, and takes the smallest: at best, the oracle's choice.",
-}
-"""What each method learns."""
 
 _FAILS = 1.5
 """Times the best rule's completion, from where on a scheduler that was trained elsewhere fails."""
@@ -43,21 +36,21 @@ def training(run: Run, command: str, seconds: float) -> dict[str, Any]:
       command: that trained it.
       seconds: that took.
     """
-    trainer, rows = run.record.trainer(), run.logged()
+    trainer, rows = run.training.trainer(), run.logged()
     curves = [
         {"label": label, "values": [_scaled(row[name], scale) for row in rows]}
-        for label, name, scale in trainer.reached
+        for name in trainer.reached
+        for label, scale in [data.CURVES[name]]
     ]
-    best = max(rows, key=lambda row: -math.inf if row[trainer.objective] is None else row[trainer.objective])
     return {
         "name": run.directory.name,
-        "method": run.record.method,
-        "aim": AIMS[run.record.method],
-        "scenario": run.record.scenario,
+        "method": trainer.name,
+        "aim": trainer.aim,
+        "scenario": run.training.spec().scenario,
         "command": command,
         "seconds": round(seconds, 1),
         "iterations": [row["iteration"] for row in rows],
-        "best": best["iteration"],
+        "best": runs.best(run)["iteration"],
         "curves": curves,
     }
 
@@ -108,9 +101,13 @@ def section(
         "warmup": comparison.warmup,
         "baseline": comparison.baseline,
         "misfits": dict(misfits),
+        "figures": [
+            {"name": name, "heading": figure.heading, "scale": figure.scale, "plain": figure.plain}
+            for name, figure in metrics.FIGURES.items()
+            if figure.heading
+        ],
         "schedulers": [
-            dataclasses.asdict(row)
-            | {"kind": kinds[row.name], "trained": trained.get(row.name), "mark": row.mark}
+            row.as_dict() | {"kind": kinds[row.name], "trained": trained.get(row.name), "mark": row.mark}
             for row in rows
         ],
         "verdicts": [verdict(figure, rows, trained, env.name) for figure in FIGURES],
@@ -152,7 +149,8 @@ def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenar
         return bool(row.mark), value(row)
 
     def told(row: Row) -> str:
-        return f"{100 * value(row):.2f} %" if figure == "sla_violation_rate" else f"{value(row):.3g}"
+        scale = metrics.FIGURES[figure].scale
+        return f"{value(row):.3g}" if scale == 1 else f"{scale * value(row):.2f} %"
 
     rule = min((row for row in rows if row.name not in trained and row.name != ORACLE), key=order)
     mine = min((row for row in rows if trained.get(row.name) == scenario), key=order)

@@ -8,38 +8,14 @@ import jax
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
-from jaxlb.comparison import Comparison, Row
+from jaxlb.charts import STYLE, looks, plain_log
+from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.report import data
 from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
 from jaxlb.verification import Case
-
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 120,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-    "font.size": 9,
-}
-_LINES = ("-", "--", "-.", ":")
-
-
-class _PlainLog(LogFormatter):
-    """Ticks of a logarithmic axis as plain numbers."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        """The label at x, empty where there would be too many."""
-        return f"{x:g}" if super().__call__(x, pos) else ""
-
-
-def looks(index: int) -> dict[str, Any]:
-    """Ten colours and four dashes tell forty lines apart."""
-    return {"color": f"C{index % 10}", "linestyle": _LINES[index // 10 % 4]}
 
 
 def completion_tails(comparison: Comparison) -> Figure:
@@ -61,40 +37,6 @@ def completion_tails(comparison: Comparison) -> Figure:
             title=f"Completion times on {comparison.scenario}",
         )
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return figure
-
-
-def violations(comparison: Comparison) -> Figure:
-    """SLA violations of each scheduler with their 95 % intervals, fewest first."""
-    with plt.rc_context(STYLE):
-        rows = sorted(comparison.schedulers, key=lambda row: -row.sla_violation_rate)
-        figure, axes = plt.subplots(figsize=(7, 0.32 * len(rows) + 1.2), layout="constrained")
-
-        def half(row: Row) -> float:
-            """Half the interval, not a number where there is none: then no bar is drawn."""
-            interval = row.sla_violation_rate_ci
-            return np.nan if interval is None else 50.0 * (interval[1] - interval[0])
-
-        rates = [100.0 * row.sla_violation_rate for row in rows]
-        colors = ["0.7" if row.mark else "C1" if row.name == comparison.baseline else "C0" for row in rows]
-        axes.barh(
-            [row.title for row in rows], rates, xerr=[half(row) for row in rows], color=colors, capsize=2
-        )
-        for index, (row, rate) in enumerate(zip(rows, rates, strict=True)):
-            axes.annotate(
-                f"{rate:.2f}",
-                (rate + np.nan_to_num(half(row)), index),
-                (4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
-        axes.set(
-            xlabel="SLA violations, % of tasks (bars at the ends: 95 % interval)",
-            title=f"SLA violations on {comparison.scenario} (orange: baseline; grey: marked)",
-            xlim=(0.0, 1.12 * max(max(rates), 1e-3)),
-        )
-        axes.grid(axis="y", visible=False)
         return figure
 
 
@@ -190,12 +132,6 @@ def choices(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Out
         return figure
 
 
-def plain_log(axis: Any) -> None:
-    """Write plain numbers at the ticks of a logarithmic axis."""
-    axis.set_major_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(2.0, 0.5)))
-    axis.set_minor_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
-
-
 def panels_of(count: int, sharey: bool = True) -> tuple[Figure, list[Any]]:
     """Return a figure with as many panels, three in a line, on the same scales; heights may differ."""
     columns = min(3, count)
@@ -262,21 +198,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
       rows: of a run's `metrics.jsonl`.
     """
-    panels = {
-        "greedy_violation": ("greedy policy: SLA violations, %", 100.0),
-        "greedy_completion": ("greedy policy: mean completion", 1.0),
-        "greedy_slowdown": ("greedy policy: mean slowdown", 1.0),
-        "greedy_objective": ("greedy policy: objective", 1.0),
-        "td_error": ("temporal-difference error", 1.0),
-        "exploration": ("exploration", 1.0),
-        "held_out_error": ("error on examples held out, mean sizes", 1.0),
-        "regression_loss": ("loss on those it is fitted to", 1.0),
-        "held_out_loss": ("loss on lanes held out", 1.0),
-        "r_squared": ("R² of completion", 1.0),
-        "agreement": ("oracle's choice, %", 100.0),
-        "regret": ("regret, mean services", 1.0),
-    }
-    panels = {name: panel for name, panel in panels.items() if name in rows[0]}
+    panels = {name: panel for name, panel in data.CURVES.items() if name in rows[0]}
     seeds = sorted({row["seed"] for row in rows})
     with plt.rc_context(STYLE):
         figure, grid = panels_of(len(panels), sharey=False)
@@ -370,7 +292,7 @@ def save_all(
     later = jax.tree.map(lambda leaf: leaf[data.WARMUP :], (tasks, outcomes))
     figures = {
         "completion_tails.png": completion_tails(comparison),
-        "violations.png": violations(comparison),
+        "violations.png": comparison.plot("sla_violation_rate"),
         "backlogs.png": backlogs(env, params, *first),
         "choices.png": choices(env, params, *later),
     }

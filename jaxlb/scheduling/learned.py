@@ -5,7 +5,7 @@ each choice follows from the observation (exactly, where sizes and waits are vis
 consequences need learning.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,18 +14,11 @@ from flax import struct
 
 from jaxlb import rewards
 from jaxlb.functions import partial
-from jaxlb.numerics import deviation
 from jaxlb.rewards import Weights
+from jaxlb.scheduling import features
+from jaxlb.scheduling.features import Features, Moments, Names
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
-from jaxlb.stations import response
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scalar, Scheduler, Static
-
-
-class Features(struct.PyTreeNode):
-    """An observation as numbers of order one; lanes lead, as networks have it."""
-
-    task: Array  # [..., G] of the task and the system
-    processor: Array  # [..., P, L] of each processor
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 
 class Network(NamedTuple):
@@ -70,11 +63,11 @@ def remembering(network: Network | Recurrent) -> Recurrent:
     return Recurrent(network.init, _no_memory, partial(_remembering, network.apply))
 
 
-class Moments(struct.PyTreeNode):
-    """Mean and variance of every feature, over tasks and over processors."""
-
-    mean: Features  # [G], [L]
-    variance: Features  # [G], [L]
+NAMES = Names(
+    task=("log size", "priority", "log deadline", "log age"),
+    processor=tuple(features.PROCESSOR_FEATURES),
+)
+"""The features that a DQN has now; what it is told of the reward comes after those of the task."""
 
 
 class Variables(struct.PyTreeNode):
@@ -86,81 +79,12 @@ class Variables(struct.PyTreeNode):
     forecaster: Forecaster  # of the waits that it is told
 
 
-def _log_of_one_more(x: Array) -> Array:
-    """Where x is small it need not be exact: half the time of `log1p`."""
-    return jnp.log(1.0 + x)
-
-
-TASK_FEATURES: dict[str, Callable[[Observation], Array]] = {
-    "log size": lambda o: jnp.log(o.size),
-    "priority": lambda o: o.priority.astype(jnp.float32),
-    "log deadline": lambda o: _log_of_one_more(jnp.minimum(o.deadline, 1e6)),
-    "log age": lambda o: _log_of_one_more(o.age),
-}
-"""What a network is told of the task and the system, of an observation in mean services: name -> `[...]`."""
-
-PROCESSOR_FEATURES: dict[str, Callable[[Observation, Array], Array]] = {
-    "log wait": lambda o, forecast: _log_of_one_more(8.0 * o.wait),
-    "log forecast wait": lambda o, forecast: _log_of_one_more(8.0 * forecast),
-    "log forecast completion": lambda o, forecast: jnp.log(response(forecast, o.size, o.speed)),
-    "log queue length": lambda o, forecast: _log_of_one_more(o.queue_length.astype(jnp.float32)),
-    "log load": lambda o, forecast: _log_of_one_more(8.0 * o.load / o.speed),
-    "log assigned": lambda o, forecast: _log_of_one_more(8.0 * o.assigned / o.speed),
-    "log speed": lambda o, forecast: jnp.log(o.speed),
-}
-"""What it is told of each processor, with its forecast: name -> `[P, ...]`. Logarithms tame heavy tails."""
-
-
-def _stack(parts: Sequence[Array]) -> Array:
-    """`jnp.stack`, each part written by a loop of its own; XLA would choose among all at every entry."""
-    together = jnp.zeros((len(parts), *parts[0].shape), jnp.float32)
-    for place, part in enumerate(parts):
-        together = jax.lax.dynamic_update_index_in_dim(together, part, place, 0)
-    return together
-
-
-def features(observation: Observation, forecast: Array, told: Sequence[Scalar] = ()) -> Features:
-    """What a network is told.
-
-    Args:
-      observation: in mean services.
-      forecast: `[P, ...]` waits, in mean services.
-      told: more of the task and the system, `[]` or `[...]` each.
-    """
-    lanes = observation.size.shape
-    task = [feature(observation) for feature in TASK_FEATURES.values()] + list(told)
-    processor = [feature(observation, forecast) for feature in PROCESSOR_FEATURES.values()]
-    return Features(
-        task=jnp.moveaxis(_stack([jnp.broadcast_to(x, lanes) for x in task]), 0, -1),
-        processor=jnp.moveaxis(_stack(processor), (0, 1), (-1, -2)),
-    )
-
-
 def objective(weights: Weights) -> list[Array]:
     """What a network is told of the reward, so that one can serve several objectives."""
     sla_weight = jnp.asarray(weights.sla_weight)
     told = [weights.completion_weight, weights.completion_exponent, weights.imbalance_weight]
     told += list(sla_weight) if sla_weight.ndim else [sla_weight]
     return [jnp.log(jnp.asarray(weight) + 0.01) for weight in told]
-
-
-BOUND = 6.0
-"""Deviations from the mean that a network is told at most: it has learned nothing of what lies beyond."""
-# Trained and tested on heavy-tail, 4, 6 and no bound at all do alike: completion 3.7 to 3.9, violations 1.2
-# to 1.5 %, and seeds differ by more; at a load of 0.9 and a tail index of 1.1 too, which are not far away.
-
-
-def standardise(moments: Moments, x: Features) -> Features:
-    """Features with mean 0 and variance 1, within bounds; what never varied is 0, whatever it is now."""
-
-    def of(x: Array, mean: Array, variance: Array) -> Array:
-        # Feature by feature: XLA computes each in a loop over lanes, where a loop over features would pick
-        # its formula anew for every number.
-        mean, spread = (leaf.reshape(-1, *(1,) * (x.ndim - 1)) for leaf in (mean, deviation(mean, variance)))
-        shown = jnp.clip((jnp.moveaxis(x, -1, 0) - mean) / spread, -BOUND, BOUND)
-        return jnp.moveaxis(shown, 0, -1)
-
-    return jax.tree.map(of, x, moments.mean, moments.variance)
 
 
 def known_rewards(observation: Observation, forecast: Array, weights: Weights) -> Array:
@@ -172,15 +96,7 @@ def known_rewards(observation: Observation, forecast: Array, weights: Weights) -
 
 def values(network: Network, variables: Variables, x: Features, known: Array) -> Array:
     """The value of each choice `[..., P]`."""
-    return known + network.apply(variables.network, standardise(variables.moments, x))
-
-
-def no_moments(x: Features) -> Moments:
-    """Of features `[..., G]` and `[..., P, L]` that are taken as they are."""
-    return Moments(
-        mean=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[-1:], jnp.float32), x),
-        variance=jax.tree.map(lambda leaf: jnp.ones(leaf.shape[-1:], jnp.float32), x),
-    )
+    return known + network.apply(variables.network, features.standardise(variables.moments, x))
 
 
 def untrained(
@@ -188,7 +104,7 @@ def untrained(
 ) -> Variables:
     """New variables of a network for such features and weights; the key is consumed."""
     weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), weights)
-    return Variables(network.init(key, x), no_moments(x), weights, forecaster)
+    return Variables(network.init(key, x), features.no_moments(x), weights, forecaster)
 
 
 def _start(of_forecaster: Callable, env: Static, params: EnvParams, lanes: Lanes) -> Any:
@@ -197,16 +113,17 @@ def _start(of_forecaster: Callable, env: Static, params: EnvParams, lanes: Lanes
 
 
 def _act(
-    network: Network, variables: Variables, memory: Any, observation: Observation, key: Key
+    network: Network, names: Names, variables: Variables, memory: Any, observation: Observation, key: Key
 ) -> tuple[Array, Any]:
     del key
     forecaster, weights = variables.forecaster, variables.weights
     memory, seen, forecast = forecaster.look(forecaster.variables, memory, observation)
-    x = features(seen, forecast, objective(weights))
+    x = features.extract(seen, forecast, names, objective(weights))
     value = values(network, variables, x, known_rewards(seen, forecast, weights))
     return jnp.argmax(value, -1).astype(jnp.int32), memory
 
 
-def dqn(network: Network, variables: Variables) -> Scheduler:
+def dqn(network: Network, variables: Variables, names: Names = NAMES) -> Scheduler:
     """The largest value, by a network trained with `jaxlb.train_dqn`; its memory is the forecaster's."""
-    return Scheduler("dqn", variables, partial(_start, variables.forecaster.start), partial(_act, network))
+    start = partial(_start, variables.forecaster.start)
+    return Scheduler("dqn", variables, start, partial(_act, network, names))

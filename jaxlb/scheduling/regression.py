@@ -9,15 +9,18 @@ from flax import struct
 
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, processor_index
-from jaxlb.scheduling import learned
+from jaxlb.scheduling import features, learned
+from jaxlb.scheduling.features import Features, Moments, Names
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
-from jaxlb.scheduling.learned import Features, Moments, Network, Recurrent
+from jaxlb.scheduling.learned import Network, Recurrent
 from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static, Truth
 
 Decision = Literal["completion", "violation"]
 
-TASK_FEATURES = (*learned.TASK_FEATURES, "log system load")
+NAMES = Names(task=(*learned.NAMES.task, "log system load"), processor=learned.NAMES.processor)
+"""The features that a network has that regresses completions now: the system's load too."""
+
 PENDING = 64
 """Tasks that have not departed yet and whose completion is waited for; of more, the newest."""
 
@@ -32,18 +35,13 @@ class Regression(struct.PyTreeNode):
     forecaster: Forecaster  # of the waits that it is told
 
 
-def features(observation: Observation, forecast: Array) -> Features:
-    """What such a network is told: as `learned.features`, of the system's load too, and of no objective."""
-    return learned.features(observation, forecast, [jnp.log1p(8.0 * observation.load_average)])
-
-
 def untrained(
     network: Network | Recurrent, key: Key, x: Features, forecaster: Forecaster = FLUID
 ) -> Regression:
     """New variables of a network for such features; the key is consumed."""
     return Regression(
         network=network.init(key, x),
-        moments=learned.no_moments(x),
+        moments=features.no_moments(x),
         mean=jnp.float32(0.0),
         deviation=jnp.float32(1.0),
         forecaster=forecaster,
@@ -158,6 +156,7 @@ def _act(
     network: Recurrent,
     decision: Decision,
     adaptation: float | None,
+    names: Names,
     variables: Regression,
     memory: tuple,
     observation: Observation,
@@ -166,7 +165,7 @@ def _act(
     del key
     told, remembered, feedback = memory
     told, seen, forecast = variables.forecaster.look(variables.forecaster.variables, told, observation)
-    x = learned.standardise(variables.moments, features(seen, forecast))
+    x = features.standardise(variables.moments, features.extract(seen, forecast, names))
     num_lane_axes = seen.size.ndim
     remembered = _lanes_first(remembered, num_lane_axes)
     out, remembered = network.apply(variables.network, remembered, x)
@@ -190,6 +189,7 @@ def gnn(
     variables: Regression,
     decision: Decision = "completion",
     adaptation: float | None = None,
+    names: Names = NAMES,
 ) -> Scheduler:
     """The smallest predicted completion, by a network trained with `jaxlb.train_gnn`.
 
@@ -202,7 +202,8 @@ def gnn(
         probability of it.
       adaptation: rate at which every processor's predictions follow the completion times that come in; None:
         they do not. Only for predictions of logarithms.
+      names: of the features that it was trained with.
     """
     recurrent = learned.remembering(network)
     start = partial(_start, recurrent.start, variables.forecaster.start, adaptation)
-    return Scheduler("gnn", variables, start, partial(_act, recurrent, decision, adaptation))
+    return Scheduler("gnn", variables, start, partial(_act, recurrent, decision, adaptation, names))

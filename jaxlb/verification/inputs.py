@@ -159,8 +159,8 @@ def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
 
     def summed() -> list[np.ndarray]:
         sums, errors = carry.totals.sums, carry.totals.errors
-        pairs = (sums.completion, errors.completion), (sums.elapsed, errors.elapsed)
-        return [np.asarray(total, np.float64) + np.asarray(error, np.float64) for total, error in pairs]
+        names = ("mean_completion", "elapsed")
+        return [np.asarray(sums[name], np.float64) + np.asarray(errors[name], np.float64) for name in names]
 
     totals = [summed()]
     for _ in range(parts):

@@ -1,0 +1,148 @@
+"""What was trained: how a run's record and a file of weights describe it, and the way back to a scheduler."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlb import weights
+from jaxlb.env import Env
+from jaxlb.environments import Spec
+from jaxlb.learn import TRAINERS, Trainer
+from jaxlb.learn.settings import configure, own_fields, plain
+from jaxlb.learn.trainer import Systems, check
+from jaxlb.types import EnvParams, Scheduler
+from jaxlb.version import __version__
+
+
+@dataclass(frozen=True)
+class Training:
+    """What weights are of, as a run's record and a file of weights have it.
+
+    Attributes:
+      method: a name of `jaxlb.learn.TRAINERS`.
+      settings: of it, but for what no name makes: a network of one's own, say.
+      features: that its network is given, by group.
+      speed: of the processors that it was trained for, `[P]` or `[P, N]`.
+      environment: what `Spec` made it from; None: one's own.
+      seeds: trained side by side.
+    """
+
+    method: str
+    settings: dict[str, Any]
+    features: dict[str, list[str]]
+    speed: list[Any]
+    environment: dict[str, Any] | None
+    seeds: list[int]
+
+    def trainer(self) -> Trainer:
+        """The method."""
+        return TRAINERS[self.method]
+
+    def spec(self) -> Spec:
+        """What the environment is made from.
+
+        Raises:
+          ValueError: it was one's own.
+        """
+        if self.environment is None:
+            raise ValueError("trained in an environment of its own, which only its program can make")
+        return Spec(**self.environment)
+
+    def config(self, **own: Any) -> Any:
+        """The settings, with what no name makes.
+
+        Raises:
+          ValueError: that is missing.
+        """
+        config = self.trainer().config
+        for name in own_fields(config, self.settings):
+            if name not in own:
+                raise ValueError(f"its {name} is one of your own: jaxlb.load(..., {name}=...) takes it")
+        return configure(config, **self.settings).replace(**own)
+
+    def check(self, env: Env, params: EnvParams) -> None:
+        """Raise ValueError unless the weights fit an environment; warn where they may do badly there."""
+        self.trainer().fits(self.settings, np.asarray(self.speed), env, params)
+
+
+def describe(
+    env: Systems, params: Any, config: Any, seeds: Sequence[int], spec: Spec | None = None
+) -> Training:
+    """What a training with these settings is.
+
+    Raises:
+      ValueError: a setting is out of bounds, or does not agree with others or the environment.
+    """
+    trainer = next(trainer for trainer in TRAINERS.values() if isinstance(config, trainer.config))
+    check(trainer, env, params, config)
+    first = params if isinstance(params, EnvParams) else params[0]
+    return Training(
+        method=trainer.name,
+        settings=plain(config),
+        features={group: list(names) for group, names in trainer.features},
+        speed=np.asarray(first.speed).tolist(),
+        environment=None if spec is None else dataclasses.asdict(spec),
+        seeds=list(seeds),
+    )
+
+
+def write(path: Path, training: Training, variables: Any, **about: Any) -> None:
+    """Write the variables of what was trained to a file, and what it is."""
+    described = {"jaxlb": __version__, **about, "training": dataclasses.asdict(training)}
+    weights.write(path, described, variables)
+
+
+def read(path: Path, **own: Any) -> Scheduler:
+    """The scheduler whose variables a file has.
+
+    Args:
+      path: of the file.
+      own: what no name makes, such as `network`, if it was trained with one's own.
+
+    Raises:
+      ValueError: it is none, or what this version cannot use.
+    """
+    training = training_of(path, weights.about(path).get("training"))
+    trainer = training.trainer()
+    try:
+        config = training.config(**own)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    like = jax.eval_shape(functools.partial(trainer.variables, config, len(training.speed)))
+    names = {group: tuple(names) for group, names in training.features.items()}
+    return trainer.acting(config, weights.read(path, like), names)
+
+
+def training_of(path: Path, found: Any) -> Training:
+    """What a file says of a training, if this jaxlb can use what came of it."""
+    try:
+        training = Training(**found)
+        known, theirs = dict(training.trainer().known), training.features
+        missing = [name for group in theirs for name in theirs[group] if name not in known[group]]
+    except (TypeError, LookupError, AttributeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+    if missing:
+        raise ValueError(
+            f"{path}: its network is given {', '.join(missing)}, which this jaxlb does not have: "
+            "install a newer one"
+        )
+    return training
+
+
+def save(path: str | Path, scheduler: Scheduler, env: Systems, params: Any, config: Any) -> None:
+    """Write a trained scheduler to a file that `load` reads.
+
+    Args:
+      path: of the file.
+      scheduler: from `train_dqn`, `train_gnn` or `train_predictor`.
+      env: that it was trained in.
+      params: of the environment.
+      config: that it was trained with.
+    """
+    write(Path(path), describe(env, params, config, []), scheduler.variables)

@@ -1,0 +1,108 @@
+"""Files of arrays that describe themselves: a line of JSON, then the arrays as they lie in memory.
+
+    {"format": 1, ..., "arrays": [["network/params/Dense_0/kernel", "<f4", [64, 32]], ...]}
+
+Reading one executes nothing that it holds.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FORMAT = 1
+
+
+def write(path: Path, about: Mapping[str, Any], tree: Any) -> None:
+    """Write a pytree of arrays, and what is said about it; killed on the way, the old content stays."""
+    arrays = {name: _plain(leaf) for name, leaf in _named(tree)}
+    table = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
+    header = {"format": FORMAT, **about, "arrays": table}
+    new = path.with_name(f".{path.name}")
+    with new.open("wb") as file:
+        file.write(json.dumps(header, allow_nan=False).encode() + b"\n")
+        for array in arrays.values():
+            file.write(array.tobytes())
+    new.replace(path)
+
+
+def about(path: Path) -> dict[str, Any]:
+    """What a file says about itself.
+
+    Raises:
+      ValueError: it is none, cannot be read, or is of a format that this version does not know.
+    """
+    with _opened(path) as file:
+        return _header(path, file)
+
+
+def read(path: Path, like: Any) -> Any:
+    """The pytree in a file, as NumPy's arrays, and keys as JAX's.
+
+    Args:
+      path: of the file.
+      like: a pytree of the same structure, whose leaves have any shape.
+
+    Raises:
+      ValueError: as `about`, or its arrays are others than `like` has.
+    """
+    with _opened(path) as file:
+        header, arrays = _header(path, file), {}
+        try:
+            for name, dtype, shape in header["arrays"]:
+                kind = np.dtype(dtype)
+                content = file.read(kind.itemsize * math.prod(shape))
+                arrays[name] = np.frombuffer(content, kind).reshape(shape)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: cannot be read: {error}") from None
+    wanted = _named(like)
+    if {name for name, _ in wanted} != set(arrays):
+        differing = sorted({name for name, _ in wanted} ^ set(arrays))
+        raise ValueError(
+            f"{path}: cannot be read: {', '.join(differing[:3])} is in it or is wanted, not both"
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), [_like(arrays[name], leaf) for name, leaf in wanted])
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(place, simple=True, separator="/"), leaf) for place, leaf in leaves]
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    leaf = jnp.asarray(leaf)
+    array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return array.astype(array.dtype.newbyteorder("<"))
+
+
+def _like(array: np.ndarray, leaf: Any) -> Any:
+    return jax.random.wrap_key_data(jnp.asarray(array)) if _is_key(leaf) else array
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _header(path: Path, file: BinaryIO) -> dict[str, Any]:
+    try:
+        header = json.loads(file.readline(2**24).decode())
+        number = header["format"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+    if number != FORMAT:
+        raise ValueError(
+            f"{path}: of format {number!r}, this jaxlb reads format {FORMAT}: install a newer one"
+        )
+    return header
