@@ -64,7 +64,7 @@ HEAD = f"""# What the DQN reaches
 Written by `python benchmarks/dqn.py` (`--only ROW` writes one section again). {LANES:,} lanes x {TASKS:,}
 unseen tasks after {WARMUP:,} of warm-up, the same for all; means with half their 95 % interval. A claim holds
 if it holds for every seed. Training time includes compilation, beside other work on the same machine. Why it
-wins: [dqn-why.md](dqn-why.md).
+wins: [the DQN](../dqn.md#why-it-wins-where-it-wins).
 """
 
 
