@@ -64,7 +64,7 @@ HEAD = f"""# What the DQN reaches
 Written by `python benchmarks/dqn.py` (`--only ROW` writes one section again). {LANES:,} lanes x {TASKS:,}
 unseen tasks after {WARMUP:,} of warm-up, the same for all; means with half their 95 % interval. A claim holds
 if it holds for every seed. Training time includes compilation, beside other work on the same machine. Why it
-wins: [dqn-why.md](dqn-why.md).
+wins: [the DQN](../dqn.md#why-it-wins-where-it-wins).
 """
 
 
@@ -373,14 +373,14 @@ def front(out: Path) -> str:
         "## front",
         "",
         f"One network, many objectives: trained once ({seconds:.0f} s) on `heavy-tail` with completion",
-        "exponents from 0.25 to 1 and `sla_weight` from 0.03 to 5, drawn for each lane and told to the",
-        f"network; then told one pair at a time. Of the {len(theirs)} classical rules and settings,",
+        "exponents from 0.25 to 1 and `sla_weight` from 0.03 to 5, drawn for each lane and an input of the",
+        f"network; then with one pair at a time. Of the {len(theirs)} classical rules and settings,",
         f"{len(beaten)} are beaten in mean completion *and* violations by one of these points at once"
         + ("." if len(beaten) == len(theirs) else f"; not: {', '.join(sorted(set(theirs) - set(beaten)))}."),
         "",
         "![Mean completion against violations](dqn-front.png)",
         "",
-        "| told | violations % | completion | slowdown |",
+        "| objective | violations % | completion | slowdown |",
         "|---|---|---|---|",
         *(line(table.row(name), name) for name in points),
         "",

@@ -68,10 +68,10 @@ per cent of LWR's rate, with half of 95 % intervals. "Helps" and "hurts" leave o
 - **It does not help where figures are those of this moment**, noisy ones too: there the best prediction is
   the figure, and `drift-aware` makes LWR's choices. `predictive` differs in ties only, which it gives to the
   fastest: what it gains there is no gain of prediction.
-- **A bad predictor hurts.** The original one sees moving averages only. Where figures are fresh it loses to
+- **A bad predictor hurts.** The original one uses moving averages only. Where figures are fresh it loses to
   LWR, as it did in the original experiments; there the detector takes back part of the loss. Where figures
   are old even it is better than LWR, and both are bad.
-- So switching is an insurance against bad predictors. With a good one it costs or gains next to nothing
+- Switching is an insurance against bad predictors. With a good one it costs or gains next to nothing
   against being always on."""
 
 
@@ -237,7 +237,7 @@ def hidden(seeds: int) -> str:
         claims += bounded(
             table, seeds, {("violations", "lwr"): 1.0, ("completion", "lwr"): 1.0}, f", {title}"
         )
-    return section("uncertain", "`stale` with sizes that are not seen, or noisy figures.", rows, claims)
+    return section("uncertain", "`stale` with sizes that are not visible, or noisy figures.", rows, claims)
 
 
 def recovery(seeds: int) -> str:
@@ -428,7 +428,7 @@ def network(seeds: int) -> str:
         ratios = [ratio(table, *pair, FIGURES[what]) for pair in pairs]
         claims.append(Claim(f"{what} of the dqn on predicted waits / that of {rule}", ratios, 1.0))
     text = (
-        "`stale`: a DQN told the waits as reported, as reckoned without idling, and as predicted. It learns\n"
+        "`stale`: a DQN with the waits as reported, as reckoned without idling, and as predicted. It learns\n"
         "to avoid violations first, at the cost of some completion time."
     )
     return section("dqn", text, [line(row, row.name) for row in table.schedulers], claims)

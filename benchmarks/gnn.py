@@ -45,7 +45,7 @@ from jaxlb.scheduling.learned import Features, Network
 
 HEAD = f"""# What message passing reaches
 
-Written by `python benchmarks/gnn.py` (`--only SECTION` writes one again). Where nothing else is said:
+Written by `python benchmarks/gnn.py` (`--only SECTION` writes one again). Unless stated otherwise:
 networks of widths 64 and 32, three trainings with seeds 0, 1, 2, {LANES:,} lanes x {TASKS:,} unseen tasks
 after {WARMUP:,} of warm-up, the same for all; means with half their 95 % interval. A claim holds if it holds
 for every seed. Training time includes compilation, beside other work on the same machine.
@@ -126,8 +126,8 @@ def snapshot(seeds: int) -> str:
     ]
     rows = rows_of(table, "snapshot: ", True) + rows_of(closed, "closed loop: ", True)
     text = (
-        "`seed`. Snapshot, as in the original experiments: all are asked in the states that LWR visits.\n"
-        "Closed loop: each lives with its own choices."
+        "`seed`. Snapshot, as in the original experiments: all choose in the states that LWR visits.\n"
+        "Closed loop: each meets the states that its own choices lead to."
     )
     return section("snapshot", text, rows, claims, AGREEMENT)
 
@@ -294,15 +294,15 @@ def hidden(seeds: int) -> str:
     }
     text = f"""Errors of completion times, of all processors, in mean services, each seed, on the same states
 of {LANES:,} lanes under greedy or, where figures are old, `drift-aware`. "Linear predictor": on all features
-(`train_predictor`, trained in the same situation). The networks are told its forecast, and the load of the
-system as a feature; "each by itself" is told neither, so that it knows of one processor alone. All are
+(`train_predictor`, trained in the same situation). The networks have its forecast, and the load of the
+system, as features; "each by itself" has neither, so that it uses figures of one processor alone. All are
 fitted to means, so claims are of squared errors.
 
-Some of these cannot be had, as theory has it. Where waits are seen and sizes are hidden, the mean completion
+By theory, some of these claims cannot hold. Where waits are visible and sizes are hidden, the mean completion
 is wait + mean size / speed: linear, so nothing is better than the linear predictor, and nothing is learned
-from other processors. On `stale` without noise and with sizes seen, the account that the linear predictor
-keeps is exact: its error is rounding. There is room where figures are noisy, and where waits are hidden;
-all that others tell there, the load of the system tells: messages add nothing to it."""
+from other processors. On `stale` without noise and with visible sizes, the account that the linear predictor
+keeps is exact: its error is rounding. There is room where figures are noisy, and where waits are hidden.
+There the load of the system already has what other processors could add: messages add nothing to it."""
     others = ("linear predictor", "each by itself", "without messages")
     return errors(seeds, "hidden", text, tuple(HIDDEN), variants, tuple(("gnn", name) for name in others))
 
@@ -316,7 +316,7 @@ def memory(seeds: int) -> str:
             network=networks.recurrent_gnn(rounds=0)
         ),
     }
-    text = """Errors as above, where there is room for more than the last figures tell: every node keeps a
+    text = """Errors as above, where more can be had than from the last figures: every node keeps a
 recurrent state from task to task."""
     pairs = ("with memory", "linear predictor"), ("with memory", "gnn")
     return errors(seeds, "memory", text, tuple(HIDDEN)[2::2], variants, pairs)
@@ -346,7 +346,7 @@ def stale(seeds: int) -> str:
             claims.append(Claim(f"{what}, {name} / gnn, {title}", found, 1.0))
         jax.clear_caches()
     text = (
-        "`stale`: 8 processors, measured every 5; 256 lanes. The networks are told the forecast of a\n"
+        "`stale`: 8 processors, measured every 5; 256 lanes. The networks have the forecast of a\n"
         'linear predictor trained there. "With memory": every node keeps a recurrent state from task to\n'
         'task. "By probability": mean and spread are predicted, and the smallest probability of a\n'
         "violation is chosen."
@@ -422,11 +422,11 @@ def adaptation(seeds: int) -> str:
     chunk, before, after = 250, 8, 16
     settings = {"frozen": CONFIG, "adapting": CONFIG.replace(adaptation=0.05)}
     text = (
-        f"After {before * chunk:,} tasks the speeds are reversed, while all are told the old ones; figures\n"
+        f"After {before * chunk:,} tasks the speeds are reversed, while all observe the old ones; figures\n"
         f'are fresh. Violations in parts of {chunk} tasks, {LANES:,} lanes. "Adapting": the same weights,\n'
         "with offsets that follow the completion times of departed tasks. Where the tails are heavy, the\n"
         "wrong belief happens to help: it keeps large tasks on what are now the slow processors, and the\n"
-        "small ones off them, as no greedy choice does; what adapts goes back to where it was there too."
+        "small ones off them, as no greedy choice does. The adapting network returns to its old rate."
     )
     parts, claims = [text], []
     changed: dict[str, dict[str, Any]] = {"stale": {"measure_interval": None}, "heavy-tail": {}}
