@@ -245,7 +245,7 @@ def lane_errors(
             own = variant(base)
             result = jaxlb.train_gnn(env, params, own, jax.random.key(seed))
             tests, key = own.replace(num_lanes=LANES, num_tasks=400), jax.random.key(TEST_SEED)
-            held_out = gnn.examples(env, params, tests, result.scheduler.variables, jnp.array(False), key)
+            held_out = gnn.examples(env, params, tests, result.scheduler, jnp.array(False), key)
             predictions = {name: gnn.predicted(own, result.scheduler.variables, held_out.features)}
             if name == "gnn":
                 predictions["linear predictor"] = jnp.exp(held_out.features.processor[..., place])

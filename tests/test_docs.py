@@ -6,12 +6,13 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
 
 import jaxlb
-from jaxlb import cli
+from jaxlb import cli, learn, metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -54,9 +55,11 @@ def _name(page: Path) -> str:
 def _run(page: Path, blocks: list[tuple[int, str]]) -> None:
     """In order and in one namespace, as a reader would type it."""
     namespace = {"__name__": "page"}
-    for line, code in blocks:
-        # Empty lines above, so that a traceback names the line of the page.
-        exec(compile("\n" * line + code, _name(page), "exec"), namespace)
+    # What a page adds to tables is not there for the next one.
+    with mock.patch.dict(metrics.FIGURES), mock.patch.dict(learn.TRAINERS):
+        for line, code in blocks:
+            # Empty lines above, so that a traceback names the line of the page.
+            exec(compile("\n" * line + code, _name(page), "exec"), namespace)
 
 
 def _light(page: Path) -> list[tuple[int, str]]:

@@ -14,7 +14,7 @@ from jaxlb.learn import dqn, networks, replay
 from jaxlb.learn.dqn import DQNConfig, continue_dqn, start_dqn, train_dqn
 from jaxlb.learn.settings import configure, plain
 from jaxlb.rewards import Weights
-from jaxlb.scheduling import features, forecasts
+from jaxlb.scheduling import features, forecasts, learned
 from jaxlb.workload import arrivals
 
 SMALL = DQNConfig(
@@ -40,7 +40,7 @@ def trained_for(iterations, key, config=SMALL, **overrides):
 
 def test_where_everything_is_visible_the_known_reward_is_the_reward(key):
     _, _, state, _ = trained_for(50, key, SMALL.replace(weights=Weights(imbalance_weight=0.1)))
-    rows = jax.tree.map(lambda leaf: np.asarray(leaf[:50]), state.memory.rows)
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf[:50]), state.systems[0].memory.rows)
     known = np.take_along_axis(rows.known, rows.action[..., None], -1)[..., 0]
     size = np.exp(rows.features.task[..., 0].astype(float))  # in mean services
     alone = -0.5 * np.sqrt(size)
@@ -57,9 +57,9 @@ def test_the_network_is_told_the_predicted_waits(key):
     unit, index = float(params.size.mean() / params.speed.mean()), list(features.PROCESSOR_FEATURES)
     index, longest = index.index("log forecast wait"), 0.0
     for iteration in range(30):
-        true = np.asarray(state.env.system.station.wait) / unit  # [P, N]
+        true = np.asarray(state.systems[0].env.system.station.wait) / unit  # [P, N]
         state, _ = iterate(state)
-        told = np.expm1(state.memory.rows.features.processor[iteration, ..., index].T) / 8.0
+        told = np.expm1(state.systems[0].memory.rows.features.processor[iteration, ..., index].T) / 8.0
         np.testing.assert_allclose(told, true, atol=0.01, err_msg=str(iteration))
         longest = max(longest, told.max())
     assert longest > 1.0
@@ -67,7 +67,7 @@ def test_the_network_is_told_the_predicted_waits(key):
 
 def test_rows_follow_each_other_until_the_queues_are_emptied(key):
     _, _, state, _ = trained_for(50, key, max_steps_in_episode=7)
-    rows = jax.tree.map(lambda leaf: np.asarray(leaf[:50]), state.memory.rows)
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf[:50]), state.systems[0].memory.rows)
     steps = np.arange(1, 51)
     np.testing.assert_array_equal(rows.ended, np.repeat((steps % 7 == 0)[:, None], 8, 1))
     length = list(features.PROCESSOR_FEATURES).index("log queue length")
@@ -86,15 +86,15 @@ def test_the_stream_of_tasks_goes_on_when_the_queues_are_emptied(key):
     tasks, processes = [], []
     for steps in (7, 1000):
         _, _, state, _ = trained_for(30, key, max_steps_in_episode=steps, arrival=arrivals.Bursty())
-        tasks.append(state.env.task)
-        processes.append(state.env.workload)
+        tasks.append(state.systems[0].env.task)
+        processes.append(state.systems[0].env.workload)
     chex.assert_trees_all_equal(*tasks)
     chex.assert_trees_all_equal(*processes)
 
 
 def test_running_moments_are_those_of_the_features(key):
     _, _, state, _ = trained_for(60, key)
-    rows = jax.tree.map(lambda leaf: np.asarray(leaf[:60], np.float64), state.memory.rows.features)
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf[:60], np.float64), state.systems[0].memory.rows.features)
     for leaf, mean, variance in (
         (rows.task, state.variables.moments.mean.task, state.variables.moments.variance.task),
         (rows.processor, state.variables.moments.mean.processor, state.variables.moments.variance.processor),
@@ -114,7 +114,7 @@ def test_the_running_variance_of_what_never_varies_is_next_to_nothing():
     """However large it is, and from the first step on."""
     x = features.Features(jnp.full((48, 2), jnp.array([813.7, -0.6733])), jnp.full((48, 3, 1), 1e-3))
     moments = features.no_moments(x)
-    update = jax.jit(dqn._update_moments)
+    update = jax.jit(lambda moments, x, rate: features.followed(moments, [x], rate))
     for step in range(300):
         moments = update(moments, x, 1.0 / (1.0 + step))
         for mean, variance in zip(*map(jax.tree.leaves, (moments.mean, moments.variance)), strict=True):
@@ -151,9 +151,9 @@ def test_the_loss_is_that_of_the_textbook(key, change):
     state = remembered()
     after, figures = learn(config, key, state)
 
-    row, lane = (np.asarray(place) for place in replay.draw(state.memory, key, 32, config.n_step))
+    row, lane = (np.asarray(place) for place in replay.draw(state.systems[0].memory, key, 32, config.n_step))
     last = config.n_step
-    rows = jax.tree.map(np.asarray, state.memory.rows)
+    rows = jax.tree.map(np.asarray, state.systems[0].memory.rows)
 
     def values(network, at):
         x = jax.tree.map(lambda leaf: leaf[at, lane], rows.features)
@@ -322,3 +322,23 @@ def test_bad_settings_are_refused(key, change, message):
     env, params = jaxlb.make("heavy-tail")
     with pytest.raises(ValueError, match=message):
         train_dqn(env, params, SMALL.replace(**change), key)
+
+
+@pytest.mark.slow
+def test_one_network_is_trained_in_several_systems(key):
+    """In one of them it is the same training, bit for bit; in two, it serves both, and a batch is of both."""
+    config = SMALL.replace(network=networks.per_processor((8,)))
+    small, wide = jaxlb.make("heavy-tail", speed=[1.0, 4.0]), jaxlb.make("heavy-tail", num_processors=6)
+    alone, listed = train_dqn(*small, config, key), train_dqn((small[0],), (small[1],), config, key)
+    chex.assert_trees_all_equal(alone.scheduler.variables, listed.scheduler.variables)
+    systems = (small[0], wide[0]), (small[1], wide[1])
+    both = train_dqn(*systems, config, key)
+    for env, params in (small, wide):
+        found = jaxlb.rollout(env, params, both.scheduler, key, 8, 50)
+        assert np.isfinite(found.mean_completion).all()
+    # The moments are those of both together: of speeds in mean speeds, for one.
+    mean = both.scheduler.variables.moments.mean.processor[learned.NAMES.processor.index("log speed")]
+    each = [np.log(np.asarray(one.speed) / np.asarray(one.speed).mean()).mean() for _, one in (small, wide)]
+    assert float(mean) == pytest.approx(np.mean(each), rel=1e-4)
+    with pytest.raises(ValueError, match="2 environments with 1 parameters"):
+        train_dqn(systems[0], systems[1][:1], config, key)

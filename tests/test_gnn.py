@@ -41,7 +41,7 @@ def test_examples_are_what_each_choice_leads_to(key):
     """The completion that an example gives a choice is the one that it then has."""
     env, params = make()
     state = start_gnn(env, params, SMALL, key)
-    found = gnn.examples(env, params, SMALL, state.variables, jnp.array(False), key)
+    found = gnn.examples(env, params, SMALL, gnn._acting(SMALL, state.variables), jnp.array(False), key)
     assert found.completion.shape == (20, 20, 4)
     task_key, replay_key = jax.random.split(key)
     tasks = workload.sample(task_key, with_lane_axis(params, (20,)), 30, (20,))
@@ -97,7 +97,7 @@ def test_the_second_round_is_of_its_own_states(key):
     variables = start_gnn(env, params, config, key).variables
     place = list(features.PROCESSOR_FEATURES).index("log queue length")
     for trained in (False, True):
-        found = gnn.examples(env, params, config, variables, jnp.array(trained), key)
+        found = gnn.examples(env, params, config, gnn._acting(config, variables), jnp.array(trained), key)
         queue = np.asarray(found.features.processor[..., place]).mean(0)  # [N, P]
         own, others = queue[1::2, 3].mean(), queue[::2, 3].mean()
         assert (own > 2.0 * others) == trained
@@ -133,7 +133,7 @@ def test_a_network_that_remembers(key):
     config = SMALL.replace(network=network, sequence=8)
     result = train_gnn(env, params, config, key)
     assert np.isfinite(result.history.held_out_loss).all()
-    found = gnn.examples(env, params, config, result.scheduler.variables, jnp.array(True), key)
+    found = gnn.examples(env, params, config, result.scheduler, jnp.array(True), key)
     x = jax.tree.map(lambda leaf: leaf[:8], found.features)
     whole, tail = (
         gnn.predicted(

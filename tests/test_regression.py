@@ -142,9 +142,7 @@ def test_targets_are_what_they_say(key, target):
     config = configure(GNNConfig, target=target, outputs=outputs, num_iterations=3000, num_lanes=200)
     result = jaxlb.train_gnn(env, params, config, key)
     held_out = config.replace(num_lanes=400)
-    found = gnn.examples(
-        env, params, held_out, result.scheduler.variables, jnp.array(False), jax.random.key(5)
-    )
+    found = gnn.examples(env, params, held_out, result.scheduler, jnp.array(False), jax.random.key(5))
     wait = np.expm1(np.asarray(found.features.processor[..., 0])) / 8.0
     predicted = np.asarray(gnn.predicted(config, result.scheduler.variables, found.features))
     truth, busy = np.asarray(found.completion), (wait > 0.5) & (wait < 3.0)

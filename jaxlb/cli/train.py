@@ -17,7 +17,7 @@ from jaxlb.env import Env
 from jaxlb.learn import TRAINERS
 from jaxlb.learn.settings import configure
 from jaxlb.learn.trainer import prepared
-from jaxlb.report.data import CURVES
+from jaxlb.report.data import curve
 from jaxlb.runs import Run
 from jaxlb.trained import Training, describe
 from jaxlb.types import EnvParams
@@ -131,7 +131,7 @@ def _reached(run: Run) -> tuple[Table, str]:
     """What each seed reached; the first figure of the best seed as a line."""
     training, trainer = run.training, run.training.trainer()
     table = Table(title=f"{trainer.name} on {training.spec().scenario}", title_justify="left")
-    shown = [(name, *CURVES[name]) for name in trainer.reached]
+    shown = [(name, *curve(name)) for name in trainer.reached]
     for heading in ("seed", "best at iteration", *(heading for _, heading, _ in shown)):
         table.add_column(heading, justify="right")
 

@@ -34,7 +34,12 @@ CURVES = {
     "agreement": ("oracle's choice %", 100.0),
     "regret": ("regret, mean services", 1.0),
 }
-"""Figures of progress that are shown: heading and factor; what a method has besides is only logged."""
+"""Figures of progress that are drawn: heading and factor; what a method has besides is only logged."""
+
+
+def curve(name: str) -> tuple[str, float]:
+    """The heading of a figure of progress and its factor."""
+    return CURVES.get(name, (name, 1.0))
 
 
 class Tails(NamedTuple):

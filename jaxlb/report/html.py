@@ -40,7 +40,7 @@ def training(run: Run, command: str, seconds: float) -> dict[str, Any]:
     curves = [
         {"label": label, "values": [_scaled(row[name], scale) for row in rows]}
         for name in trainer.reached
-        for label, scale in [data.CURVES[name]]
+        for label, scale in [data.curve(name)]
     ]
     return {
         "name": run.directory.name,
