@@ -303,7 +303,7 @@ def best_rules(found: Sequence[Found], where: str = "") -> str:
     """The rules that do best in a comparison, what they reach, and each seed's figures divided by that."""
     table, ours = found[0].table, {one.name for one in found}
     names = [row.name for row in table.schedulers if row.name not in {*ours, "oracle", "optimal"}]
-    told = []
+    sentences = []
     for what, scale in (("violations", 100.0), ("completion", 1.0)):
         best = table.best(FIGURES[what], names)
         reached = f"{scale * getattr(best, FIGURES[what]):.3f}{' %' if scale > 1 else ''}"
@@ -314,9 +314,9 @@ def best_rules(found: Sequence[Found], where: str = "") -> str:
         if missing:
             wins = f"no comparison with {missing} of {len(ratios)} seeds, for what is not stationary"
         wins += f", the DQN's are {shown} times that" if shown else ""
-        told.append(f"{what} {best.title} ({reached}): {wins}")
+        sentences.append(f"{what} {best.title} ({reached}): {wins}")
     count = len(names) + len(tuning.GUARDED_SITA) - len(set(names) & set(tuning.GUARDED_SITA))
-    return f"Best of {count} rules and settings{where}, by " + "; by ".join(told) + "."
+    return f"Best of {count} rules and settings{where}, by " + "; by ".join(sentences) + "."
 
 
 def train(
@@ -340,7 +340,7 @@ def front(out: Path) -> str:
         sla_weight=10.0 ** jax.random.uniform(weight_key, (1, lanes), minval=-1.5, maxval=0.7),
     )
     result, seconds = train(env, params, jaxlb.DQNConfig(weights=drawn), 0)
-    told = {
+    weightings = {
         f"exponent {exponent:g}, sla_weight {weight:g}": jaxlb.Weights(0.5, exponent, 0.0, weight)
         for exponent in (0.25, 0.5, 0.75, 1.0)
         for weight in (0.03, 0.3, 3.0)
@@ -348,7 +348,7 @@ def front(out: Path) -> str:
     ours, learned = result.scheduler, result.scheduler.variables
     points = {
         name: ours.replace(variables=learned.replace(weights=jax.tree.map(jnp.float32, weights)))
-        for name, weights in told.items()
+        for name, weights in weightings.items()
     }
     others = rules("jsq", "sed", "lwr", "lwl", "greedy", "sita-e") | guarded()
     table = compared(env, params, {**others, **points})

@@ -412,10 +412,10 @@ def network(seeds: int) -> str:
     }
     env, params = jaxlb.make("stale")
     entries = {**rules("lwr", "drift-aware", "oracle")}
-    for (told, forecaster), seed in itertools.product(forecasters.items(), range(seeds)):
+    for (kind, forecaster), seed in itertools.product(forecasters.items(), range(seeds)):
         config = jaxlb.DQNConfig(forecaster=forecaster, weights=jaxlb.Weights(sla_weight=1.0))
         found = jaxlb.train_dqn(env, params, config, jax.random.key(seed))
-        entries[f"dqn, {told} waits, seed {seed}"] = found.scheduler
+        entries[f"dqn, {kind} waits, seed {seed}"] = found.scheduler
     table = compared(env, params, entries)
     claims = []
     for rule, what in (
@@ -463,7 +463,7 @@ def pictures(seeds: int) -> str:
     env, params = jaxlb.make("stale")
     predictor, detector = predictors.reckoned()[0], drift.detector("threshold")
 
-    def look(rule: Scheduler, memory: Any, observation: jaxlb.Observation) -> Any:
+    def record(rule: Scheduler, memory: Any, observation: jaxlb.Observation) -> Any:
         _, seen, backlog, error = predictors.forecast(predictor, rule.variables, memory.tracking, observation)
         load = seen.load
         _, alarm = predictive.drifted(detector, memory.detector, load, backlog, error)
@@ -471,7 +471,7 @@ def pictures(seeds: int) -> str:
 
     tasks = workload.sample(jax.random.key(TEST_SEED), params, 600)
     scheduler = jaxlb.scheduler("drift-aware")
-    _, (truth, load, backlog, alarm) = watch(env, params, scheduler, tasks, jax.random.key(0), look)
+    _, (truth, load, backlog, alarm) = watch(env, params, scheduler, tasks, jax.random.key(0), record)
     part, shown = slice(400, 600), [0, 3, 7]
     figure = figures.predictions(
         np.cumsum(np.asarray(tasks.gap))[part],

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from jaxlb.report.plots import STYLE, looks, panels_of, plain_log
+from jaxlb.report.plots import STYLE, line_style, panels_of, plain_log
 from jaxlb.scheduling import optimal
 from jaxlb.types import EnvParams
 
@@ -153,7 +153,7 @@ def detection(curves: Mapping[str, np.ndarray]) -> Figure:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         for index, (name, curve) in enumerate(curves.items()):
             curve = curve[np.argsort(curve[:, 0])]
-            axes.plot(curve[:, 0], curve[:, 1], marker="o", ms=4, lw=1.2, label=name, **looks(index))
+            axes.plot(curve[:, 0], curve[:, 1], marker="o", ms=4, lw=1.2, label=name, **line_style(index))
         axes.set(
             xscale="log",
             yscale="log",
@@ -172,7 +172,7 @@ def over_time(times: np.ndarray, lines: Mapping[str, np.ndarray], change: float,
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
         for index, (name, line) in enumerate(lines.items()):
-            axes.plot(times, line, lw=1.3, label=name, **looks(index))
+            axes.plot(times, line, lw=1.3, label=name, **line_style(index))
         axes.axvline(change, color="0.5", lw=0.8, ls=":")
         axes.set(xlabel="tasks", ylabel=ylabel)
         axes.set_ylim(bottom=0.0)

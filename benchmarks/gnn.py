@@ -137,7 +137,7 @@ def unexplained(found: gnn.Inspection) -> float:
     return float(((found.predicted - found.truth) ** 2).mean() / found.truth.var())
 
 
-def not_told(network: Network, *names: str) -> Network:
+def without(network: Network, *names: str) -> Network:
     """A network that some features are kept from."""
     task, processor = (
         jnp.array([name not in names for name in all_names], jnp.float32) for all_names in regression.NAMES
@@ -157,8 +157,8 @@ def ablations(seeds: int) -> str:
         "as trained above": networks.gnn(),
         "without messages": ALONE,
         "without the skip": ORIGINAL,
-        "original: no skip, not told the forecast completion": not_told(ORIGINAL, *formula),
-        "the same without messages": not_told(networks.gnn(rounds=0, skip=False), *formula),
+        "original: no skip, not told the forecast completion": without(ORIGINAL, *formula),
+        "the same without messages": without(networks.gnn(rounds=0, skip=False), *formula),
         "two rounds": networks.gnn(rounds=2),
         "max": networks.gnn(pooling="max"),
         "attention": networks.gnn(pooling="attention"),
@@ -170,12 +170,12 @@ def ablations(seeds: int) -> str:
     for place, (name, network) in enumerate(variants.items()):
         config = CONFIG.replace(network=network)
         _, results, seconds = trained(seeds if place < 5 else 1, env, params, config)
-        looks = [
+        inspections = [
             gnn.inspect(env, params, config, r.scheduler.variables, jax.random.key(TEST_SEED))
             for r in results
         ]
-        missing = [unexplained(look) for look in looks]
-        agreed = [100 * float((look.chosen <= look.truth.min(-1) * (1 + 1e-6)).mean()) for look in looks]
+        missing = [unexplained(one) for one in inspections]
+        agreed = [100 * float((one.chosen <= one.truth.min(-1) * (1 + 1e-6)).mean()) for one in inspections]
         cells = [", ".join(f"{x:.1e}" for x in missing), ", ".join(f"{x:.1f}" for x in agreed)]
         lines.append(f"| {name} | {cells[0]} | {cells[1]} | {np.median(seconds):.0f} |")
         jax.clear_caches()
@@ -186,7 +186,7 @@ def ablations(seeds: int) -> str:
     return section("ablation", "\n".join([text, "", *lines]), [], [])
 
 
-def told_linear(env: Any, params: Any, seed: int) -> forecasts.Forecaster:
+def linear_forecaster(env: Any, params: Any, seed: int) -> forecasts.Forecaster:
     """Waits by a linear predictor of all features that was trained there."""
     linear = jaxlb.train_predictor(env, params, None, jax.random.key(seed))
     return forecasts.predicted(jaxlb.PredictorConfig().predictor, linear.scheduler.variables)
@@ -209,9 +209,9 @@ def with_memory(config: GNNConfig) -> GNNConfig:
     return config.replace(network=networks.recurrent_gnn(), sequence=16, batch_size=32)
 
 
-def told_of_itself(config: GNNConfig) -> GNNConfig:
+def each_by_itself(config: GNNConfig) -> GNNConfig:
     """Every processor by itself: no messages, no load of the system, a forecast of its own figures alone."""
-    return config.replace(network=not_told(ALONE, "log system load"), forecaster=forecasts.FLUID)
+    return config.replace(network=without(ALONE, "log system load"), forecaster=forecasts.FLUID)
 
 
 Situation = tuple[str, dict[str, Any], str]
@@ -240,7 +240,7 @@ def lane_errors(
     squared: dict[str, list[np.ndarray]] = {name: [] for name in ("linear predictor", *variants)}
     absolute: dict[str, list[np.ndarray]] = {name: [] for name in squared}
     for seed in range(seeds):
-        base = noisy(rule, told_linear(env, params, seed))
+        base = noisy(rule, linear_forecaster(env, params, seed))
         for name, variant in variants.items():
             own = variant(base)
             result = jaxlb.train_gnn(env, params, own, jax.random.key(seed))
@@ -288,7 +288,7 @@ def errors(
 def hidden(seeds: int) -> str:
     """Where completion times are no formula of what is seen."""
     variants: Variants = {
-        "each by itself": told_of_itself,
+        "each by itself": each_by_itself,
         "without messages": lambda config: config.replace(network=ALONE),
         "gnn": lambda config: config,
     }
@@ -327,7 +327,7 @@ def stale(seeds: int) -> str:
     rows, claims = [], []
     for title, overrides in {"stale": {}, "noise 0.5": {"measure_noise": 0.5}}.items():
         env, params = jaxlb.make("stale", **overrides)
-        base = noisy("drift-aware", told_linear(env, params, 0))
+        base = noisy("drift-aware", linear_forecaster(env, params, 0))
         entries: dict[str, str | jaxlb.Scheduler] = dict(rules("lwr", "drift-aware", "oracle"))
         for name, config in {
             "gnn": base,
@@ -600,7 +600,7 @@ def pictures(seeds: int) -> str:
 
     env, params = jaxlb.make("stale", measure_noise=0.5)
     network = networks.gnn(rounds=2, pooling="attention")
-    config = noisy("drift-aware", told_linear(env, params, 0)).replace(network=network)
+    config = noisy("drift-aware", linear_forecaster(env, params, 0)).replace(network=network)
     _, results, _ = trained(1, env, params, config)
     found = gnn.inspect(env, params, config, results[0].scheduler.variables, jax.random.key(TEST_SEED))
     draw("stale", "`stale` with noise 0.5", plots.completions(*flat(found)))

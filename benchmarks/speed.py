@@ -49,7 +49,7 @@ from jaxlb.environments import make, scenarios
 from jaxlb.learn import networks
 from jaxlb.learn.dqn import DQNConfig, start_dqn
 from jaxlb.loop import continue_rollout, start_rollout
-from jaxlb.report.plots import STYLE, looks, plain_log
+from jaxlb.report.plots import STYLE, line_style, plain_log
 from jaxlb.scheduling import learned, scheduler, schedulers
 from jaxlb.types import EnvParams, Scheduler
 
@@ -356,12 +356,14 @@ def throughput(sweeps: Sequence[Sweep]) -> Figure:
         panels = list(grid.flat)
         for panel, sweep in zip(panels, sweeps, strict=False):
             for index, (name, rates) in enumerate(sweep.rates.items()):
-                panel.plot(sweep.values, np.array(rates) / 1e6, marker="o", ms=4, label=name, **looks(index))
+                panel.plot(
+                    sweep.values, np.array(rates) / 1e6, marker="o", ms=4, label=name, **line_style(index)
+                )
             panel.set(xlabel=sweep.over, ylabel="million tasks per second", title=sweep.detail)
         for panel, sweep in zip(panels[len(sweeps) :], per_processor, strict=True):
             for index, (name, rates) in enumerate(sweep.rates.items()):
                 cost = 1e9 / (np.array(rates) * sweep.values)
-                panel.plot(sweep.values, cost, marker="o", ms=4, label=name, **looks(index))
+                panel.plot(sweep.values, cost, marker="o", ms=4, label=name, **line_style(index))
             panel.set(xlabel="processors", ylabel="ns per task and processor", title=sweep.detail)
         for panel in panels:
             panel.set(xscale="log", yscale="log")

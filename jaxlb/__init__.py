@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 # Trainers bring optax, which takes its time and which simulating does not need.
-_IMPORTED_WHEN_ASKED_FOR = {
+_IMPORTED_WHEN_NEEDED = {
     "DQNConfig": "jaxlb.learn",
     "GNNConfig": "jaxlb.learn",
     "PredictorConfig": "jaxlb.learn",
@@ -81,8 +81,8 @@ _IMPORTED_WHEN_ASKED_FOR = {
 
 def __getattr__(name: str) -> Any:
     """What is imported when it is asked for: trainers, and modules such as `jaxlb.cli`."""
-    if name in _IMPORTED_WHEN_ASKED_FOR:
-        return getattr(importlib.import_module(_IMPORTED_WHEN_ASKED_FOR[name]), name)
+    if name in _IMPORTED_WHEN_NEEDED:
+        return getattr(importlib.import_module(_IMPORTED_WHEN_NEEDED[name]), name)
     if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

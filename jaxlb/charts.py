@@ -28,7 +28,7 @@ class _PlainLog(LogFormatter):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def looks(index: int) -> dict[str, Any]:
+def line_style(index: int) -> dict[str, Any]:
     """Ten colours and four dashes tell forty lines apart."""
     return {"color": f"C{index % 10}", "linestyle": _LINES[index // 10 % 4]}
 

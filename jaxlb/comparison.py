@@ -341,10 +341,10 @@ def _row(name: str, found: _Judged, baseline: _Judged) -> Row:
     figures: dict[str, Any] = {}
     for figure, estimate in metrics.estimates(found.run, baseline.run).items():
         of_two = figure.endswith("_difference")
-        told = found.hint is None and not (of_two and baseline.hint)
+        valid = found.hint is None and not (of_two and baseline.hint)
 
-        def shown(interval: Interval, told: bool = told) -> Interval:
-            return interval if told else None
+        def shown(interval: Interval, valid: bool = valid) -> Interval:
+            return interval if valid else None
 
         if isinstance(estimate, list):
             figures[figure] = [value for value, _ in estimate]

@@ -75,7 +75,7 @@ def _volatility(shape: Lanes) -> Volatility:
     )
 
 
-def _watch(state: Volatility, x: Array, rate: Scalar) -> Volatility:
+def _update_volatility(state: Volatility, x: Array, rate: Scalar) -> Volatility:
     """Mean and variance of all so far, and once there are 1 / rate of them, exponentially weighted."""
     count = state.count + 1
     rate = jnp.maximum(1.0 / count.astype(jnp.float32), rate)
@@ -91,7 +91,7 @@ def _adaptive_threshold(
     factor: Scalar, rate: Scalar, settle: int, state: Volatility, x: Array
 ) -> tuple[Volatility, Array]:
     far = jnp.abs(x - state.mean) > factor * jnp.sqrt(state.variance)
-    return _watch(state, x, rate), far & (state.count >= settle)
+    return _update_volatility(state, x, rate), far & (state.count >= settle)
 
 
 def adaptive_threshold(factor: Scalar = 4.0, rate: Scalar = 0.01, settle: int = 30) -> Detector:

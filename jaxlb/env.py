@@ -244,8 +244,8 @@ class Env(_Settings):
           params: of this environment.
           lanes: shape of the lane axes that they will meet; None: not known yet.
         """
-        told = params.speed if params.nominal_speed is None else params.nominal_speed
-        for name, value in (("speed", params.speed), ("nominal_speed", told)):
+        nominal = params.speed if params.nominal_speed is None else params.nominal_speed
+        for name, value in (("speed", params.speed), ("nominal_speed", nominal)):
             if np.shape(value)[:1] != (self.num_processors,):
                 raise ValueError(
                     f"{name} has shape {np.shape(value)}: must be ({self.num_processors},), "

@@ -37,7 +37,7 @@ def exact(
     env: Env,
     run: Callable[[Env], Result],
     overflows: Callable[[Result], Any],
-    asked: Callable[[], bool],
+    needed: Callable[[], bool],
     most: int,
     stacklevel: int = 3,
 ) -> tuple[Result, int]:
@@ -48,7 +48,7 @@ def exact(
       env: to begin with.
       run: of an environment with room for so many tasks of a queue as its station's `queue_capacity` says.
       overflows: the tasks in it that found a queue longer than that, the warm-up's too.
-      asked: whether anybody asks for lengths.
+      needed: whether anybody asks for lengths.
       most: room that there can be.
       stacklevel: of the warning, 3 being who called the caller of this.
 
@@ -58,7 +58,7 @@ def exact(
     while True:
         result = run(env)
         short = int(np.asarray(overflows(result), np.float64).sum())
-        if not short or not asked():
+        if not short or not needed():
             return result, 0
         capacity = min(env.station.queue_capacity * _FURTHER, most)
         if capacity <= env.station.queue_capacity:
@@ -98,12 +98,12 @@ def matter(env: Env, params: EnvParams, state: EnvState, acting: Sequence[tuple[
         return [rule.act(rule.variables, memory, observation, key) for rule, memory in acting]
 
     jaxpr = jax.make_jaxpr(act)(found.queue_length).jaxpr
-    told = set(jaxpr.invars)
+    dependent = set(jaxpr.invars)
 
-    def any_told(variables: Sequence[Any]) -> bool:
-        return any(not isinstance(variable, Literal) and variable in told for variable in variables)
+    def depend(variables: Sequence[Any]) -> bool:
+        return any(not isinstance(variable, Literal) and variable in dependent for variable in variables)
 
     for equation in jaxpr.eqns:
-        if any_told(equation.invars):
-            told |= set(equation.outvars)
-    return env.reward.counts_tasks or any_told(jaxpr.outvars)
+        if depend(equation.invars):
+            dependent |= set(equation.outvars)
+    return env.reward.counts_tasks or depend(jaxpr.outvars)

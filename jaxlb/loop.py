@@ -135,8 +135,8 @@ def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> tuple[
 @functools.partial(jax.jit, static_argnames=("env", "lanes"))
 @broadcasts
 def _first_memory(env: Env, scheduler: Scheduler, params: EnvParams, lanes: Lanes) -> Any:
-    told = observe.as_told(with_lane_axis(params, lanes))
-    return first_memory(scheduler.name, scheduler.start, env, told, lanes)
+    nominal = observe.nominal(with_lane_axis(params, lanes))
+    return first_memory(scheduler.name, scheduler.start, env, nominal, lanes)
 
 
 @functools.partial(jax.jit, static_argnames="env")
@@ -341,17 +341,17 @@ def watch(
     scheduler: Scheduler,
     tasks: Task,
     key: Key,
-    look: Callable[[Scheduler, Any, Observation], Any],
+    record: Callable[[Scheduler, Any, Observation], Any],
     station: Any = None,
 ) -> tuple[Outcome, Any]:
-    """`replay` of tasks that are known to be good, and what `look` makes of every decision.
+    """`replay` of tasks that are known to be good, and what `record` makes of every decision.
 
-    `look` is (scheduler, its memory before the decision, observation) -> pytree; the pytrees are stacked.
+    `record` is (scheduler, its memory before the decision, observation) -> pytree; the pytrees are stacked.
     """
-    return _watched(env, params, scheduler, tasks, streams(key), look, station)[1]
+    return _watched(env, params, scheduler, tasks, streams(key), record, station)[1]
 
 
-@functools.partial(jax.jit, static_argnames=("env", "look"))
+@functools.partial(jax.jit, static_argnames=("env", "record"))
 @broadcasts
 def _watched(
     env: Env,
@@ -359,7 +359,7 @@ def _watched(
     scheduler: Scheduler,
     tasks: Task,
     keys: Streams,
-    look: Callable[[Scheduler, Any, Observation], Any],
+    record: Callable[[Scheduler, Any, Observation], Any],
     station: Any,
 ) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
     """The state and the scheduler's memory after the last task, and what was watched."""
@@ -370,14 +370,14 @@ def _watched(
     # After the last task comes the first again, with nobody looking.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
     state = env.start(params, first, fold_in(keys.observe, 0), station)
-    start = state, first_memory(scheduler.name, scheduler.start, env, observe.as_told(params), lanes)
+    start = state, first_memory(scheduler.name, scheduler.start, env, observe.nominal(params), lanes)
 
     def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, tuple[Outcome, Any]]:
         state, memory = carry
         index, task = x
         observe_key, key = fold_in(keys.observe, index + 1), fold_in(keys.act, index)
         state, after, seen, outcome, _ = decide(env, params, scheduler, state, memory, task, observe_key, key)
-        return spread_over((state, after)), (outcome, look(scheduler, memory, seen))
+        return spread_over((state, after)), (outcome, record(scheduler, memory, seen))
 
     indices = jnp.arange(tasks.gap.shape[0], dtype=jnp.int32)
     last, watched = jax.lax.scan(body, spread_over(start), (indices, spread_over(following)))

@@ -39,7 +39,7 @@ def start(params: EnvParams, num_processors: int, lanes: Lanes = ()) -> MonitorS
     )
 
 
-def as_told(params: EnvParams) -> EnvParams:
+def nominal(params: EnvParams) -> EnvParams:
     """The parameters with the speeds that schedulers are told."""
     nominal = params.nominal_speed
     return params if nominal is None else params.replace(speed=nominal, nominal_speed=None)
@@ -56,7 +56,7 @@ def _smooth(load: Array, wait: Array, speed: Array, time_constant: Array, gap: A
 def _measure(found: View, smoothed: Array | None, params: EnvParams, wait_visible: bool, key: Key) -> Report:
     """The figures of this instant; the key is consumed where there is noise."""
     queue_length = found.queue_length
-    speed = as_told(params).speed
+    speed = nominal(params).speed
     if wait_visible:
         wait = found.wait
         load = wait * params.speed if smoothed is None else smoothed
@@ -160,7 +160,7 @@ def observe(
         queue_length=report.queue_length,
         load=report.load,
         wait=report.wait,
-        speed=jnp.broadcast_to(as_told(params).speed, found.wait.shape),
+        speed=jnp.broadcast_to(nominal(params).speed, found.wait.shape),
         age=seen_at.age,
         assigned=seen_at.assigned,
         truth=Truth(size=task.size, wait=found.wait, speed=jnp.broadcast_to(params.speed, found.wait.shape)),

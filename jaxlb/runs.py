@@ -129,12 +129,12 @@ def make_room(directory: Path, overwrite: bool) -> None:
         shutil.rmtree(directory / name, ignore_errors=True)
 
 
-def must_agree(asked: dict[str, Any], started: Training) -> None:
+def must_agree(wanted: dict[str, Any], started: Training) -> None:
     """Raise ValueError if what is asked for is not what a run was started with."""
     flat = dataclasses.asdict(started)
     environment = flat.pop("environment") or {}
     flat |= environment | environment.get("overrides", {}) | flat.pop("settings")
-    for name, value in asked.items():
+    for name, value in wanted.items():
         if value != flat.get(name):
             raise ValueError(f"resume: {name} = {value!r}, but the run was started with {flat.get(name)!r}")
 
@@ -252,9 +252,9 @@ def train(
     directory = Path(directory)
     training = describe(env, params, config, seeds)
     if resume:
-        asked = dataclasses.asdict(training)
+        wanted = dataclasses.asdict(training)
         must_agree(
-            asked.pop("settings") | {name: asked[name] for name in ("method", "seeds", "speed")},
+            wanted.pop("settings") | {name: wanted[name] for name in ("method", "seeds", "speed")},
             find(directory).training,
         )
     else:

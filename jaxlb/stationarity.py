@@ -53,9 +53,9 @@ def unsettled(run: Run, params: EnvParams, rule: str = "this rule") -> str | Non
     load = float(np.max(np.asarray(params.load)))
     if load >= 1.0:
         return f"load {load:g} leaves no time to catch up: queues grow for ever"
-    missing, enough = _missing(params, run), warmup_asked(params)
-    asked = f", theory asks for {enough:,}" if enough and enough > run.warmup else ""
-    advice = f"raise warmup ({run.warmup:,} tasks now{asked})"
+    missing, enough = _missing(params, run), needed_warmup(params)
+    needed = f", theory asks for {enough:,}" if enough and enough > run.warmup else ""
+    advice = f"raise warmup ({run.warmup:,} tasks now{needed})"
     lanes, busy = run.elapsed.size, run.utilisation.mean(-1) >= _ALL_THE_TIME
     behind = run.wait_growth.mean(-1) / run.elapsed.mean()
     if lanes > 1:
@@ -67,8 +67,8 @@ def unsettled(run: Run, params: EnvParams, rule: str = "this rule") -> str | Non
         drift, grows = 0.0, busy & (behind > 0.1 * _FALLS_BEHIND)
     overloaded = np.flatnonzero(grows & busy & (behind > _FALLS_BEHIND))
     if len(overloaded):
-        told = _processors(overloaded, params)
-        return f"{told} busy all the time and falling behind: {rule} overloads it"
+        named = _processors(overloaded, params)
+        return f"{named} busy all the time and falling behind: {rule} overloads it"
     if abs(drift) > 1.0:
         first, second = run.halves.mean(-1)
         return (
@@ -91,8 +91,8 @@ def unsettled(run: Run, params: EnvParams, rule: str = "this rule") -> str | Non
 
 def _processors(indices: np.ndarray, params: EnvParams) -> str:
     speed, first = np.asarray(params.speed), int(indices[0])
-    told = f" (speed {speed[first]:.3g})" if speed.ndim == 1 else ""
-    return f"processor {first}{told}" + (f" and {len(indices) - 1} more are" if len(indices) > 1 else " is")
+    named = f" (speed {speed[first]:.3g})" if speed.ndim == 1 else ""
+    return f"processor {first}{named}" + (f" and {len(indices) - 1} more are" if len(indices) > 1 else " is")
 
 
 def _deviations(x: np.ndarray) -> np.ndarray:
@@ -101,7 +101,7 @@ def _deviations(x: np.ndarray) -> np.ndarray:
     return np.where(error > 0, x.mean(-1) / np.where(error > 0, error, 1.0), 0.0)
 
 
-def warmup_asked(params: EnvParams) -> int | None:
+def needed_warmup(params: EnvParams) -> int | None:
     """The tasks of warm-up that theory asks for: waits then lack 0.1 % for having started empty.
 
     None where none are enough, sizes having no variance, or queues no end.

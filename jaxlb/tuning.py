@@ -74,8 +74,10 @@ def guarded_sita(
     env.check(params, (num_lanes,))
     params = canonical(params)
     rules, lanes = [scheduler(name) for name in GUARDED_SITA], (num_lanes,)
-    told = observe.as_told(with_lane_axis(params, lanes))
-    each = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(rule.start(env, told, lanes) for rule in rules))
+    nominal = observe.nominal(with_lane_axis(params, lanes))
+    each = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves), *(rule.start(env, nominal, lanes) for rule in rules)
+    )
 
     def run(env: Env) -> Summary:
         return jax.vmap(

@@ -336,13 +336,13 @@ def test_one_task_drifts_nowhere(key):
 
 @pytest.mark.parametrize("unit", [1e-25, 5e18])
 def test_the_warmup_that_theory_asks_for_has_no_unit(unit):
-    def asked(mean):
+    def needed(mean):
         params = jaxlb.make("stable", size="lognormal", squared_cv=40.0, mean_size=mean)[1]
-        return stationarity.warmup_asked(params)
+        return stationarity.needed_warmup(params)
 
-    assert asked(unit) == pytest.approx(asked(1.0), rel=1e-4) and asked(1.0) > 2000
+    assert needed(unit) == pytest.approx(needed(1.0), rel=1e-4) and needed(1.0) > 2000
     endless = jaxlb.make("stable", size=sizes.BoundedPareto(1.0, np.inf, 1.5))[1]
-    assert stationarity.warmup_asked(endless) is None
+    assert stationarity.needed_warmup(endless) is None
 
 
 def test_sizes_may_differ_from_lane_to_lane(key):

@@ -21,15 +21,15 @@ def forecast(key, name, **overrides):
     forecaster, random = forecasts.forecaster(name), jaxlb.scheduler("weighted-random")
 
     def act(variables, memory, observation, key):
-        return random.act((), (), observation, key)[0], forecaster.look(variables, memory, observation)[0]
+        return random.act((), (), observation, key)[0], forecaster.update(variables, memory, observation)[0]
 
-    def look(rule, memory, observation):
-        _, seen, wait = forecaster.look(rule.variables, memory, observation)
+    def record(rule, memory, observation):
+        _, seen, wait = forecaster.update(rule.variables, memory, observation)
         return wait, seen.truth.wait
 
-    rule = Scheduler("looking", forecaster.variables, lambda env, *told: forecaster.start(*told), act)
+    rule = Scheduler("forecasting", forecaster.variables, lambda env, *given: forecaster.start(*given), act)
     tasks = workload.sample(key, with_lane_axis(params, (4,)), 200, (4,))
-    return jax.tree.map(np.asarray, watch(env, params, rule, tasks, key, look)[1])
+    return jax.tree.map(np.asarray, watch(env, params, rule, tasks, key, record)[1])
 
 
 def test_predicted_waits_are_the_true_ones_where_sizes_are_seen(key):
@@ -60,6 +60,6 @@ def test_settings_name_them():
 
 
 def test_a_forecaster_of_ones_own_has_no_plain_name():
-    for own in (forecasts.FLUID.replace(name="own"), forecasts.FLUID.replace(look=lambda *given: given)):
+    for own in (forecasts.FLUID.replace(name="own"), forecasts.FLUID.replace(update=lambda *given: given)):
         assert "forecaster" not in plain(DQNConfig(forecaster=own))
     assert plain(DQNConfig(forecaster=forecasts.forecaster("predicted")))["forecaster"] == "predicted"

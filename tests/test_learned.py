@@ -30,9 +30,9 @@ def observed(key, num_lanes=8, **overrides):
 
 
 @jax.jit
-def told(observation, weights, unit):
+def inputs(observation, weights, unit):
     """Features and known rewards."""
-    _, seen, forecast = FLUID.look((), unit, observation)
+    _, seen, forecast = FLUID.update((), unit, observation)
     x = features.extract(seen, forecast, learned.NAMES, learned.objective(weights))
     return x, learned.known_rewards(seen, forecast, weights)
 
@@ -43,7 +43,7 @@ def test_in_mean_services_nothing_depends_on_the_units(key):
     for time, work in ((1.0, 1.0), (8.0, 1.0), (1.0, 16.0)):
         speed = [0.5 * work / time, 2.0 * work / time]
         _, _, observation, unit = observed(key, low=work, high=1000.0 * work, speed=speed)
-        x, known = told(observation, weights, unit)
+        x, known = inputs(observation, weights, unit)
         chex.assert_tree_all_finite(x)
         seen.append((x, known))
     chex.assert_trees_all_close(seen[1], seen[0], rtol=1e-3, atol=1e-4)
@@ -52,18 +52,18 @@ def test_in_mean_services_nothing_depends_on_the_units(key):
 
 def test_the_network_is_told_the_weights(key):
     _, _, observation, unit = observed(key)
-    base, _ = told(observation, Weights(), unit)
+    base, _ = inputs(observation, Weights(), unit)
     for change in ({"completion_weight": 1.0}, {"sla_weight": 3.0}, {"imbalance_weight": 0.1}):
-        changed, _ = told(observation, Weights(**change), unit)
+        changed, _ = inputs(observation, Weights(**change), unit)
         assert int((changed.task != base.task).any(0).sum()) == 1
-    by_lane, _ = told(observation, Weights(sla_weight=jnp.linspace(0.1, 1.0, 8)[None]), unit)
+    by_lane, _ = inputs(observation, Weights(sla_weight=jnp.linspace(0.1, 1.0, 8)[None]), unit)
     assert len(np.unique(np.asarray(by_lane.task[:, -1]))) == 8
 
 
 def test_features_stay_finite_where_deadlines_do_not(key):
     _, _, observation, unit = observed(key)
     observation = observation.replace(deadline=jnp.full(8, jnp.inf))
-    chex.assert_tree_all_finite(told(observation, Weights(), unit))
+    chex.assert_tree_all_finite(inputs(observation, Weights(), unit))
 
 
 def test_standardised_features_have_mean_0_and_variance_1(key):
@@ -145,7 +145,7 @@ def test_a_network_that_says_nothing_leaves_the_greedy_choice(key):
     silent = network._replace(apply=lambda parameters, x: jnp.zeros(x.processor.shape[:-1]))
     weights = Weights(completion_weight=1.0, completion_exponent=1.0, sla_weight=0.0)
     scheduler = learned.dqn(
-        silent, learned.untrained(silent, key, told(observation, weights, unit)[0], weights)
+        silent, learned.untrained(silent, key, inputs(observation, weights, unit)[0], weights)
     )
     own = jaxlb.rollout(env, params, scheduler, key, 64, 200)
     greedy = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), key, 64, 200)
@@ -166,10 +166,10 @@ def test_one_lane_and_many_choose_alike(key):
 
 def test_the_forecast_is_the_true_wait_unless_a_processor_idled(key):
     _, _, fresh, unit = observed(key)
-    _, seen, forecast = FLUID.look((), unit, fresh)
+    _, seen, forecast = FLUID.update((), unit, fresh)
     np.testing.assert_array_equal(forecast, seen.wait)
     _, _, stale, unit = observed(key, num_lanes=256, measure_interval=4.0, load=0.95)
-    _, stale, forecast = FLUID.look((), unit, stale)
+    _, stale, forecast = FLUID.update((), unit, stale)
     forecast, true = np.asarray(forecast), np.asarray(stale.truth.wait)
     assert np.abs(np.asarray(stale.wait) - true).mean() > 0.1 * true.mean()
     # Idling is time that served nothing: it only makes the truth larger.

@@ -27,7 +27,7 @@ def variables(x) -> Regression:
     return found.replace(moments=moments)
 
 
-def told(scenario, **overrides):
+def adaptive(scenario, **overrides):
     env, params = jaxlb.make(scenario, **overrides)
     _, state = env.reset(jax.random.key(0), params)
     seen = env.observe(state, params, jax.random.key(1))
@@ -37,21 +37,21 @@ def told(scenario, **overrides):
 def test_offsets_follow_tasks_once_they_have_departed():
     feedback = regression.no_feedback(2, ())
     action, completion, predicted = jnp.int32(1), jnp.float32(2.0), jnp.log(jnp.float32(0.5))
-    feedback = regression.expect(feedback, action, completion, predicted)
-    early = regression.hear(feedback, jnp.float32(1.9), 0.25)
+    feedback = regression.add_pending(feedback, action, completion, predicted)
+    early = regression.update_offsets(feedback, jnp.float32(1.9), 0.25)
     np.testing.assert_array_equal(early.offset, [0.0, 0.0])
-    late = regression.hear(early, jnp.float32(0.2), 0.25)
+    late = regression.update_offsets(early, jnp.float32(0.2), 0.25)
     np.testing.assert_allclose(late.offset, [0.0, 0.25 * np.log(4.0)], rtol=1e-6)
     # Each task is heard of once.
-    np.testing.assert_array_equal(regression.hear(late, jnp.float32(5.0), 0.25).offset, late.offset)
+    np.testing.assert_array_equal(regression.update_offsets(late, jnp.float32(5.0), 0.25).offset, late.offset)
 
 
 def test_tasks_that_depart_together_count_each():
     feedback = regression.no_feedback(1, (3,))
     for _ in range(2):
         one, zero = jnp.ones(3), jnp.zeros(3)
-        feedback = regression.expect(feedback, zero.astype(jnp.int32), one, zero - 1.0)
-    found = regression.hear(feedback, jnp.array([0.5, 1.0, 2.0]), 0.25).offset[0]
+        feedback = regression.add_pending(feedback, zero.astype(jnp.int32), one, zero - 1.0)
+    found = regression.update_offsets(feedback, jnp.array([0.5, 1.0, 2.0]), 0.25).offset[0]
     np.testing.assert_allclose(found, [0.0, 1.0 - 0.75**2, 1.0 - 0.75**2], rtol=1e-6)
 
 
@@ -59,9 +59,9 @@ def test_the_newest_pending_tasks_are_remembered():
     feedback = regression.no_feedback(1, ())
     for index in range(regression.PENDING + 1):
         completion = jnp.float32(1.0 if index == 0 else 100.0)
-        feedback = regression.expect(feedback, jnp.int32(0), completion, jnp.float32(0.0))
-    assert float(regression.hear(feedback, jnp.float32(2.0), 0.5).offset[0]) == 0.0
-    assert float(regression.hear(feedback, jnp.float32(101.0), 0.5).offset[0]) > 4.0
+        feedback = regression.add_pending(feedback, jnp.int32(0), completion, jnp.float32(0.0))
+    assert float(regression.update_offsets(feedback, jnp.float32(2.0), 0.5).offset[0]) == 0.0
+    assert float(regression.update_offsets(feedback, jnp.float32(101.0), 0.5).offset[0]) > 4.0
 
 
 def test_decisions_on_a_distribution():
@@ -78,7 +78,7 @@ def test_decisions_on_a_distribution():
 
 
 def test_an_exact_prediction_makes_greedy_choices(key):
-    env, params, ours = told("heavy-tail")
+    env, params, ours = adaptive("heavy-tail")
     entries = {"greedy": jaxlb.scheduler("greedy"), "gnn": regression.gnn(TOLD, ours)}
     table = jaxlb.compare(env, params, entries, key, num_lanes=8, num_tasks=500)
     assert table.row("gnn").oracle_agreement > 0.995
@@ -89,7 +89,7 @@ def test_an_exact_prediction_makes_greedy_choices(key):
 
 def test_offsets_find_out_the_true_speeds(key):
     """What is told of a processor's speed is off by a factor: in logarithms, that is the offset."""
-    env, params, ours = told("heavy-tail", nominal_speed=[2.0, 1.2, 0.8, 0.5])
+    env, params, ours = adaptive("heavy-tail", nominal_speed=[2.0, 1.2, 0.8, 0.5])
     scheduler = regression.gnn(TOLD, ours, adaptation=0.1)
     tasks = workload.sample(key, params, 1500)
     _, offset = watch(env, params, scheduler, tasks, key, lambda rule, memory, seen: memory[2].offset)
@@ -110,11 +110,11 @@ def test_schedulers_are_told_the_nominal_speed_and_work_is_done_at_the_true_one(
         for one, other in zip(jax.tree.leaves(wrong), jax.tree.leaves(right), strict=True):
             np.testing.assert_array_equal(one, other)
 
-    def look(rule, memory, seen):
+    def record(rule, memory, seen):
         return seen.speed, seen.wait, seen.load, seen.truth
 
-    _, (told_speed, wait, load, truth) = watch(env, params, jaxlb.scheduler("greedy"), tasks, key, look)
-    np.testing.assert_array_equal(told_speed[0], nominal)
+    _, (given, wait, load, truth) = watch(env, params, jaxlb.scheduler("greedy"), tasks, key, record)
+    np.testing.assert_array_equal(given[0], nominal)
     np.testing.assert_array_equal(truth.speed[0], speed)
     np.testing.assert_allclose(load, truth.wait * np.array(speed), rtol=1e-6)
     np.testing.assert_allclose(wait, load / np.array(nominal), rtol=1e-6)

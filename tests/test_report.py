@@ -183,7 +183,7 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def look(browser, report, tmp_path_factory):
+def browse(browser, report, tmp_path_factory):
     """Opens the page at a width and in a theme."""
     path = tmp_path_factory.mktemp("page") / "report.html"
     path.write_text(html.page(report), encoding="utf-8")
@@ -213,8 +213,8 @@ return cut;
 
 
 @pytest.mark.parametrize(("width", "scheme"), list(itertools.product((360, 768, 1280), ("light", "dark"))))
-def test_nothing_overflows_or_is_cut_and_nothing_is_complained_of_or_asked_for(look, width, scheme):
-    driver = look(width, scheme)
+def test_nothing_overflows_or_is_cut_and_nothing_is_complained_of_or_asked_for(browse, width, scheme):
+    driver = browse(width, scheme)
     client, scroll = driver.execute_script(
         "const e = document.documentElement; return [e.clientWidth, e.scrollWidth]"
     )
@@ -239,8 +239,8 @@ def number(text):
     return float(text.replace(",", "").split(" ")[0])
 
 
-def test_the_numbers_on_the_page_are_those_of_the_json(look, report):
-    driver = look()
+def test_the_numbers_on_the_page_are_those_of_the_json(browse, report):
+    driver = browse()
     cells = driver.execute_script(
         """return [...document.querySelectorAll("td[data-key]")].map((cell) => [
              cell.closest("table").getAttribute("aria-label").split(":")[0],
@@ -278,8 +278,8 @@ def test_the_numbers_on_the_page_are_those_of_the_json(look, report):
     assert f"level with it in {level}, and loses in {worse}" in lead
 
 
-def test_every_figure_has_its_numbers_and_its_command(look, report):
-    driver = look()
+def test_every_figure_has_its_numbers_and_its_command(browse, report):
+    driver = browse()
     figures = driver.execute_script(
         """return [...document.querySelectorAll("figure")].map((figure) => [
              figure.querySelector("h3").textContent, figure.querySelectorAll("table").length,
@@ -296,8 +296,8 @@ def test_every_figure_has_its_numbers_and_its_command(look, report):
     assert len(labels) == 4 + 1 + 2 * (3 + 5) and all(labels)
 
 
-def test_schedulers_can_be_hidden(look):
-    driver = look()
+def test_schedulers_can_be_hidden(browse):
+    driver = browse()
     count = """return ['[data-of="rr"]', 'tr[data-scheduler="rr"]:not([hidden])'].map(
                  (which) => document.querySelectorAll(which).length)"""
     lines, rows = driver.execute_script(count)
@@ -309,10 +309,10 @@ def test_schedulers_can_be_hidden(look):
     assert driver.execute_script(count) == [lines, rows] and chip.get_attribute("aria-pressed") == "true"
 
 
-def test_hovering_tells_the_numbers_of_the_nearest_point(look, report):
+def test_hovering_tells_the_numbers_of_the_nearest_point(browse, report):
     from selenium.webdriver import ActionChains
 
-    driver = look()
+    driver = browse()
     # The first front: each scheduler is a marker there.
     plots = driver.find_elements("css selector", "svg[aria-label^='heavy-tail: rr completion']")
     marker = plots[0].find_element("css selector", "g[data-of=lwr] rect")
@@ -327,8 +327,8 @@ def test_hovering_tells_the_numbers_of_the_nearest_point(look, report):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_stand_out_from_the_background(look, scheme):
-    driver = look(scheme=scheme)
+def test_colours_stand_out_from_the_background(browse, scheme):
+    driver = browse(scheme=scheme)
     colours = driver.execute_script(
         """const found = {}, probe = document.body.appendChild(document.createElement("span"));
            for (const name of document.styleSheets[0].cssRules[0].style) if (name.startsWith("--")) {

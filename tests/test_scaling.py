@@ -58,7 +58,7 @@ print("said", digest.hexdigest(), *objectives)
 """
 
 
-def said(program: str, devices: int, processes: int = 1) -> set[str]:
+def digests(program: str, devices: int, processes: int = 1) -> set[str]:
     """What the program says at its end, in every process."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -80,19 +80,19 @@ def said(program: str, devices: int, processes: int = 1) -> set[str]:
 
 @pytest.mark.slow
 def test_devices_and_processes_do_not_change_a_bit():
-    one = said(ROLLOUT, devices=1)
+    one = digests(ROLLOUT, devices=1)
     assert len(one) == 1
-    assert said(ROLLOUT, devices=8) == one
-    assert said(ROLLOUT, devices=2, processes=2) == one
+    assert digests(ROLLOUT, devices=8) == one
+    assert digests(ROLLOUT, devices=2, processes=2) == one
 
 
 @pytest.mark.slow
 def test_a_training_spread_over_devices_is_the_same_in_any_number_of_processes():
     # And that of one device but for rounding: there collecting and learning are one program, which the
     # compiler fuses differently.
-    (eight,) = said(TRAINING, devices=8)
-    assert said(TRAINING, devices=4, processes=2) == {eight}
-    (one,) = said(TRAINING, devices=1)
+    (eight,) = digests(TRAINING, devices=8)
+    assert digests(TRAINING, devices=4, processes=2) == {eight}
+    (one,) = digests(TRAINING, devices=1)
     losses = ([float(loss) for loss in each.split()[1:]] for each in (one, eight))
     np.testing.assert_allclose(*losses, rtol=1e-4)
 

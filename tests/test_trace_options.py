@@ -58,7 +58,7 @@ def test_a_run_keeps_the_options_of_its_trace(trace, tmp_path, capsys, monkeypat
     assert "but the run was started with" in capsys.readouterr().err
 
     judged = []
-    monkeypatch.setattr(Evaluate, "judge_and_tell", lambda self, asked: judged.append(asked))
+    monkeypatch.setattr(Evaluate, "judge_and_report", lambda self, setup: judged.append(setup))
     assert cli.run(["evaluate", str(out)]) == 0
     assert cli.run(["evaluate", str(out), "--trace-options", "stop=2024-05-10T01:00:30Z"]) == 0
     chex.assert_trees_all_equal(judged[0].params, params)

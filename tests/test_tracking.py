@@ -15,15 +15,15 @@ from jaxlb.types import Scheduler
 
 
 def act(variables, memory, observation, key):
-    memory, seen = tracking.look(memory, observation)
+    memory, seen = tracking.update(memory, observation)
     return jnp.argmin(seen.load / seen.speed, 0).astype(jnp.int32), memory
 
 
-RULE = Scheduler("tracking lwr", (), lambda env, *told: tracking.start(*told), act)
+RULE = Scheduler("tracking lwr", (), lambda env, *given: tracking.start(*given), act)
 
 
 def tracked(rule, memory, observation):
-    memory, seen = tracking.look(memory, observation)
+    memory, seen = tracking.update(memory, observation)
     names = tuple(tracking.FEATURES)
     return dict(zip(names, tracking.features(names, memory, seen), strict=True)), seen
 

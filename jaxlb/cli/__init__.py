@@ -95,7 +95,7 @@ def _parse(arguments: Sequence[str]) -> Any:
             ("version", *option("-V", "Print the version.")),
         ],
     )
-    asked = _tyro(
+    parsed = _tyro(
         program,
         arguments,
         tyro.conf.FlagCreatePairsOff,
@@ -105,9 +105,9 @@ def _parse(arguments: Sequence[str]) -> Any:
     )
     for name, value in lists.items():
         # Of what is there twice, the later: of settings, the later counts.
-        both = reversed(dict.fromkeys(reversed(value + getattr(asked.command, name))))
-        asked.command = dataclasses.replace(asked.command, **{name: tuple(both)})
-    return asked
+        both = reversed(dict.fromkeys(reversed(value + getattr(parsed.command, name))))
+        parsed.command = dataclasses.replace(parsed.command, **{name: tuple(both)})
+    return parsed
 
 
 def _configured(arguments: Sequence[str]) -> Any:
@@ -122,9 +122,9 @@ def _configured(arguments: Sequence[str]) -> Any:
     if path is None:
         return None
     name, settings = folders.read_config(path)
-    asked = next((word for word in rest if not word.startswith("-")), None)
-    if name != asked:
-        raise ValueError(f"--config {path}: of jaxlb {name}, not of jaxlb {asked}")
+    typed = next((word for word in rest if not word.startswith("-")), None)
+    if name != typed:
+        raise ValueError(f"--config {path}: of jaxlb {name}, not of jaxlb {typed}")
     checks.known("command", name, COMMANDS)
     try:
         return _command(COMMANDS[name], settings)
@@ -146,11 +146,11 @@ def _command(command: type, settings: dict[str, Any]) -> Any:
 
 def _tyro(target: Any, arguments: Sequence[str], *config: Any) -> Any:
     """What arguments say, as a dataclass; ValueError with one line if they cannot be understood."""
-    said, helped = io.StringIO(), io.StringIO()
+    errors, helped = io.StringIO(), io.StringIO()
     # tyro's help is coloured on any terminal.
     plain = contextlib.redirect_stdout(helped) if os.environ.get("NO_COLOR") else contextlib.nullcontext()
     try:
-        with contextlib.redirect_stderr(said), plain:
+        with contextlib.redirect_stderr(errors), plain:
             return tyro.cli(
                 target,
                 args=arguments,
@@ -163,7 +163,7 @@ def _tyro(target: Any, arguments: Sequence[str], *config: Any) -> Any:
             print(helped.getvalue(), end="")
             raise SystemExit(0) from None
         # tyro draws a box; scripts and logs want a line.
-        words = [line.strip("╭╮╰╯│─ ") for line in Text.from_ansi(said.getvalue()).plain.splitlines()]
+        words = [line.strip("╭╮╰╯│─ ") for line in Text.from_ansi(errors.getvalue()).plain.splitlines()]
         raise ValueError(" ".join(word for word in words[1:] if word)) from None
 
 
@@ -187,14 +187,14 @@ def _join() -> bool:
     return jax.process_index() == 0
 
 
-def _run_unheard(command: Any) -> None:
+def _run_silently(command: Any) -> None:
     """Do a process's share of the work; the first one prints and writes."""
     LOG.setLevel(logging.CRITICAL)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         (dataclasses.replace(command, out=None) if hasattr(command, "out") else command).run()
 
 
-def _speak(verbose: bool, quiet: bool) -> None:
+def _set_verbosity(verbose: bool, quiet: bool) -> None:
     """Set what goes to standard error besides errors."""
     LOG.handlers, LOG.propagate = [logging.StreamHandler(sys.stderr)], False
     LOG.setLevel(logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO)
@@ -236,14 +236,14 @@ def run(arguments: Sequence[str]) -> int:
         if {"-V", "--version"} & set(arguments):
             print(f"jaxlb {__version__}", flush=True)
             return 0
-        asked = _parse(arguments)
-        verbose = asked.verbose
-        _speak(verbose, asked.quiet)
+        parsed = _parse(arguments)
+        verbose = parsed.verbose
+        _set_verbosity(verbose, parsed.quiet)
         _keep_programs()
         if _join():
-            asked.command.run()
+            parsed.command.run()
         else:
-            _run_unheard(asked.command)
+            _run_silently(parsed.command)
         sys.stdout.flush()
         return 0
     except (KeyboardInterrupt, ValueError, FloatingPointError, OSError) as raised:

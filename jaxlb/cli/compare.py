@@ -24,7 +24,7 @@ from jaxlb.types import EnvParams, Scheduler
 DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"
 
 
-class Asked(NamedTuple):
+class Setup(NamedTuple):
     """What is to be compared, checked, and how the output names where."""
 
     env: Env
@@ -60,7 +60,7 @@ class _Judge(Writes):
     json: bool = False
     """Print one JSON object instead of a table."""
 
-    def asked(self, spec: Spec, checkpoints: Sequence[Path]) -> Asked:
+    def setup(self, spec: Spec, checkpoints: Sequence[Path]) -> Setup:
         """What the options ask for."""
         checks.at_least("lanes", self.lanes, 1)
         checks.at_least("tasks", self.tasks, 1)
@@ -69,39 +69,39 @@ class _Judge(Writes):
         env, params = spec.make()
         trace = None if spec.trace is None else Path(spec.trace[0]).name
         described = {"scenario": env.name, "trace": trace, "load": float(params.load), "seed": self.seed}
-        return Asked(env, params, entries(self.schedulers, checkpoints, env, params), behaviour, described)
+        return Setup(env, params, entries(self.schedulers, checkpoints, env, params), behaviour, described)
 
-    def judge(self, asked: Asked) -> Comparison:
+    def judge(self, setup: Setup) -> Comparison:
         """Compare."""
         with progress() as advance:
             return compare(
-                asked.env,
-                asked.params,
-                asked.schedulers,
+                setup.env,
+                setup.params,
+                setup.schedulers,
                 jax.random.key(self.seed),
                 num_lanes=self.lanes,
                 num_tasks=self.tasks,
-                warmup=self._warmup(asked.params) if self.warmup is None else self.warmup,
+                warmup=self._warmup(setup.params) if self.warmup is None else self.warmup,
                 baseline=self.baseline,
-                behaviour=asked.behaviour,
+                behaviour=setup.behaviour,
                 on_progress=advance,
             )
 
     def _warmup(self, params: EnvParams) -> int:
-        enough = stationarity.warmup_asked(params)
+        enough = stationarity.needed_warmup(params)
         return min(max(self.tasks // 4, enough or 0), self.tasks)
 
-    def judge_and_tell(self, asked: Asked) -> None:
+    def judge_and_report(self, setup: Setup) -> None:
         """Compare, write, print."""
-        with folders.begin(self, self.out, asked.env.name) as folder:
-            comparison = self.judge(asked)
-            result = asked.described | comparison.as_dict()
+        with folders.begin(self, self.out, setup.env.name) as folder:
+            comparison = self.judge(setup)
+            result = setup.described | comparison.as_dict()
             if self.out is not None:
                 from jaxlb.report import plots
 
                 (self.out / "compare.json").write_text(dumps(result), encoding="utf-8")
                 (self.out / "compare.csv").write_text(comparison.to_csv(), encoding="utf-8")
-                shown = comparison, asked.env, asked.params, asked.schedulers
+                shown = comparison, setup.env, setup.params, setup.schedulers
                 plots.save_all(self.out, *shown, jax.random.key(self.seed))
             best = comparison.best("mean_completion")
             folder.finish(f"{best.title}: completion {best.mean_completion:.4g}")
@@ -109,7 +109,7 @@ class _Judge(Writes):
         if self.json:
             sys.stdout.write(dumps(result))
         else:
-            print_table(comparison, asked.described)
+            print_table(comparison, setup.described)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class Compare(_Judge, Where):
 
     def run(self) -> None:
         """Compare, print, write."""
-        self.judge_and_tell(self.asked(self.spec(), self.checkpoint))
+        self.judge_and_report(self.setup(self.spec(), self.checkpoint))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ class Evaluate(_Judge, Where):
         """Compare, print, write."""
         trained = runs.find(self.directory).training
         spec = self.spec() if self.scenario else self._on(trained.spec())
-        self.judge_and_tell(self.asked(spec, (self.directory,)))
+        self.judge_and_report(self.setup(spec, (self.directory,)))
 
     def _on(self, trained: Spec) -> Spec:
         """What was trained on, changed as the options say."""
@@ -219,7 +219,7 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
                 f"{row.name} is not stationary: {row.hint}.", style="yellow", highlight=False, soft_wrap=True
             )
         if row.queue_overflows:
-            told = f"{row.name} was told queue lengths that are too short for {row.queue_overflows:,} tasks"
+            text = f"{row.name} was told queue lengths that are too short for {row.queue_overflows:,} tasks"
             screen.print(
-                f"{told}: fewer lanes leave more memory.", style="yellow", highlight=False, soft_wrap=True
+                f"{text}: fewer lanes leave more memory.", style="yellow", highlight=False, soft_wrap=True
             )

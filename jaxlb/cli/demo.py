@@ -114,16 +114,16 @@ class Demo:
             checkpoint=tuple(self.out / name for name in fit),
         )
         _shown(command)
-        asked = command.asked(command.spec(), command.checkpoint)
-        shown = asked.env, asked.params
+        setup = command.setup(command.spec(), command.checkpoint)
+        shown = setup.env, setup.params
         with threads() as pool:
             # They compile while the comparison runs.
-            tasks, replays = data.replayed(*shown, asked.schedulers, jax.random.key(self.seed), pool)
-            comparison = command.judge(asked)
+            tasks, replays = data.replayed(*shown, setup.schedulers, jax.random.key(self.seed), pool)
+            comparison = command.judge(setup)
             outcomes = {name: replay.result() for name, replay in replays.items()}
         line = command_line(dataclasses.replace(command, out=self.out / scenario))
         section = html.section(comparison, *shown, tasks, outcomes, line, fit, misfits)
-        return section, (comparison, asked.described)
+        return section, (comparison, setup.described)
 
     def _fit(self, scenario: str, trained: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
         """Those of the trained that join on a scenario, and why the others do not."""

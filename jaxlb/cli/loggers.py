@@ -172,12 +172,12 @@ def opened(
 
         def log(rows: Sequence[Mapping[str, Any]]) -> None:
             for row in rows:
-                told = {
+                values = {
                     name: value
                     for name, value in row.items()
                     if value is not None and name not in ("seed", "iteration")
                 }
                 for one in logs[row["seed"]]:
-                    one(row["iteration"], told)
+                    one(row["iteration"], values)
 
         yield log

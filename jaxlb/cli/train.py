@@ -96,8 +96,8 @@ class Train(Writes, Where):
 
     def _given(self, training: Training) -> dict[str, Any]:
         """What the options say that were given, as the run's record would have it."""
-        asked = dataclasses.asdict(training)
-        environment = asked["environment"]
+        wanted = dataclasses.asdict(training)
+        environment = wanted["environment"]
         given = {
             field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default
         }
@@ -105,7 +105,7 @@ class Train(Writes, Where):
         found |= {
             name: environment[name] for name in ("scenario", "trace", "allow_overload") if name in given
         }
-        return found | ({"seeds": asked["seeds"]} if given & {"seed", "seeds"} else {})
+        return found | ({"seeds": wanted["seeds"]} if given & {"seed", "seeds"} else {})
 
 
 def _draw(run: Run, env: Env, params: EnvParams, config: Any) -> None:

@@ -54,9 +54,9 @@ def start(
     lanes = (config.num_lanes,)
     params = with_lane_axis(params, lanes)
     state, _ = first_arrival(env, params, arrival_key, lanes)
-    tracked = config.forecaster.start(observe.as_told(params), lanes)
+    tracked = config.forecaster.start(observe.nominal(params), lanes)
     observation = env.observe(state, params, observe_key)
-    _, seen, forecast = config.forecaster.look(config.forecaster.variables, tracked, observation)
+    _, seen, forecast = config.forecaster.update(config.forecaster.variables, tracked, observation)
     x = features.extract(seen, forecast, learned.NAMES, learned.objective(config.weights))
     nothing = jnp.zeros(lanes, jnp.float32)
     row = Step(
@@ -129,7 +129,7 @@ def collect(
     empty = after.replace(system=cycle.empty(env, params, after.system), steps=jnp.zeros_like(after.steps))
     after = jax.tree.map(lambda new, old: jnp.where(ended, new, old) if old.ndim else old, empty, after)
 
-    _, seen, forecast = c.forecaster.look(c.forecaster.variables, collected.tracked, observation)
+    _, seen, forecast = c.forecaster.update(c.forecaster.variables, collected.tracked, observation)
     truth = seen.truth
     deadline = before.task.deadline / mean_service(params, lanes)
     true_rewards = rewards.of_each_choice(

@@ -42,12 +42,12 @@ def _act_mixed(
 
 def decided(own: Scheduler, memory: tuple, observation: Observation) -> Examples:
     """What a scheduler is told, and what each choice would lead to."""
-    forecaster, (told, *_) = own.variables.forecaster, memory
-    _, seen, forecast = forecaster.look(forecaster.variables, told, observation)
+    forecaster, (tracked, *_) = own.variables.forecaster, memory
+    _, seen, forecast = forecaster.update(forecaster.variables, tracked, observation)
     return Examples(features.extract(seen, forecast, regression.NAMES), regression.completions(seen.truth))
 
 
-def _look(mixture: Scheduler, memory: tuple, observation: Observation) -> Examples:
+def _record(mixture: Scheduler, memory: tuple, observation: Observation) -> Examples:
     return decided(mixture.variables[0], memory[0], observation)
 
 
@@ -69,5 +69,5 @@ def examples(env: Env, params: EnvParams, config: Any, own: Scheduler, trained: 
     behaviours = tuple(scheduler(name) for name in c.behaviours)
     start = partial(first_memories, starts((own, *behaviours)))
     mixture = Scheduler("mixture", (own, trained, behaviours), start, _act_mixed)
-    _, found = watch(env, params, mixture, tasks, replay_key, _look)
+    _, found = watch(env, params, mixture, tasks, replay_key, _record)
     return jax.tree.map(lambda leaf: leaf[c.warmup :], found)

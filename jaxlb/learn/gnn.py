@@ -188,8 +188,8 @@ def start_gnn(env: Systems, params: Any, config: GNNConfig, key: Key) -> GNNStat
     arrival_key, observe_key, network_key = jax.random.split(start_key, 3)
     arrived, _ = first_arrival(one, laned, arrival_key, lanes)
     observation = one.observe(arrived, laned, observe_key)
-    told, forecaster = config.forecaster.start(laned, lanes), config.forecaster
-    _, seen, forecast = forecaster.look(forecaster.variables, told, observation)
+    tracked, forecaster = config.forecaster.start(laned, lanes), config.forecaster
+    _, seen, forecast = forecaster.update(forecaster.variables, tracked, observation)
     x = features.extract(seen, forecast, regression.NAMES)
     variables = regression.untrained(config.network, network_key, x, forecaster)
     num_rounds = config.num_evaluations
@@ -293,12 +293,12 @@ def inspect(env: Env, params: EnvParams, config: GNNConfig, variables: Regressio
     params = with_lane_axis(params, lanes)
     tasks = workload.sample(task_key, params, c.warmup + c.num_tasks, lanes)
 
-    def look(own: Scheduler, memory: tuple, observation: Observation) -> tuple[Examples, Array]:
+    def record(own: Scheduler, memory: tuple, observation: Observation) -> tuple[Examples, Array]:
         seen = decided(own, memory, observation)
         action, _ = own.act(own.variables, memory, observation, key)
         return seen, at_processor(jnp.moveaxis(seen.completion, -1, 0), action)
 
-    _, (found, chosen) = watch(env, params, _acting(c, variables), tasks, replay_key, look)
+    _, (found, chosen) = watch(env, params, _acting(c, variables), tasks, replay_key, record)
     prediction = predicted(c, variables, found.features)
     place = regression.NAMES.task.index("log system load")
     load = jnp.expm1(found.features.task[..., place]) / 8.0

@@ -107,11 +107,11 @@ class _MessagePassing(nn.Module):
             return h.mean(-2, keepdims=True) if self.pooling == "mean" else h.max(-2, keepdims=True)
         if self.graph == "learned":
             salience = nn.Dense(1)(h)
-            h_told = nn.sigmoid(salience) * h  # so that what is chosen can be learned
+            h_sent = nn.sigmoid(salience) * h  # so that what is chosen can be learned
         else:
-            salience, h_told = None, h
+            salience, h_sent = None, h
         index = self._index(processor, salience)
-        message = h_told[..., None, :, :] if index is None else _gathered(h_told, index)
+        message = h_sent[..., None, :, :] if index is None else _gathered(h_sent, index)
         if self.pooling == "attention":
             width = h.shape[-1]
             query, key = nn.Dense(width)(h)[..., None, :], nn.Dense(width)(message)

@@ -78,7 +78,7 @@ class PredictorState(TrainState):
 
 def _act(variables: Any, memory: Tracking, observation: Observation, key: Key) -> tuple:
     del variables, key
-    tracked, seen = tracking.look(memory, observation)
+    tracked, seen = tracking.update(memory, observation)
     # Half of the lanes herd, as LWR does, and half do not, as a scheduler with good predictions would.
     herding = jnp.arange(seen.size.size, dtype=jnp.int32).reshape(seen.size.shape) % 2 == 0
     action = first_smallest(jnp.where(herding, seen.load, tracked.reckoned) / seen.speed)
@@ -95,7 +95,7 @@ _COLLECTING = Scheduler("collecting", (), _start, _act)
 
 def _example(collecting: Scheduler, memory: Tracking, observation: Observation) -> tuple[Array, Array]:
     del collecting
-    tracked, seen = tracking.look(memory, observation)
+    tracked, seen = tracking.update(memory, observation)
     return tracking.features(tuple(FEATURES), tracked, seen), seen.truth.wait * seen.truth.speed
 
 

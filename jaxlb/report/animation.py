@@ -126,8 +126,8 @@ class Film:
         # High enough for all but the worst moments of the worst: a bar that is cut says how high it is.
         first = next(iter(histories.values()))
         self.horizon = float(first.arrival[-1])
-        looks = np.linspace(0.0, self.horizon, 200)
-        waits = [self._waits(history, now).max() for history in histories.values() for now in looks]
+        times = np.linspace(0.0, self.horizon, 200)
+        waits = [self._waits(history, now).max() for history in histories.values() for now in times]
         self.top = 1.05 * float(np.quantile(waits, 0.95)) or 1.0
         with plt.rc_context(_STYLE):
             self.figure, grid = plt.subplots(

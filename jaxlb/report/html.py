@@ -148,7 +148,7 @@ def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenar
     def order(row: Row) -> tuple[bool, float]:
         return bool(row.mark), value(row)
 
-    def told(row: Row) -> str:
+    def formatted(row: Row) -> str:
         scale = metrics.FIGURES[figure].scale
         return f"{value(row):.3g}" if scale == 1 else f"{scale * value(row):.2f} %"
 
@@ -164,10 +164,10 @@ def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenar
         outcome, words = "better", "beats"
     else:
         outcome, words = "worse", "loses to"
-    text = f"{FIGURES[figure]}: {mine.title} ({told(mine)}) {words} "
-    text += f"the best rule, {rule.title} ({told(rule)})."
+    text = f"{FIGURES[figure]}: {mine.title} ({formatted(mine)}) {words} "
+    text += f"the best rule, {rule.title} ({formatted(rule)})."
     if best is not mine and best is not rule:
-        text += f" The best of all is {best.name}, trained on {trained[best.name]} ({told(best)})."
+        text += f" The best of all is {best.name}, trained on {trained[best.name]} ({formatted(best)})."
     return {
         "figure": figure,
         "learned": mine.name,
@@ -216,6 +216,6 @@ def page(report: Mapping[str, Any]) -> str:
     """
     template = resources.files("jaxlb.report").joinpath("report.html").read_text(encoding="utf-8")
     # Within a script element, only this ends it or changes how it is read.
-    told = json.dumps(report, allow_nan=False).replace("<", "\\u003c")
+    as_json = json.dumps(report, allow_nan=False).replace("<", "\\u003c")
     before, after = template.split("{{report}}")
-    return before + told + after
+    return before + as_json + after

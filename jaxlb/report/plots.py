@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from jaxlb.charts import STYLE, looks, plain_log
+from jaxlb.charts import STYLE, line_style, plain_log
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.report import data
@@ -25,7 +25,7 @@ def completion_tails(comparison: Comparison) -> Figure:
         time, longer = data.tails(comparison)
         for index, (name, share) in enumerate(longer.items()):
             title = comparison.row(name).title
-            axes.plot(time, np.where(share > 0, share, np.nan), label=title, lw=1.4, **looks(index))
+            axes.plot(time, np.where(share > 0, share, np.nan), label=title, lw=1.4, **line_style(index))
         lowest = 1.0 / (comparison.num_lanes * comparison.num_tasks)
         axes.set(
             xscale="log",

@@ -50,11 +50,11 @@ def scheduler(name: str, **options: object) -> Scheduler:
     Raises:
       ValueError: unknown name or option, or an option out of bounds or given twice.
     """
-    asked = re.fullmatch(r"([^()]*?)\s*\((.*)\)", str(name), re.DOTALL)
-    if asked:
-        name = asked[1]
+    with_options = re.fullmatch(r"([^()]*?)\s*\((.*)\)", str(name), re.DOTALL)
+    if with_options:
+        name = with_options[1]
         for option, value in checks.settings(
-            f"option of scheduler {name!r}", checks.entries(asked[2])
+            f"option of scheduler {name!r}", checks.entries(with_options[2])
         ).items():
             if option in options:
                 raise ValueError(f"{option} = {value!r}: given twice to scheduler {name!r}")

@@ -22,14 +22,16 @@ class Forecaster(struct.PyTreeNode):
       name: what settings call it.
       variables: any pytree.
       start: (params, lanes) -> memory.
-      look: (variables, memory, observation) -> (memory, observation, waits `[P, ...]`), these two in mean
+      update: (variables, memory, observation) -> (memory, observation, waits `[P, ...]`), these two in mean
         services.
     """
 
     name: str = struct.field(pytree_node=False)
     variables: Any
     start: Callable[[EnvParams, Lanes], Any] = struct.field(pytree_node=False)
-    look: Callable[[Any, Any, Observation], tuple[Any, Observation, Array]] = struct.field(pytree_node=False)
+    update: Callable[[Any, Any, Observation], tuple[Any, Observation, Array]] = struct.field(
+        pytree_node=False
+    )
 
 
 def _fluid(variables: tuple, unit: Array, observation: Observation) -> tuple[Array, Observation, Array]:

@@ -82,9 +82,9 @@ class Variables(struct.PyTreeNode):
 def objective(weights: Weights) -> list[Array]:
     """What a network is told of the reward, so that one can serve several objectives."""
     sla_weight = jnp.asarray(weights.sla_weight)
-    told = [weights.completion_weight, weights.completion_exponent, weights.imbalance_weight]
-    told += list(sla_weight) if sla_weight.ndim else [sla_weight]
-    return [jnp.log(jnp.asarray(weight) + 0.01) for weight in told]
+    entries = [weights.completion_weight, weights.completion_exponent, weights.imbalance_weight]
+    entries += list(sla_weight) if sla_weight.ndim else [sla_weight]
+    return [jnp.log(jnp.asarray(weight) + 0.01) for weight in entries]
 
 
 def known_rewards(observation: Observation, forecast: Array, weights: Weights) -> Array:
@@ -117,7 +117,7 @@ def _act(
 ) -> tuple[Array, Any]:
     del key
     forecaster, weights = variables.forecaster, variables.weights
-    memory, seen, forecast = forecaster.look(forecaster.variables, memory, observation)
+    memory, seen, forecast = forecaster.update(forecaster.variables, memory, observation)
     x = features.extract(seen, forecast, names, objective(weights))
     value = values(network, variables, x, known_rewards(seen, forecast, weights))
     return jnp.argmax(value, -1).astype(jnp.int32), memory

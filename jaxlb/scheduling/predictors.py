@@ -164,6 +164,6 @@ def forecast(
       The memory of loads after it; what was seen, in mean services; the backlogs `[P, ...]` that are
       predicted, in mean sizes; their standard errors.
     """
-    tracked, seen = tracking.look(memory, observation)
+    tracked, seen = tracking.update(memory, observation)
     x = tracking.features(predictor.features, tracked, seen)
     return tracked, seen, *predict(predictor, fit, x)

@@ -83,7 +83,7 @@ def no_feedback(num_processors: int, lanes: Lanes) -> Feedback:
     )
 
 
-def hear(feedback: Feedback, gap: Array, rate: float) -> Feedback:
+def update_offsets(feedback: Feedback, gap: Array, rate: float) -> Feedback:
     """The tasks that departed in the last `gap` `[...]` mean services move the offsets of their processors.
 
     A step of gradient descent on the squared error for each of them.
@@ -98,7 +98,7 @@ def hear(feedback: Feedback, gap: Array, rate: float) -> Feedback:
     return feedback.replace(offset=offset, due=jnp.where(departed, jnp.inf, due))
 
 
-def expect(feedback: Feedback, action: Array, completion: Array, predicted: Array) -> Feedback:
+def add_pending(feedback: Feedback, action: Array, completion: Array, predicted: Array) -> Feedback:
     """Remember a task that was sent to processor `action`, until it departs.
 
     Args:
@@ -163,8 +163,10 @@ def _act(
     key: Key,
 ) -> tuple[Array, tuple]:
     del key
-    told, remembered, feedback = memory
-    told, seen, forecast = variables.forecaster.look(variables.forecaster.variables, told, observation)
+    tracked, remembered, feedback = memory
+    tracked, seen, forecast = variables.forecaster.update(
+        variables.forecaster.variables, tracked, observation
+    )
     x = features.standardise(variables.moments, features.extract(seen, forecast, names))
     num_lane_axes = seen.size.ndim
     remembered = _lanes_first(remembered, num_lane_axes)
@@ -173,15 +175,15 @@ def _act(
     mean, spread = estimate(variables, out, x.processor.shape[-2])
     corrected = mean
     if adaptation is not None:
-        feedback = hear(feedback, seen.gap, adaptation)
+        feedback = update_offsets(feedback, seen.gap, adaptation)
         corrected = mean + jnp.moveaxis(feedback.offset, 0, -1)
     action = jnp.argmin(cost(decision, corrected, spread, seen.deadline), -1).astype(jnp.int32)
     if adaptation is not None:
         # How long it will take is settled by now; it is not looked at before the task has departed.
         completion = at_processor(jnp.moveaxis(completions(seen.truth), -1, 0), action)
         predicted = at_processor(jnp.moveaxis(mean, -1, 0), action)
-        feedback = expect(feedback, action, completion, predicted)
-    return action, (told, remembered, feedback)
+        feedback = add_pending(feedback, action, completion, predicted)
+    return action, (tracked, remembered, feedback)
 
 
 def gnn(

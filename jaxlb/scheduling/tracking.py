@@ -38,7 +38,7 @@ def start(params: EnvParams, lanes: Lanes) -> Tracking:
     )
 
 
-def look(tracking: Tracking, observation: Observation) -> tuple[Tracking, Observation]:
+def update(tracking: Tracking, observation: Observation) -> tuple[Tracking, Observation]:
     """The memory after a look at the system, and what was seen, in mean services."""
     o = in_mean_services(observation, tracking.unit)
     first = tracking.count == 0
@@ -93,7 +93,7 @@ FEATURES: dict[str, Callable[[Tracking, Observation], Array]] = {
     "system load average": lambda tracking, o: jnp.broadcast_to(o.load_average, o.load.shape),
     "system load deviation": lambda tracking, o: jnp.broadcast_to(jnp.sqrt(o.load_variance), o.load.shape),
 }
-"""What a predictor may be told of each processor, after `look`: name -> `[P, ...]`."""
+"""What a predictor may be told of each processor, after `update`: name -> `[P, ...]`."""
 
 
 def features(names: tuple[str, ...], tracking: Tracking, observation: Observation) -> Array:

@@ -116,7 +116,7 @@ TRACE_FORMATS: dict[str, Format] = {
 """Each is the one table reader with columns of its own."""
 
 
-def _looks_like(head: str) -> str | None:
+def _likely_format(head: str) -> str | None:
     """The format that a file's first line suggests."""
     if head.startswith("{"):
         return "jsonl"
@@ -150,7 +150,7 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value.strip() != ""
 
 
-class Asked(NamedTuple):
+class Selection(NamedTuple):
     """What is wanted of each row, checked; sums are columns with their weights."""
 
     time: str
@@ -173,7 +173,7 @@ class Asked(NamedTuple):
         return [part for part in parts if part is not None]
 
 
-def _asked(format: str, given: Mapping[str, Any]) -> Asked:
+def _selection(format: str, given: Mapping[str, Any]) -> Selection:
     own = TRACE_FORMATS[format]
     for name in given:
         checks.known(f"option of trace format {format!r}", name, (*own.options, *_COMMON))
@@ -197,7 +197,7 @@ def _asked(format: str, given: Mapping[str, Any]) -> Asked:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError(f"{name} = {value!r}: must be a time, as the time column has them")
     priority, deadline = options["priority_column"], options["deadline_column"]
-    return Asked(
+    return Selection(
         time=options["time_column"],
         size=_weights("size_column", options["size_column"]),
         priority=None if priority is None else {priority: 1.0},
@@ -241,41 +241,41 @@ def read_trace(path: str | Path, format: str, **options: object) -> TraceData:
     except TypeError:
         raise ValueError(f"path = {path!r}: must be a path") from None
     checks.known("trace format", format, TRACE_FORMATS)
-    asked = _asked(format, options)
+    selection = _selection(format, options)
     lines = Lines(path, TRACE_FORMATS[format].comment)
     cells = Cells(lines.refuse)
-    columns: list[array] = [array("d") for _ in asked.sums]
+    columns: list[array] = [array("d") for _ in selection.sums]
     try:
-        for count, row in enumerate(_rows(lines, cells, format, asked), start=1):
+        for count, row in enumerate(_rows(lines, cells, format, selection), start=1):
             if count > MAX_ROWS:
                 raise ValueError(f"{path}: more than {MAX_ROWS:,} rows: split the trace")
             for column, value in zip(columns, row, strict=True):
                 column.append(value)
     except ValueError as error:
-        likely = _looks_like(lines.head)
+        likely = _likely_format(lines.head)
         # It is the first row, or its header, that tells a file of another format.
         if columns[0] or not lines.head or likely == format:
             raise
-        told, known = str(error).removesuffix(TRUNCATED), ", ".join(sorted(TRACE_FORMATS))
+        text, known = str(error).removesuffix(TRUNCATED), ", ".join(sorted(TRACE_FORMATS))
         guess = f"it looks like {likely!r}, not" if likely else "it does not look like"
-        raise ValueError(f"{told}; {guess} {format!r} (formats: {known})") from None
+        raise ValueError(f"{text}; {guess} {format!r} (formats: {known})") from None
     if not columns[0]:
-        raise ValueError(f"{path}: holds no tasks" + " between start and stop" * bool(asked.window))
+        raise ValueError(f"{path}: holds no tasks" + " between start and stop" * bool(selection.window))
     table = np.stack([np.frombuffer(column) for column in columns])
-    return _clean(path, table, asked, clock=cells.moments[asked.time])
+    return _clean(path, table, selection, clock=cells.moments[selection.time])
 
 
-def _rows(lines: Lines, cells: Cells, format: str, asked: Asked) -> Iterator[list[float]]:
+def _rows(lines: Lines, cells: Cells, format: str, selection: Selection) -> Iterator[list[float]]:
     """Arrival time in seconds, size, then priority and deadline where they are asked for."""
-    wanted, sums = asked.wanted, asked.sums
+    wanted, sums = selection.wanted, selection.sums
     units: list[float] = []
     low, high = -math.inf, math.inf
-    for texts in TRACE_FORMATS[format].rows(lines, wanted, asked.columns):
+    for texts in TRACE_FORMATS[format].rows(lines, wanted, selection.columns):
         values = {name: cells.read(name, text) for name, text in zip(wanted, texts, strict=True)}
         if not units:
             # The first row tells which columns are times of day.
-            units = _units(lines, cells, asked)
-            low, high = _window(lines, cells, asked, units[0])
+            units = _units(lines, cells, selection)
+            low, high = _window(lines, cells, selection, units[0])
         row = [
             sum(weight * values[name] for name, weight in weights.items()) / unit
             for weights, unit in zip(sums, units, strict=True)
@@ -284,10 +284,10 @@ def _rows(lines: Lines, cells: Cells, format: str, asked: Asked) -> Iterator[lis
             yield row
 
 
-def _units(lines: Lines, cells: Cells, asked: Asked) -> list[float]:
+def _units(lines: Lines, cells: Cells, selection: Selection) -> list[float]:
     """What each sum is divided by; refused if it makes no sense."""
     units = []
-    for place, weights in enumerate(asked.sums):
+    for place, weights in enumerate(selection.sums):
         moments = {cells.moments[name] for name, weight in weights.items() if weight}
         listed = " and ".join(map(repr, weights))
         if len(moments) > 1:
@@ -296,24 +296,24 @@ def _units(lines: Lines, cells: Cells, asked: Asked) -> list[float]:
         if moment and place and sum(weights.values()) != 0:
             lines.refuse(f"{listed}: a time of day: subtract another, by weights 1 and -1")
         # Deadlines are in the unit of the sizes, with which they are scaled.
-        units.append(asked.unit if place == 0 and not moment else 1.0)
+        units.append(selection.unit if place == 0 and not moment else 1.0)
     return units
 
 
-def _window(lines: Lines, cells: Cells, asked: Asked, unit: float) -> tuple[float, float]:
+def _window(lines: Lines, cells: Cells, selection: Selection, unit: float) -> tuple[float, float]:
     """The seconds between which tasks are wanted."""
     bounds = {"start": -math.inf, "stop": math.inf}
-    for name, text in asked.window.items():
+    for name, text in selection.window.items():
         bounds[name] = cells.read(f"option {name}", text) / unit
-        if cells.moments[f"option {name}"] != cells.moments[asked.time]:
-            lines.refuse(f"{name} = {text!r}: must be a time as column {asked.time!r} has them")
+        if cells.moments[f"option {name}"] != cells.moments[selection.time]:
+            lines.refuse(f"{name} = {text!r}: must be a time as column {selection.time!r} has them")
     if bounds["start"] >= bounds["stop"]:
-        start, stop = asked.window["start"], asked.window["stop"]
+        start, stop = selection.window["start"], selection.window["stop"]
         raise ValueError(f"stop = {stop!r}: must be later than start, {start!r}")
     return bounds["start"], bounds["stop"]
 
 
-def _clean(path: Path, table: np.ndarray, asked: Asked, clock: bool) -> TraceData:
+def _clean(path: Path, table: np.ndarray, selection: Selection, clock: bool) -> TraceData:
     """Drop, sort and check the rows of `table` `[columns, T]`; `clock`: times are times of day."""
     positive = table[1] > 0
     if not positive.all():
@@ -330,7 +330,7 @@ def _clean(path: Path, table: np.ndarray, asked: Asked, clock: bool) -> TraceDat
     time, size, rest = table[0], table[1], list(table[2:])
     if len(time) < 2 or time[-1] == time[0]:
         raise ValueError(f"{path}: {len(time)} usable tasks: at least two at different times are needed")
-    priority = None if asked.priority is None else rest.pop(0)
+    priority = None if selection.priority is None else rest.pop(0)
     if priority is not None and not np.all((priority >= 0) & (priority < 2**31) & (priority % 1 == 0)):
         raise ValueError(f"{path}: priorities must be whole numbers from 0, below 2^31")
     deadline = rest.pop(0) if rest else None
