@@ -48,7 +48,7 @@ def build(x: jax.Array) -> EnvParams:
 
 
 def rates(params: EnvParams, key: jax.Array, lanes: int, tasks: int) -> dict[str, jax.Array]:
-    """Agreement and violations of each scheduler, asked in the states that LWR visits."""
+    """Return agreement and violations of each scheduler in the states that LWR visits."""
     behaviour, found = jaxlb.scheduler(BEHAVIOUR), {}
     for name in TARGETS:
         scheduler = jaxlb.scheduler(name)
@@ -74,7 +74,7 @@ def losses(points: jax.Array, key: jax.Array, lanes: int, tasks: int) -> jax.Arr
 def search(
     mean: np.ndarray, spread: np.ndarray, points: int, generations: int, lanes: int, tasks: int
 ) -> tuple:
-    """The cross-entropy method: sample, keep the best sixth, fit, again."""
+    """Search by the cross-entropy method: sample, keep the best sixth, fit, again."""
     rng = np.random.default_rng(generations)
     for generation in range(generations):
         sample = np.clip(rng.normal(mean, spread, (points, len(LOW))), LOW, HIGH).astype(np.float32)

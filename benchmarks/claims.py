@@ -57,7 +57,7 @@ def compared(
 
 
 def settled(table: jaxlb.Comparison, name: str, what: str) -> float:
-    """A row's figure; not a number where it has not settled."""
+    """Return a row's figure; not a number where it has not settled."""
     row = table.row(name)
     return math.nan if row.mark else getattr(row, what)
 
@@ -94,7 +94,7 @@ def line(row: Any, name: str) -> str:
 
 
 def machine() -> str:
-    """What this runs on: JAX's first device, as its maker calls it."""
+    """Return what this runs on: JAX's first device, as its maker calls it."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         return device.device_kind
@@ -106,12 +106,12 @@ def machine() -> str:
 
 
 def made_on() -> str:
-    """The last line of a section."""
+    """Write the last line of a section."""
     return f"Made on {machine()}, JAX {jax.__version__}."
 
 
 def section(name: str, text: str, rows: Sequence[str], claims: Sequence[Claim], *more: str) -> str:
-    """A part of a page: what was done, the table, with more columns if need be, and what is claimed of it."""
+    """Write a part of a page: what was done, the table, perhaps with more columns, and what is claimed."""
     lines = [f"## {name}", "", text, ""]
     if rows:
         headings = ("scheduler", "violations %", "completion", "slowdown", *more)

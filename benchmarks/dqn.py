@@ -45,11 +45,11 @@ class Found:
     name: str
 
     def row(self) -> Any:
-        """The DQN's row."""
+        """Return the DQN's row."""
         return self.table.row(self.name)
 
     def ratio(self, what: str, rule: str) -> float:
-        """The DQN's figure divided by that of a rule."""
+        """Return the DQN's figure divided by that of a rule."""
         return claims.ratio(self.table, self.name, rule, what)
 
 
@@ -252,7 +252,7 @@ def rows() -> dict[str, Row]:
 
 
 def park(found: Found) -> list[Claim]:
-    """The median over paired episodes, from empty, of the total response, divided by LWL's."""
+    """Claim the median over paired episodes, from empty, of the total response divided by LWL's."""
     key, run = jax.random.key(TEST_SEED), (LANES, 1000)
     ours = jaxlb.rollout(found.env, found.params, found.result.scheduler, key, *run)
     lwl = jaxlb.rollout(found.env, found.params, jaxlb.scheduler("lwl"), key, *run)
@@ -262,7 +262,7 @@ def park(found: Found) -> list[Claim]:
 
 @functools.cache
 def halves(path: Path) -> tuple[TraceData, TraceData]:
-    """The first and the second half of a recorded task stream."""
+    """Return the first and the second half of a recorded task stream."""
     trace = jaxlb.read_trace(path, "azure-llm")
     middle = len(trace.time) // 2
 
@@ -300,7 +300,7 @@ def measure(row: Row, seeds: int, traces: Path) -> list[list[Found]]:
 
 
 def best_rules(found: Sequence[Found], where: str = "") -> str:
-    """The rules that do best in a comparison, what they reach, and each seed's figures divided by that."""
+    """Name the rules that do best, what they reach, and each seed's figures divided by that."""
     table, ours = found[0].table, {one.name for one in found}
     names = [row.name for row in table.schedulers if row.name not in {*ours, "oracle", "optimal"}]
     sentences = []
@@ -322,7 +322,7 @@ def best_rules(found: Sequence[Found], where: str = "") -> str:
 def train(
     env: jaxlb.Env, params: jaxlb.EnvParams, config: jaxlb.DQNConfig, seed: int
 ) -> tuple[jaxlb.TrainResult, float]:
-    """A trained scheduler, and the seconds that took, compilation included."""
+    """Train a scheduler; return it and the seconds that took, compilation included."""
     began = time.perf_counter()
     result = jax.block_until_ready(jaxlb.train_dqn(env, params, config, jax.random.key(seed)))
     return result, time.perf_counter() - began
@@ -415,7 +415,7 @@ def choices(found: Found, out: Path) -> None:
 
 
 def settings(config: jaxlb.DQNConfig) -> str:
-    """What differs from the defaults."""
+    """List what differs from the defaults."""
     default = plain(jaxlb.DQNConfig())
     changed = {name: value for name, value in plain(config).items() if value != default.get(name)}
     if config.network != jaxlb.DQNConfig().network:
@@ -424,14 +424,14 @@ def settings(config: jaxlb.DQNConfig) -> str:
 
 
 def best_guarded(table: jaxlb.Comparison) -> list[Any]:
-    """The rows of a table, but of guarded SITA those settings only that are the best in some figure."""
+    """Return the rows of a table, but of guarded SITA only settings that are the best in some figure."""
     settings = [row for row in table.schedulers if row.name in tuning.GUARDED_SITA]
     best = {table.best(figure, tuning.GUARDED_SITA).name for figure in FIGURES.values()}
     return [row for row in table.schedulers if row not in settings or row.name in best]
 
 
 def section(name: str, row: Row, seeds: list[list[Found]]) -> str:
-    """A row's part of the page."""
+    """Write a row's part of the page."""
     overrides = f" with {dict(row.overrides)}" if row.overrides else ""
     trace = f", tasks from the first half of {row.trace}, tested on the second" if row.trace else ""
     loads = f", loads {row.trained_at[0]} to {row.trained_at[1]}" if row.trained_at else ""

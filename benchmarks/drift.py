@@ -77,7 +77,7 @@ per cent of LWR's rate, with half of 95 % intervals. "Helps" and "hurts" leave o
 
 @functools.cache
 def trained(name: str, seed: int) -> tuple[Predictor, Fit]:
-    """A predictor for all intervals, trained on `stale`."""
+    """Train a predictor for all intervals on `stale`."""
     env, params = jaxlb.make("stale")
     config = jaxlb.PredictorConfig(predictor=predictors.predictor(name))
     params = params.replace(measure_interval=jnp.geomspace(0.5, 20.0, config.num_lanes))
@@ -101,7 +101,7 @@ def ours(seeds: int) -> dict[str, Scheduler]:
 
 
 def others() -> dict[str, Scheduler]:
-    """What shows where the gain comes from."""
+    """Return schedulers that show where the gain comes from."""
     original = trained("original", 0)
     return {
         "predictive": jaxlb.scheduler("predictive"),
@@ -171,7 +171,7 @@ def fresh(seeds: int) -> str:
 
 
 def stale(seeds: int) -> str:
-    """The scenario it is for."""
+    """Compare in the scenario that it is for."""
     env, params = jaxlb.make("stale")
     entries = rules("lwr", "rr", "greedy", "oracle") | ours(seeds) | others()
     table = compared(env, params, entries)
@@ -212,7 +212,7 @@ def shift(seeds: int) -> str:
 
 
 def snapshot(seeds: int) -> str:
-    """All asked in the states that LWR visits, as in the original experiments."""
+    """Compare all in the states that LWR visits, as in the original experiments."""
     env, params = jaxlb.make("seed")
     entries = rules("lwr", "rr") | ours(seeds) | others()
     table = compared(env, params, entries, behaviour=jaxlb.scheduler("lwr"))
@@ -371,7 +371,7 @@ def control(seeds: int) -> str:
 
 
 def adaptive(seeds: int) -> str:
-    """The meta-scheduler, without knowing which of its candidates is best."""
+    """Compare the meta-scheduler, which does not know which of its candidates is best."""
     del seeds
     rows, claims = [], []
     for scenario in jaxlb.scenarios():
@@ -398,7 +398,7 @@ def adaptive(seeds: int) -> str:
 
 
 def network(seeds: int) -> str:
-    """What a DQN makes of the predicted waits."""
+    """Compare what a DQN makes of the predicted waits."""
 
     def as_reported(variables: Any, unit: Any, observation: jaxlb.Observation) -> Any:
         del variables
@@ -458,7 +458,7 @@ def cost(seeds: int) -> str:
 
 
 def pictures(seeds: int) -> str:
-    """Loads over time, and what detectors can do."""
+    """Draw loads over time, and what detectors can do."""
     del seeds
     env, params = jaxlb.make("stale")
     predictor, detector = predictors.reckoned()[0], drift.detector("threshold")
@@ -489,7 +489,7 @@ def pictures(seeds: int) -> str:
 
 
 def detection() -> dict[str, np.ndarray]:
-    """False alarms and delays of every detector on normal numbers, over its sensitivity."""
+    """Return false alarms and delays of every detector on normal numbers, over its sensitivity."""
     key = jax.random.key(TEST_SEED)
     quiet = jax.random.normal(key, (4000, 64))
     settle, steps = 200, 1200

@@ -115,7 +115,7 @@ def predictions(
     alarms: np.ndarray,
     names: Sequence[str],
 ) -> Figure:
-    """Loads over time, true, reported and predicted, a panel for each processor; alarms are marked below.
+    """Draw true, reported and predicted loads over time, a panel for each processor, alarms marked below.
 
     Args:
       times: `[T]` of the decisions.

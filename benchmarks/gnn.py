@@ -86,7 +86,7 @@ def beside(table: jaxlb.Comparison, seeds: int, ours: str, theirs: str, what: st
 
 
 def rows_of(table: jaxlb.Comparison, where: str = "", agreement: bool = False) -> list[str]:
-    """A line for each scheduler."""
+    """Return a line for each scheduler."""
     more = [f" {100 * row.oracle_agreement:.2f} |" if agreement else "" for row in table.schedulers]
     return [line(row, where + row.name) + end for row, end in zip(table.schedulers, more, strict=True)]
 
@@ -100,7 +100,7 @@ def disagreement(table: jaxlb.Comparison, seeds: int, name: str = "gnn") -> list
 
 
 def snapshot(seeds: int) -> str:
-    """The original's table: all asked in the states that LWR visits."""
+    """Compare all in the states that LWR visits: the original's table."""
     env, params = jaxlb.make("seed")
     entries, results, seconds = trained(seeds, env, params)
     table = compared(
@@ -138,7 +138,7 @@ def unexplained(found: gnn.Inspection) -> float:
 
 
 def without(network: Network, *names: str) -> Network:
-    """A network that some features are kept from."""
+    """Return a network that some features are kept from."""
     task, processor = (
         jnp.array([name not in names for name in all_names], jnp.float32) for all_names in regression.NAMES
     )
@@ -150,7 +150,7 @@ def without(network: Network, *names: str) -> Network:
 
 
 def ablations(seeds: int) -> str:
-    """What it needs where everything is visible."""
+    """Compare variants to find what it needs where everything is visible."""
     env, params = jaxlb.make("seed")
     formula = ("log forecast wait", "log forecast completion")
     variants: dict[str, Network] = {
@@ -187,7 +187,7 @@ def ablations(seeds: int) -> str:
 
 
 def linear_forecaster(env: Any, params: Any, seed: int) -> forecasts.Forecaster:
-    """Waits by a linear predictor of all features that was trained there."""
+    """Train a linear predictor of all features there, and forecast waits by it."""
     linear = jaxlb.train_predictor(env, params, None, jax.random.key(seed))
     return forecasts.predicted(jaxlb.PredictorConfig().predictor, linear.scheduler.variables)
 
@@ -266,7 +266,7 @@ def errors(
     variants: Variants,
     pairs: tuple[tuple[str, str], ...],
 ) -> str:
-    """A section with a table of errors, and claims that those of the first of each pair are less."""
+    """Write a section with a table of errors, and claims that those of the first of each pair are less."""
     names = ("linear predictor", *variants)
     head = [f"| situation | {' | '.join(names)} |", "|" + "---|" * (1 + len(names))]
     lines: tuple[list[str], ...] = ([], [])
@@ -308,7 +308,7 @@ There the load of the system already has what other processors could add: messag
 
 
 def memory(seeds: int) -> str:
-    """What a recurrent state for each node is worth."""
+    """Compare networks with and without a recurrent state for each node."""
     variants: Variants = {
         "gnn": lambda config: config,
         "with memory": with_memory,
@@ -393,7 +393,7 @@ def sizes(seeds: int) -> str:
 
 
 def q_network(seeds: int) -> str:
-    """The same network as Q-network of the DQN."""
+    """Train the same network as Q-network of the DQN."""
     env, params = jaxlb.make("heavy-tail")
     weights = jaxlb.Weights(completion_exponent=0.67, sla_weight=2.0)
     config = jaxlb.DQNConfig(weights=weights, network=networks.gnn((64, 64, 64), rounds=3))

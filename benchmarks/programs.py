@@ -38,7 +38,7 @@ class Skipped(Exception):
 
 
 def fastest(make_program: Callable[[Choice], Program], choices: Iterable[Choice]) -> tuple[Choice, Program]:
-    """The setting, such as the number of lanes, that is the best for a program, and the program."""
+    """Return the best setting for a program, such as the number of lanes, and the program."""
     best: tuple[float, Choice, Program] | None = None
     for choice in choices:
         program = make_program(choice)
@@ -67,7 +67,7 @@ def _sum_up(memory: Array, observation: Observation, key: Array) -> tuple[Array,
 
 
 def system(num_processors: int) -> tuple[Env, EnvParams]:
-    """The system of the C programs: speeds 0.5 to 2, Poisson arrivals at load 0.8, exponential sizes."""
+    """Make the C programs' system: speeds 0.5 to 2, Poisson arrivals at load 0.8, exponential sizes."""
     speed = [1.0] if num_processors == 1 else [float(v) for v in np.linspace(0.5, 2.0, num_processors)]
     return make("stable", speed=speed, deadline_constant=3.0)
 
@@ -112,7 +112,7 @@ def stepping(env: Any, params: Any, lanes: int, steps: int) -> Program:
 
 @contextlib.contextmanager
 def apart(what: str, steps: int, flags: str) -> Iterator[Callable[[int], Program]]:
-    """`stepping` in a process of its own that XLA is given `flags` in: lanes -> program.
+    """Run `stepping` in a process of its own, in which XLA has `flags`; yield lanes -> program.
 
     Args:
       what: "CartPole", gymnax's, or "ours".
@@ -140,7 +140,7 @@ def apart(what: str, steps: int, flags: str) -> Iterator[Callable[[int], Program
 
 
 def serve(what: str, steps: int) -> None:
-    """The other side of `apart`: a rate for every number of lanes that is asked for."""
+    """Serve `apart`: print a rate for every number of lanes that is read."""
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     gymnax: Any = importlib.import_module("gymnax") if what == "CartPole" else None
     env, params = gymnax.make("CartPole-v1") if gymnax else system(4)
@@ -152,7 +152,7 @@ def serve(what: str, steps: int) -> None:
 def c_program(
     source: Path, num_processors: int, lanes: int, steps: int, threads: int, folder: str
 ) -> Program:
-    """A C program, built for this machine; its own clock, the median of the three figures it prints."""
+    """Build a C program for this machine; time it by its own clock, the median of the three it prints."""
     if not source.exists():
         raise Skipped(f"{source} is not here: give its folder with --reference")
     program = Path(folder) / f"{source.stem}-{num_processors}"
@@ -176,7 +176,7 @@ def c_program(
 
 
 def simpy_program(num_processors: int, num_tasks: int) -> Program:
-    """The same system with SimPy's resources, one environment: tasks per second."""
+    """Simulate the same system with SimPy's resources, one environment: tasks per second."""
     try:
         simpy: Any = importlib.import_module("simpy")
     except ImportError:

@@ -194,7 +194,7 @@ def against_simpy(settings: Settings) -> Row:
 
 
 def untrained(env: Env, params: EnvParams, widths: tuple[int, ...]) -> Scheduler:
-    """A DQN with such a perceptron, and its first weights."""
+    """Make a DQN with such a perceptron, and its first weights."""
     network = networks.mlp(widths)
     config = DQNConfig(network=network, num_lanes=2, memory_rows=4)
     return learned.dqn(network, start_dqn(env, params, config, jax.random.key(0)).variables)
@@ -240,9 +240,9 @@ def sweep(settings: Settings, over: str) -> Sweep:
 
 
 def compiling(settings: Settings) -> Row:
-    """The longest compilation of a rollout: what takes the longest by itself, together.
+    """Time the longest compilation of a rollout: what takes the longest by itself, together.
 
-    The bound is for one rule; what `hedge` takes, several with a system for each, is told beside.
+    The bound is for one rule; what `hedge` takes, several with a system for each, is given beside.
     """
 
     def seconds(scenario: str, name: str) -> float:
@@ -305,7 +305,7 @@ SWEEPS = ("lanes", "processors", "tasks")
 def measure(
     settings: Settings, only: tuple[str, ...] = (), on_progress: Callable[[str, float], None] | None = None
 ) -> tuple[list[Row], list[Sweep]]:
-    """The rows and sweeps whose names hold one of the words `only`; all, if there is none.
+    """Measure the rows and sweeps whose names hold one of the words `only`; all, if there is none.
 
     Raises:
       ValueError: none has such a name.

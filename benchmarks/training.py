@@ -68,7 +68,7 @@ class HeavyTail:
         self.arrive()
 
     def arrive(self) -> None:
-        """The next task."""
+        """Draw the next task."""
         self.now += self.random.expovariate(self.rate)
         self.size = (1.0 - self.random.random() * (1.0 - 1000.0**-1.5)) ** (-1.0 / 1.5)
         self.waits = [max(0.0, free_at - self.now) for free_at in self.free_at]
@@ -160,13 +160,13 @@ class TorchLoop:
 
 
 def config(**settings: Any) -> jaxlb.DQNConfig:
-    """The peers' network; judging the policy once, at the end, on one task."""
+    """Configure the peers' network; the policy is judged once, at the end, on one task."""
     network = networks.mlp(WIDTHS)
     return jaxlb.DQNConfig(network=network, num_evaluations=1, evaluation_tasks=1, **settings)
 
 
 def compiled(name: str, amount: int, function: Callable[[Any], Any], key: Any) -> Program:
-    """A function of a key, or of keys, compiled and run once."""
+    """Compile a function of a key, or of keys, and run it once."""
     began = time.perf_counter()
     executable = jax.jit(function).lower(key).compile()
 
@@ -185,7 +185,7 @@ def ours(name: str, settings: jaxlb.DQNConfig) -> Program:
 
 
 def rate(program: Program) -> Callable[[], float]:
-    """A run of it: work per second."""
+    """Return a run of it: work per second."""
 
     def run() -> float:
         began = time.perf_counter()
@@ -297,7 +297,7 @@ def seeds_duel(rounds: int) -> dict[str, Any]:
 
 
 def optional(name: str) -> Any:
-    """A module; None, and the reason printed, where it cannot be imported."""
+    """Import a module; return None, and print the reason, where that fails."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

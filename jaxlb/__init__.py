@@ -80,7 +80,7 @@ _IMPORTED_WHEN_NEEDED = {
 
 
 def __getattr__(name: str) -> Any:
-    """What is imported when it is asked for: trainers, and modules such as `jaxlb.cli`."""
+    """Import a trainer, or a module such as `jaxlb.cli`, when it is first used."""
     if name in _IMPORTED_WHEN_NEEDED:
         return getattr(importlib.import_module(_IMPORTED_WHEN_NEEDED[name]), name)
     if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
@@ -89,5 +89,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All names, imported or not."""
+    """List all names, imported or not."""
     return sorted({*globals(), *__all__})

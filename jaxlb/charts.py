@@ -24,12 +24,12 @@ class _PlainLog(LogFormatter):
     """Ticks of a logarithmic axis as plain numbers."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        """The label at x, empty where there would be too many."""
+        """Return the label at x, empty where there would be too many."""
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """Ten colours and four dashes tell forty lines apart."""
+    """Return one of forty line styles: ten colours with four dashes."""
     return {"color": f"C{index % 10}", "linestyle": _LINES[index // 10 % 4]}
 
 
@@ -47,7 +47,7 @@ def bars(
     label: str,
     title: str,
 ) -> Figure:
-    """Values as horizontal bars, the last on top, with their intervals where there are any (not None)."""
+    """Draw values as horizontal bars, the last on top, with intervals where there are any (not None)."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 0.32 * len(titles) + 1.2), layout="constrained")
         # Not a number where there is none: then none is drawn.

@@ -14,12 +14,12 @@ from jax.core import Tracer
 
 
 def traced(tree: Any) -> bool:
-    """Whether a leaf is under a trace, so that its value cannot be known."""
+    """Return whether a leaf is under a trace, so that its value cannot be known."""
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def entries(text: str) -> list[str]:
-    """What a list separated by commas has; those within brackets separate nothing."""
+    """Split a list at its commas; commas within brackets separate nothing."""
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "([{") - (letter in ")]}")
@@ -31,7 +31,7 @@ def entries(text: str) -> list[str]:
 
 
 def settings(what: str, texts: Iterable[str]) -> dict[str, Any]:
-    """Values by name from texts NAME=VALUE: numbers, lists and so on as JSON has them; anything else is text.
+    """Read values by name from texts NAME=VALUE: numbers, lists and so on as JSON; anything else is text.
 
     Raises:
       ValueError: one looks different; `what` is what the message calls it.
@@ -69,7 +69,7 @@ def free(kind: str, name: object, taken: Iterable[str]) -> None:
 
 
 def first_line(documented: Any) -> str:
-    """The first line of a docstring, empty where there is none."""
+    """Return the first line of a docstring, empty where there is none."""
     return (inspect.getdoc(documented) or "").partition("\n")[0]
 
 
@@ -78,7 +78,7 @@ MAX_COUNT = 2**31 - 1
 
 
 def shown(value: object) -> str:
-    """A value for a message: in one line, and not a long one."""
+    """Write a value for a message: in one line, and not a long one."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
 

@@ -40,16 +40,16 @@ class Row:
     figures: dict[str, Any]  # with intervals; a list holds a value for each priority
 
     def __getattr__(self, name: str) -> Any:
-        """A figure, or its interval."""
+        """Return a figure, or its interval."""
         return metrics.attribute(self, "figures", name)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, flat: what `Comparison.to_json` writes."""
+        """Return all of it, flat: what `Comparison.to_json` writes."""
         own = {name: value for name, value in vars(self).items() if name != "figures"}
         return own | self.figures
 
     def cells(self) -> dict[str, Any]:
-        """The same in columns: an interval takes two, a list as many as it has entries."""
+        """Return the same in columns: an interval takes two, a list as many as it has entries."""
         found: dict[str, Any] = {}
 
         def put(name: str, value: Any) -> None:
@@ -92,7 +92,7 @@ class Comparison:
     histograms: dict[str, Histogram] = dataclasses.field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """What `to_json` writes: everything but the histograms."""
+        """Return what `to_json` writes: everything but the histograms."""
         names = [
             field.name for field in dataclasses.fields(self) if field.name not in ("schedulers", "histograms")
         ]
@@ -100,11 +100,11 @@ class Comparison:
         return table | {"schedulers": [row.as_dict() for row in self.schedulers]}
 
     def to_json(self) -> str:
-        """One JSON object."""
+        """Write one JSON object."""
         return json.dumps(self.as_dict(), indent=2, allow_nan=False)
 
     def to_csv(self) -> str:
-        """A line for each scheduler, with a header."""
+        """Write CSV: a line for each scheduler, after a header."""
         lines, text = [row.cells() for row in self.schedulers], io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(lines[0]))
         writer.writeheader()
@@ -112,7 +112,7 @@ class Comparison:
         return text.getvalue()
 
     def to_dataframe(self) -> Any:
-        """The columns of `to_csv` as a pandas.DataFrame, with the names of the schedulers as its index."""
+        """Return the columns of `to_csv` as a pandas.DataFrame, indexed by the names of the schedulers."""
         import pandas as pd
 
         return pd.DataFrame([row.cells() for row in self.schedulers]).set_index("name")
@@ -143,12 +143,15 @@ class Comparison:
         )
 
     def best(self, figure: str, names: Iterable[str] | None = None) -> Row:
-        """The row with the least of a figure, of those named, or of all; of settled ones if there are any."""
+        """Return the row with the least of a figure.
+
+        The row is one of those named, or of all; of settled ones if there are any.
+        """
         rows = [row for row in self.schedulers if names is None or row.name in names]
         return min(rows, key=lambda row: (bool(row.mark), getattr(row, figure)))
 
     def row(self, name: str) -> Row:
-        """The row of one scheduler."""
+        """Return the row of one scheduler."""
         checks.known("row", name, [row.name for row in self.schedulers])
         return next(row for row in self.schedulers if row.name == name)
 
@@ -259,12 +262,12 @@ class _Work(NamedTuple):
         return max(1, min(-(-self.total // _CHUNKS), _MAX_RECENT // self.num_lanes))
 
     def begin(self, env: Env, scheduler: Scheduler) -> Carry:
-        """Every lane before its first task."""
+        """Return every lane before its first task."""
         key = jax.random.clone(self.key)  # for each scheduler the same tasks
         return start_rollout(env, self.params, scheduler, key, self.num_lanes, self.mover, self.chunk)
 
     def compile(self, env: Env, scheduler: Scheduler, carry: Carry) -> Callable[[Carry, int], Carry]:
-        """The program that lets so many more tasks arrive in each lane."""
+        """Compile a program that lets so many more tasks arrive in each lane."""
         rules = {"scheduler": scheduler, "behaviour": self.mover}
         same = {"params": self.params, "warmup": self.warmup} | rules
         program = continue_rollout.lower(env=env, **same, carry=carry, num_tasks=0).compile()
@@ -279,7 +282,7 @@ class _Work(NamedTuple):
         program: Callable[[Carry, int], Carry],
         progress: Callable[[float], None],
     ) -> _Judged:
-        """Run a scheduler; once more, with more room, while it is told lengths that are too short."""
+        """Run a scheduler; once more, with more room, while the queue lengths that it reads are too short."""
 
         def run(at: Env) -> _Judged:
             if at is env:
@@ -337,7 +340,7 @@ class _Work(NamedTuple):
 
 
 def _row(name: str, found: _Judged, baseline: _Judged) -> Row:
-    """The table row of one scheduler."""
+    """Return the table row of one scheduler."""
     figures: dict[str, Any] = {}
     for figure, estimate in metrics.estimates(found.run, baseline.run).items():
         of_two = figure.endswith("_difference")

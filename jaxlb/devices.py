@@ -15,7 +15,7 @@ DEVICES = "devices"
 
 
 def layout(leaf: Array, num_lanes: int) -> PartitionSpec:
-    """Of an array of lanes, which has them last: spread over devices. Others are whole in each.
+    """Return the layout of an array of lanes, which has them last: spread over devices, others whole in each.
 
     What else ends in an axis of that length, by chance, is merely laid out differently.
     """
@@ -24,7 +24,7 @@ def layout(leaf: Array, num_lanes: int) -> PartitionSpec:
 
 
 def spread(tree: Any, num_lanes: int) -> Any:
-    """Arrays of lanes over as many devices as divide them."""
+    """Spread arrays of lanes over as many devices as divide them."""
     devices = device_mesh(num_lanes)
     if devices.size == 1:
         return tree
@@ -40,7 +40,7 @@ def spread(tree: Any, num_lanes: int) -> Any:
 
 
 def over_devices(tree: Any, num_lanes: int) -> Any:
-    """Within a traced program: arrays of lanes over the devices of the mesh that is set, if one is.
+    """Spread arrays of lanes, in a traced program, over the devices of the mesh that is set, if one is.
 
     `jax.set_mesh(device_mesh(num_lanes))` sets it.
     """
@@ -50,9 +50,9 @@ def over_devices(tree: Any, num_lanes: int) -> Any:
 
 
 def differing(tree: Any) -> Any:
-    """Within `jax.shard_map`: what each device has for itself, as its loops want all that they carry.
+    """Mark values as differing between devices within `jax.shard_map`, as its loops want all that they carry.
 
-    Elsewhere, the same.
+    Elsewhere, they stay as they are.
     """
     axes = jax.sharding.get_abstract_mesh().manual_axes
     if not axes:
@@ -63,7 +63,7 @@ def differing(tree: Any) -> Any:
 
 
 def device_mesh(count: int) -> Mesh:
-    """As many devices as divide `count`, in a row, the same number of every process.
+    """Return a mesh of as many devices as divide `count`, in a row, the same number of every process.
 
     Under `jax.set_mesh(device_mesh(num_lanes))` a trainer spreads its lanes over them.
 
@@ -79,12 +79,12 @@ def device_mesh(count: int) -> Mesh:
 
 
 def side_by_side(tree: Any, count: int) -> Any:
-    """Leaves `[count, ...]`, keys and all, spread over as many devices as divide the count."""
+    """Spread leaves `[count, ...]`, keys and all, over as many devices as divide the count."""
     return jax.device_put(tree, NamedSharding(device_mesh(count), PartitionSpec(DEVICES)))
 
 
 def at_hand(tree: Any) -> Any:
-    """Arrays as they are; where several devices or processes hold parts of them, the whole in each.
+    """Return arrays with all their parts, where several devices or processes hold them; others as they are.
 
     So sums over lanes are taken in one order, however many devices there are.
     """

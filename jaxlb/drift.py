@@ -41,7 +41,7 @@ def _bounded(name: str, value: Scalar, **bounds: Any) -> None:
 
 
 def _where(condition: Array, yes: Any, no: Any) -> Any:
-    """Every leaf of one state or the other."""
+    """Select every leaf from one state or the other."""
     return jax.tree.map(lambda yes, no: jnp.where(condition, yes, no), yes, no)
 
 
@@ -55,7 +55,7 @@ def _threshold(limit: Scalar, state: tuple, x: Array) -> tuple[tuple, Array]:
 
 
 def threshold(limit: Scalar = 0.3) -> Detector:
-    """A relative deviation above a limit; it remembers nothing."""
+    """Alarm at a relative deviation above a limit; nothing is remembered."""
     _bounded("limit", limit, above=0)
 
     return Detector("threshold", _nothing, partial(_threshold, limit), relative=True)
@@ -76,7 +76,7 @@ def _volatility(shape: Lanes) -> Volatility:
 
 
 def _update_volatility(state: Volatility, x: Array, rate: Scalar) -> Volatility:
-    """Mean and variance of all so far, and once there are 1 / rate of them, exponentially weighted."""
+    """Update mean and variance: over all so far, and after 1 / rate of them exponentially weighted."""
     count = state.count + 1
     rate = jnp.maximum(1.0 / count.astype(jnp.float32), rate)
     deviation = x - state.mean
@@ -95,7 +95,7 @@ def _adaptive_threshold(
 
 
 def adaptive_threshold(factor: Scalar = 4.0, rate: Scalar = 0.01, settle: int = 30) -> Detector:
-    """Numbers further from its running mean than so many of its running standard deviations.
+    """Alarm at numbers further from their running mean than so many of their running standard deviations.
 
     Args:
       factor: standard deviations.
@@ -124,7 +124,7 @@ def _cusum(
 
 
 def cusum(allowance: Scalar = 0.5, limit: Scalar = 5.0) -> Detector:
-    """Two-sided CUSUM of standardised numbers (Page 1954).
+    """Alarm by a two-sided CUSUM of standardised numbers (Page 1954).
 
     Mean run length 465 without a shift, 10.4 after one of a standard deviation.
 
@@ -177,7 +177,7 @@ def _page_hinkley(
 def page_hinkley(
     delta: Scalar = 0.005, limit: Scalar = 50.0, forgetting: Scalar = 0.9999, settle: int = 30
 ) -> Detector:
-    """Two-sided Page-Hinkley test with a running mean and forgetting sums, as River has it.
+    """Alarm by a two-sided Page-Hinkley test with a running mean and forgetting sums, as River has it.
 
     Args:
       delta: change that is let pass.
@@ -203,7 +203,7 @@ def _moving_average(rate: Scalar, limit: Scalar, average: Array, x: Array) -> tu
 
 
 def moving_average(rate: Scalar = 0.1, limit: Scalar = 3.0) -> Detector:
-    """A geometric moving average beyond its own standard deviations, the EWMA chart (Roberts 1959).
+    """Alarm at a geometric moving average beyond its own standard deviations: EWMA chart (Roberts 1959).
 
     Args:
       rate: at which it forgets.
@@ -225,7 +225,7 @@ DETECTORS = {
 
 
 def detector(name: str, **options: Any) -> Detector:
-    """A detector by its name and options.
+    """Make a detector by its name and options.
 
     Raises:
       ValueError: an unknown name, or an option out of bounds.
@@ -252,7 +252,7 @@ def _alarm_rate(name: str, options: tuple[tuple[str, Any], ...], stream: Array, 
 
 
 def calibrated(name: str, stream: Array, rate: float, **options: Any) -> Detector:
-    """A detector that alarms at a given rate where nothing has changed.
+    """Make a detector that alarms at a given rate where nothing has changed.
 
     Args:
       name: of the detector.

@@ -22,7 +22,7 @@ VECTORS = ("speed", "nominal_speed", "class_probability", "class_slack", "sla_we
 
 
 def flatten(observation: Observation, stale: bool = False) -> Array:
-    """The observation as one array, features first: `[4 + 4P, ...]` float32.
+    """Flatten an observation into one array, features first: `[4 + 4P, ...]` float32.
 
     Order: task size, priority, load average, load variance, then for all processors queue length, load,
     wait, speed; where figures are `stale`, their age and the work assigned since, `[1 + P, ...]` more.
@@ -73,7 +73,10 @@ class Env(_Settings):
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Settings are fixed; a wrapper of gymnax puts a batched `reset` and `step` into its copy."""
+        """Refuse to change settings.
+
+        But a wrapper of gymnax may put a batched `reset` and `step` into its copy.
+        """
         if name not in ("reset", "step"):
             raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
         self.__dict__[name] = value
@@ -91,12 +94,18 @@ class Env(_Settings):
         return self.num_processors
 
     def action_space(self, params: EnvParams | None = None) -> spaces.Discrete:
-        """The processors. A step clips an action outside to the nearest processor: no task is lost."""
+        """Return the space of actions, the processors.
+
+        A step clips an action outside to the nearest processor: no task is lost.
+        """
         del params
         return spaces.discrete(self.num_processors)
 
     def observation_space(self, params: EnvParams | None = None) -> spaces.Box:
-        """Flat observations, see `flatten`: priorities and queue lengths have bounds, times and work none."""
+        """Return the space of flat observations, see `flatten`.
+
+        Priorities and queue lengths have bounds, times and work none.
+        """
         params = self.default_params if params is None else params
         none, length = spaces.LARGEST, float(self.station.queue_capacity)
         # A box of one point is none: the only class of priorities, 0, lies in [0, 1].
@@ -108,7 +117,7 @@ class Env(_Settings):
 
     @broadcasts
     def reset(self, key: Key, params: EnvParams | None = None) -> tuple[Array, EnvState]:
-        """An empty system at its first arrival.
+        """Return an empty system at its first arrival.
 
         Args:
           key: consumed.
@@ -124,7 +133,7 @@ class Env(_Settings):
         return self._flat(state, params, observe_key), state
 
     def _begin(self, keys: Sequence[Key], params: EnvParams, station: Any = None) -> EnvState:
-        """The first arrival of an episode; the three keys are consumed."""
+        """Draw the first arrival of an episode; the three keys are consumed."""
         workload_key, task_key, noise_key = keys
         process = workload.start(workload_key, params)
         task, process = workload.draw(task_key, params, process)
@@ -168,7 +177,9 @@ class Env(_Settings):
 
     @broadcasts
     def start(self, params: EnvParams, first_task: Task, key: Key, station: Any = None) -> EnvState:
-        """The arrival of `first_task` `[...]` at empty processors, or at a `station` as it is before its gap.
+        """Return the arrival of `first_task` `[...]` at empty processors, or at a given `station`.
+
+        A `station` is given as it is before the gap of the task.
 
         The monitor starts with figures of empty processors; the key serves its noise.
         """
@@ -187,7 +198,7 @@ class Env(_Settings):
 
     @broadcasts
     def observe(self, state: EnvState, params: EnvParams, key: Key) -> Observation:
-        """What a scheduler sees now; the key is consumed where there is noise and figures are fresh."""
+        """Return what a scheduler observes; the key is consumed if there is noise and figures are fresh."""
         return cycle.measure(self, params, state.system, state.task, self.seen(state.task, params), key)
 
     @broadcasts
@@ -297,14 +308,14 @@ class Env(_Settings):
 
 
 def _fresh(env: Env, key: Key, params: EnvParams, old: EnvState) -> EnvState:
-    """The state to begin with again."""
+    """Return the state to begin with again."""
     *keys, _ = split(split(key, 4)[-1], 4)
     return env._begin(keys, params, env.station.empty(old.system.station))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _restarted(env: Env, ended: Array, key: Key, params: EnvParams, stepped: EnvState) -> EnvState:
-    """A state, begun again where the episode has ended."""
+    """Restart a state where its episode has ended."""
 
     def restart(_: Array, carry: tuple[EnvState, Key]) -> tuple[EnvState, Key]:
         old, key = carry
@@ -320,14 +331,14 @@ def _restarted(env: Env, ended: Array, key: Key, params: EnvParams, stepped: Env
 
 @_restarted.defjvp
 def _restarted_jvp(env: Env, primals: tuple, tangents: tuple) -> tuple[EnvState, EnvState]:
-    """The same by selection, since loops have no reverse mode."""
+    """Restart by selection, since loops have no reverse mode."""
     ended, key, *rest = primals
     begun = jax.jvp(functools.partial(_fresh, env, key), tuple(rest), tuple(tangents[2:]))
     return jax.tree.map(lambda new, old: select(ended, new, old), begun, (rest[1], tangents[3]))
 
 
 def single(tree: Any) -> Any:
-    """Leaves in the precision of all else, whatever JAX is told to take: float32, arrays that count int32."""
+    """Cast leaves to single precision, whatever the default of JAX: float32, and int32 arrays that count."""
 
     def array(x: Any) -> Array:
         counts = jnp.issubdtype(jnp.result_type(x), jnp.integer) and np.ndim(x)
@@ -337,7 +348,7 @@ def single(tree: Any) -> Any:
 
 
 def canonical(params: EnvParams) -> EnvParams:
-    """Plain numbers and tuples to arrays: float32, but int32 for what counts.
+    """Turn plain numbers and tuples into arrays: float32, but int32 for what counts.
 
     So a number is the same to a compiled program, however it was given.
     """

@@ -32,7 +32,7 @@ class Scenario:
 
 
 def speed_profile(speeds: Sequence[float], num_processors: int) -> tuple[float, ...]:
-    """`num_processors` speeds spread like the given ones: read off their piecewise linear profile."""
+    """Spread `num_processors` speeds like the given ones: read off their piecewise linear profile."""
     if num_processors == len(speeds):
         return tuple(speeds)
     places = (np.arange(num_processors) + 0.5) / num_processors
@@ -143,12 +143,12 @@ _SCENARIOS: dict[str, Scenario] = {
 
 
 def scenarios() -> dict[str, str]:
-    """Names of all scenarios, each with a line of description."""
+    """List the names of all scenarios, each with a line of description."""
     return {name: scenario.description for name, scenario in _SCENARIOS.items()}
 
 
 def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, Any]) -> None:
-    """Let `make` know a name for what `make_params(num_processors)` makes; see `jaxlb.register`."""
+    """Register a name with `make` for what `make_params(num_processors)` makes; see `jaxlb.register`."""
     checks.free("scenario", name, _SCENARIOS)
     for setting in settings:
         checks.known("setting", setting, _static(settings) - {"num_processors"})
@@ -168,19 +168,19 @@ def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, 
 
 
 def _station(settings: Mapping[str, Any]) -> Any:
-    """The station that settings name, or FCFS."""
+    """Return the station that settings name, or FCFS."""
     station = settings.get("station", FCFS())
     stations.check(station)
     return station
 
 
 def _static(settings: Mapping[str, Any]) -> set[str]:
-    """Names of static settings: of `Env`, and of the station."""
+    """List the names of static settings: of `Env`, and of the station."""
     return _OF_ENV | {field.name for field in dataclasses.fields(_station(settings))}
 
 
 def _env(settings: Mapping[str, Any], **own: Any) -> Env:
-    """An environment; what is a setting of its station goes there."""
+    """Make an environment; settings of its station go there."""
     station = _station(settings)
     changed = {name: value for name, value in settings.items() if name not in _OF_ENV}
     rest = {name: value for name, value in settings.items() if name in _OF_ENV}
@@ -190,7 +190,7 @@ def _env(settings: Mapping[str, Any], **own: Any) -> Env:
 def make(
     name: str, *, trace: TraceData | None = None, allow_overload: bool = False, **overrides: Any
 ) -> tuple[Env, EnvParams]:
-    """An environment and its parameters.
+    """Make an environment and its parameters.
 
     Args:
       name: one of `scenarios()`.
@@ -260,7 +260,7 @@ class Spec:
     allow_overload: bool = False
 
     def make(self) -> tuple[Env, EnvParams]:
-        """Make it."""
+        """Make the environment and its parameters."""
         trace = None
         if self.trace is not None:
             path, format, options = self.trace

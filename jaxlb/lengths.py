@@ -22,13 +22,13 @@ Result = TypeVar("Result")
 
 
 def with_room(env: Env, queue_capacity: int) -> Env:
-    """The same, with queues counted up to `queue_capacity`."""
+    """Return the environment with queues counted up to `queue_capacity`."""
     station: Any = env.station
     return dataclasses.replace(env, station=dataclasses.replace(station, queue_capacity=queue_capacity))
 
 
 def room(env: Env, lanes: int, num_tasks: int) -> int:
-    """The most tasks of a queue that there is any use, and memory, to remember."""
+    """Return the most tasks of a queue that there is any use, and memory, to remember."""
     return min(num_tasks, _MOST_BYTES // (4 * env.num_processors * lanes))
 
 
@@ -41,14 +41,14 @@ def exact(
     most: int,
     stacklevel: int = 3,
 ) -> tuple[Result, int]:
-    """What a run brings once it has room to count every queue that somebody asks for.
+    """Run until there is room to count every queue whose length matters.
 
     Args:
       name: of the scheduler.
       env: to begin with.
       run: of an environment with room for so many tasks of a queue as its station's `queue_capacity` says.
       overflows: the tasks in it that found a queue longer than that, the warm-up's too.
-      needed: whether anybody asks for lengths.
+      needed: whether queue lengths matter.
       most: room that there can be.
       stacklevel: of the warning, 3 being who called the caller of this.
 
@@ -75,7 +75,7 @@ def exact(
 
 @broadcasts
 def matter(env: Env, params: EnvParams, state: EnvState, acting: Sequence[tuple[Scheduler, Any]]) -> bool:
-    """Whether the reward, or what one of the schedulers does, may depend on queue lengths.
+    """Return whether the reward, or what one of the schedulers does, may depend on queue lengths.
 
     Only where they do is it worth while to count long queues. What is passed on whole to a function that is
     compiled by itself counts as used there.

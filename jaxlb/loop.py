@@ -46,7 +46,7 @@ class Streams(struct.PyTreeNode):
 
 
 def streams(key: Key) -> Streams:
-    """Those that a key makes; it is consumed."""
+    """Make the streams of a key, which is consumed."""
     return Streams(*jax.random.split(key, 5))
 
 
@@ -89,7 +89,7 @@ def start_rollout(
     behaviour: Scheduler | None = None,
     num_recent: int = 0,
 ) -> Carry:
-    """An empty system in every lane, at its first arrival; lanes spread evenly over the devices.
+    """Start an empty system in every lane, at its first arrival; lanes spread evenly over the devices.
 
     Where the number of lanes cannot be divided by that of the devices, fewer devices are used. Between
     `jax.distributed.initialize()` and here nothing else is needed to spread them over processes.
@@ -122,7 +122,7 @@ def start_rollout(
 @functools.partial(jax.jit, static_argnames=("env", "lanes"))
 @broadcasts
 def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> tuple[EnvState, Streams]:
-    """Every lane empty, at its first arrival, and the streams of what comes after; the key is consumed.
+    """Return every lane empty at its first arrival, and the streams of what follows; the key is consumed.
 
     The same for all schedulers, so compiled once for all.
     """
@@ -197,7 +197,7 @@ def continue_rollout(
     bounds = jnp.stack([jnp.clip(warmup, carry.index, end), end])
 
     def part(which: Array, carry: Carry) -> Carry:
-        """The tasks of the warm-up, and those after it: counted from its end on."""
+        """Run the tasks of the warm-up, or those after it, which are counted from its end on."""
         none = metrics.start(env.view(carry.state), num_classes)
         totals = jax.tree.map(functools.partial(jnp.where, carry.index <= warmup), none, carry.totals)
         return jax.lax.fori_loop(carry.index, bounds[which], body, carry.replace(totals=totals))
@@ -214,7 +214,7 @@ def rollout(
     num_tasks: int,
     warmup: int = 0,
 ) -> Summary:
-    """Let a scheduler work, in `num_lanes` environments, on tasks drawn from the workload.
+    """Run a scheduler, in `num_lanes` environments, on tasks drawn from the workload.
 
     Compiles once per environment, scheduler and number of lanes. Lane n sees the same tasks whatever the
     scheduler and however many lanes there are. May be vmapped over `params`, `scheduler` and `key`.
@@ -272,7 +272,7 @@ def replay(
     key: Key,
     station: Any = None,
 ) -> Outcome:
-    """Let a scheduler work on given tasks; long queues are counted as `rollout` does it.
+    """Run a scheduler on given tasks; long queues are counted as `rollout` does it.
 
     Args:
       env: from `jaxlb.make`.
@@ -344,7 +344,7 @@ def watch(
     record: Callable[[Scheduler, Any, Observation], Any],
     station: Any = None,
 ) -> tuple[Outcome, Any]:
-    """`replay` of tasks that are known to be good, and what `record` makes of every decision.
+    """Replay tasks that are known to be good, and return what `record` makes of every decision.
 
     `record` is (scheduler, its memory before the decision, observation) -> pytree; the pytrees are stacked.
     """
@@ -362,7 +362,7 @@ def _watched(
     record: Callable[[Scheduler, Any, Observation], Any],
     station: Any,
 ) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
-    """The state and the scheduler's memory after the last task, and what was watched."""
+    """Return the state and the scheduler's memory after the last task, and what was recorded."""
     lanes = tasks.gap.shape[1:]
     params = with_lane_axis(params, lanes)
     spread_over = functools.partial(over_devices, num_lanes=tasks.gap.shape[-1] if lanes else 0)

@@ -168,7 +168,7 @@ FIGURES: dict[str, Figure] = {
 
 
 def estimates(run: Run, baseline: Run) -> dict[str, Estimate | list[Estimate]]:
-    """The value of each figure with its 95 % interval."""
+    """Return the value of each figure with its 95 % interval."""
     return {
         name: (figure.of_run or functools.partial(_mean, name))(run, baseline)
         for name, figure in FIGURES.items()
@@ -201,12 +201,12 @@ class Summary(struct.PyTreeNode):
     queue_overflows: Array  # [P, N] int32, tasks that found a queue's memory full: its length reads too short
 
     def __getattr__(self, name: str) -> Array:
-        """An average over tasks."""
+        """Return an average over tasks."""
         return attribute(self, "averages", name)
 
 
 def attribute(owner: Any, mapping: str, name: str) -> Any:
-    """What a mapping of an object has by that name, as its `__getattr__` finds it."""
+    """Return what a mapping of an object has by that name, as its `__getattr__` finds it."""
     # Through the instance's own fields: one that is being unpickled or copied has none yet.
     found = vars(owner).get(mapping, {})
     if name in found:
@@ -215,7 +215,7 @@ def attribute(owner: Any, mapping: str, name: str) -> Any:
 
 
 def of_task(decided: Decided, num_classes: int, gap: Array) -> tuple[dict, dict]:
-    """What one task adds to the counts and the sums of its lane.
+    """Return what one task adds to the counts and the sums of its lane.
 
     Args:
       decided: the task and what became of it.
@@ -233,13 +233,13 @@ def of_task(decided: Decided, num_classes: int, gap: Array) -> tuple[dict, dict]
 
 
 def agreement(response: Array, completion: Array) -> Array:
-    """Whether a choice cost what the oracle's would have, `[N]` bool: rounding apart, ties agree."""
+    """Return whether a choice cost what the oracle's would have, `[N]` bool: rounding apart, ties agree."""
     return completion <= least(response) * (1.0 + 1e-6)
 
 
 @broadcasts
 def start(found: View, num_classes: int) -> Totals:
-    """Nothing counted yet, the station being as `found`."""
+    """Return totals with nothing counted yet, the station being as `found`."""
     lanes = found.wait.shape[1:]
 
     def added() -> tuple[dict, dict]:
@@ -281,7 +281,7 @@ def add(totals: Totals, counts: dict, sums: dict, moved: Outcome) -> Totals:
 
 @broadcasts
 def summarise(totals: Totals, found: View) -> Summary:
-    """Averages for each lane, the station being as `found` after the last task counted."""
+    """Average each lane's totals, the station being as `found` after the last task counted."""
     sums, counts = jax.tree.map(jnp.add, totals.sums, totals.errors), totals.counts
     number = jnp.maximum(totals.num_tasks, 1).astype(jnp.float32)
     # No work is lost: what was given to a processor it has done, or has still to do.

@@ -27,7 +27,7 @@ def broadcasts(function: Function) -> Function:
 
 
 def select(which: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    """One leaf of a pytree, or of its tangents, of which those of whole numbers are nothing."""
+    """Select one leaf of a pytree, or of its tangents; those of whole numbers are nothing."""
     return new if new.dtype == jax.dtypes.float0 else jnp.where(which, new, old)
 
 
@@ -57,13 +57,13 @@ def kahan_add(total: jax.Array, error: jax.Array, x: jax.Array) -> tuple[jax.Arr
 
 
 def _leading_bits(x: jax.Array) -> jax.Array:
-    """`x` cut to its 12 leading bits: products of two such numbers are exact."""
+    """Cut `x` to its 12 leading bits: products of two such numbers are exact."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFFF000)
     return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
 def divide(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The quotient of two positive float32 and what rounding has taken from it, together to about 2^-35.
+    """Divide two positive float32; return quotient and rounding error, together exact to about 2^-35.
 
     One long-division step. It does not matter how the compiler rounds a / b, nor whether it fuses products
     into sums: all products below are exact.
@@ -75,7 +75,7 @@ def divide(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def stored(x: jax.Array) -> jax.Array:
-    """`x` as it is, but computed once, and not anew by everything that uses it.
+    """Return `x` as it is, but computed once, and not anew by everything that uses it.
 
     XLA repeats a formula in each of its consumers, and there for each processor, unless it ends in a
     division: this one is by 1. Integers are to be below 2^24.
@@ -85,7 +85,7 @@ def stored(x: jax.Array) -> jax.Array:
 
 
 def _over_processors(combine: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """Few processors are written out one by one, which XLA fuses with what comes before and after.
+    """Reduce over processors, few of them one by one, which XLA fuses with what comes before and after.
 
     Of many, so many slices are combined first, and then what they have become.
     """
@@ -103,43 +103,43 @@ def total(x: jax.Array) -> jax.Array:
 
 
 def least(x: jax.Array) -> jax.Array:
-    """Minimum over the processor axis, of `[P, ...]`."""
+    """Take the minimum over the processor axis, of `[P, ...]`."""
     return _over_processors(jnp.minimum, x)
 
 
 def mean(x: jax.Array) -> jax.Array:
-    """Mean over the processor axis, of `[P, ...]`."""
+    """Take the mean over the processor axis, of `[P, ...]`."""
     return total(x) * (1.0 / len(x))
 
 
 def variance(x: jax.Array) -> jax.Array:
-    """Variance over the processor axis, of `[P, ...]`."""
+    """Take the variance over the processor axis, of `[P, ...]`."""
     return mean((x - mean(x)) ** 2)
 
 
 def variance_grown(x: jax.Array, entry: jax.Array, growth: jax.Array) -> jax.Array:
-    """`variance(x)` once one of its entries has grown."""
+    """Return `variance(x)` once one of its entries has grown."""
     share = 1.0 / x.shape[0]
     more = growth * (growth * (1.0 - share) + 2.0 * (entry - mean(x))) * share
     return jnp.maximum(variance(x) + more, 0.0)
 
 
 def deviation(mean: jax.Array, variance: jax.Array) -> jax.Array:
-    """What to divide by so that a variance becomes 1; infinite where nothing varied but by rounding.
+    """Return what to divide by so that a variance becomes 1; infinite where only rounding made it vary.
 
-    That is told by the scale of the numbers, which is their mean, or 1 where that is smaller.
+    Rounding is judged by the scale of the numbers, which is their mean, or 1 where that is smaller.
     """
     found = jnp.sqrt(jnp.maximum(variance, 0.0))
     return jnp.where(found > 1e-3 * jnp.maximum(1.0, jnp.abs(mean)), found, jnp.inf)
 
 
 def processor_index(like: jax.Array) -> jax.Array:
-    """The index of each processor, `[P, 1, ...]`, shaped to broadcast against `like` of shape `[P, ...]`."""
+    """Return each processor's index, `[P, 1, ...]`, to broadcast against `like` of shape `[P, ...]`."""
     return jnp.arange(like.shape[0], dtype=jnp.int32).reshape((-1,) + (1,) * (like.ndim - 1))
 
 
 def first_smallest(cost: jax.Array, tiebreak: jax.Array | None = None) -> jax.Array:
-    """Index of the smallest cost along the processor axis.
+    """Return the index of the smallest cost along the processor axis.
 
     Ties go to the smallest `tiebreak` where one is given, then to the lowest index. Plain reductions
     vectorise over lanes where `argmin`, a reduction over pairs, does not.
@@ -179,7 +179,7 @@ def _first_smallest_of_few(cost: jax.Array, tiebreak: jax.Array) -> jax.Array:
 
 
 def at_processor(values: jax.Array, action: jax.Array) -> jax.Array:
-    """The entry of `values` `[P, ...]` that belongs to processor `action` `[...]`.
+    """Return the entry of `values` `[P, ...]` that belongs to processor `action` `[...]`.
 
     Trailing axes of `values` that are 1 are the same for all lanes.
     """
@@ -203,7 +203,7 @@ def at_processor(values: jax.Array, action: jax.Array) -> jax.Array:
 
 
 def put_at(values: jax.Array, new: jax.Array, *index: jax.Array) -> jax.Array:
-    """`values` `[P, ...]` with the entry of processor `index` `[...]` set to `new` `[...]`.
+    """Return `values` `[P, ...]` with the entry of processor `index` `[...]` set to `new` `[...]`.
 
     With a second index, an entry of `[P, K, ...]`.
     """

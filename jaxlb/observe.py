@@ -29,7 +29,7 @@ from jaxlb.types import (
 
 
 def start(params: EnvParams, num_processors: int, lanes: Lanes = ()) -> MonitorState:
-    """A monitor of an empty system, its figures just published."""
+    """Return a monitor of an empty system, its figures just published."""
     zero = jnp.zeros((num_processors, *lanes), jnp.float32)
     report = Report(queue_length=zero.astype(jnp.int32), load=zero, wait=zero)
     published = Publication(report=report, age=jnp.zeros(lanes, jnp.float32), assigned=zero)
@@ -40,13 +40,13 @@ def start(params: EnvParams, num_processors: int, lanes: Lanes = ()) -> MonitorS
 
 
 def nominal(params: EnvParams) -> EnvParams:
-    """The parameters with the speeds that schedulers are told."""
+    """Return the parameters with the speeds that schedulers observe."""
     nominal = params.nominal_speed
     return params if nominal is None else params.replace(speed=nominal, nominal_speed=None)
 
 
 def _smooth(load: Array, wait: Array, speed: Array, time_constant: Array, gap: Array) -> Array:
-    """Exact solution after `gap` of time_constant * d(load)/dt = backlog - load, the backlog draining."""
+    """Solve time_constant * d(load)/dt = backlog - load exactly after `gap`, the backlog draining."""
     busy = jnp.minimum(wait, gap)
     decay = busy / time_constant
     load = (load - wait * speed) * jnp.exp(-decay) + speed * (wait - busy - time_constant * jnp.expm1(-decay))
@@ -54,7 +54,7 @@ def _smooth(load: Array, wait: Array, speed: Array, time_constant: Array, gap: A
 
 
 def _measure(found: View, smoothed: Array | None, params: EnvParams, wait_visible: bool, key: Key) -> Report:
-    """The figures of this instant; the key is consumed where there is noise."""
+    """Measure the figures of this instant; the key is consumed where there is noise."""
     queue_length = found.queue_length
     speed = nominal(params).speed
     if wait_visible:
@@ -82,7 +82,7 @@ def advance(
     wait_visible: bool,
     key: Key,
 ) -> MonitorState:
-    """The monitor after `gap` `[...]` without arrivals.
+    """Advance the monitor by `gap` `[...]` without arrivals.
 
     If publication times fall into the gap, the last of them counts: the figures are those of that moment.
 
@@ -133,7 +133,7 @@ def observe(
     wait_visible: bool,
     key: Key,
 ) -> Observation:
-    """What the scheduler sees of the task that just arrived and of the system.
+    """Return what the scheduler observes of the task that just arrived and of the system.
 
     Args:
       monitor: the monitor, advanced to this arrival.

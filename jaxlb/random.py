@@ -7,7 +7,7 @@ from jaxlb.types import Array, Key, Lanes
 
 
 def typed(key: Key) -> Key:
-    """A key, or several in leading axes, as `jax.random.key` makes it, if `PRNGKey` has made it.
+    """Return keys as `jax.random.key` makes them, also if `PRNGKey` made them; leading axes stay.
 
     Raises:
       ValueError: no key.
@@ -21,7 +21,7 @@ def typed(key: Key) -> Key:
 
 
 def split(key: Key, count: int) -> tuple[Key, ...]:
-    """The keys of `jax.random.split`, each computed only if it is used, and under `vmap` in one loop."""
+    """Split as `jax.random.split` does, but compute only keys that are used, and under `vmap` in one loop."""
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return tuple(jax.random.split(key, count))
     high, low = jax.random.key_data(key)
@@ -30,7 +30,7 @@ def split(key: Key, count: int) -> tuple[Key, ...]:
 
 
 def fold_in(key: Key, number: Array | int) -> Key:
-    """The key of `jax.random.fold_in`, spelled out like `split`."""
+    """Return the key of `jax.random.fold_in`, spelled out like `split`."""
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return jax.random.fold_in(key, number)
     high, low = jax.random.key_data(key)
@@ -39,7 +39,7 @@ def fold_in(key: Key, number: Array | int) -> Key:
 
 
 def random_words(key: Key, lanes: Lanes) -> tuple[Array, Array]:
-    """Two independent random words for each lane, `[...]` uint32; the key is consumed.
+    """Draw two independent random words for each lane, `[...]` uint32; the key is consumed.
 
     They are the words of the lanes' split keys: one threefry block yields both, where `jax.random.bits`
     spends a block on each. A lane's words do not depend on how many lanes there are.
@@ -56,7 +56,7 @@ def random_words(key: Key, lanes: Lanes) -> tuple[Array, Array]:
 
 
 def _threefry(high: Array, low: Array, first: Array, second: Array) -> tuple[Array, Array]:
-    """The block cipher of `jax.random`, threefry-2x32 of 20 rounds (Salmon et al. 2011).
+    """Apply the block cipher of `jax.random`, threefry-2x32 of 20 rounds (Salmon et al. 2011).
 
     Spelled out, since on CPU `jax.random` makes a loop of it that XLA neither fuses nor vectorises.
     """

@@ -34,18 +34,18 @@ class Record:
     about: dict[str, Any]
 
     def finish(self, result: str) -> None:
-        """Note that all is written, and the best figure in a line."""
+        """Record that all is written, and the best figure in a line."""
         self.about |= {"finished": _now(), "result": result}
         self.save()
 
     def save(self) -> None:
-        """Write it."""
+        """Write the record."""
         if self.directory is not None:
             write(self.directory / RECORD, json.dumps(self.about, indent=2, allow_nan=False) + "\n")
 
 
 def begin(directory: Path, command: str, *, resumed: bool = False, **about: Any) -> Record:
-    """A new record in a folder, in place of one of the same command; or that one again, if it is resumed.
+    """Begin a record in a folder, in place of one of the same command; if resumed, go on with that one.
 
     Raises:
       ValueError: the folder holds another command's run.
@@ -63,7 +63,7 @@ def begin(directory: Path, command: str, *, resumed: bool = False, **about: Any)
 
 
 def read(directory: Path) -> dict[str, Any] | None:
-    """What the record of a run folder says; None if it has none.
+    """Read the record of a run folder; return None if it has none.
 
     Raises:
       ValueError: that cannot be read.
@@ -81,14 +81,14 @@ def read(directory: Path) -> dict[str, Any] | None:
 
 
 def write(path: Path, text: str) -> None:
-    """A file's new content; killed on the way, the old content stays."""
+    """Replace a file's content; killed on the way, the old content stays."""
     new = path.with_name(f".{path.name}")
     new.write_text(text, encoding="utf-8")
     new.replace(path)
 
 
 def versions() -> dict[str, str]:
-    """Of what results depend on."""
+    """Return the versions of what results depend on."""
     return {
         "jaxlb": __version__,
         "jax": jax.__version__,
@@ -98,7 +98,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The git commit of the working directory, "-dirty" if files were changed since; None without one."""
+    """Return the git commit here, with "-dirty" if files were changed since; None without one."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

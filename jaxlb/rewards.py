@@ -78,7 +78,7 @@ REWARDS = {"weighted": Weighted(), "holding-cost": HoldingCost()}
 
 
 def reward(given: Any) -> Reward:
-    """A reward as it is, or the one of that name.
+    """Return a reward as it is, or the one of that name.
 
     Raises:
       ValueError: neither a name nor a reward.
@@ -117,7 +117,7 @@ class Weights(struct.PyTreeNode):
     sla_weight: Any = 0.5
 
     def put_into(self, params: EnvParams) -> EnvParams:
-        """Parameters whose reward, in the environment's own units, is this objective."""
+        """Return parameters whose reward, in the environment's own units, is this objective."""
         size = params.size.mean()
         unit = size / params.speed.mean(0)
         return params.replace(
@@ -157,7 +157,7 @@ def check(weights: HasWeights, num_classes: int, lanes: Lanes | None = None) -> 
 def weighted(
     weights: HasWeights, priority: Array, completion: Array, violation: Array, imbalance: Array
 ) -> Array:
-    """The reward of an assignment.
+    """Return the reward of an assignment.
 
     Args:
       weights: of its parts.
@@ -180,7 +180,7 @@ def weighted(
 def of_each_choice(
     weights: HasWeights, wait: Array, size: Array, priority: Array, deadline: Array, speed: Array
 ) -> Array:
-    """The reward that each processor would bring, `[P, ...]`, if these waits and this size are true."""
+    """Return each processor's reward for the task, `[P, ...]`, if these waits and this size are true."""
     completion = response(wait, size, speed)
     backlog = wait * speed
     # Variance of P numbers of which one grows by `size`: from the sums, for all choices at once.
@@ -190,6 +190,6 @@ def of_each_choice(
 
 
 def alone(weights: HasWeights, size: Array, speed: Array) -> Array:
-    """The reward of a task `[...]` alone on a processor of mean speed, in time, leaving no imbalance."""
+    """Return the reward of a task `[...]` alone on a processor of mean speed, in time, without imbalance."""
     nothing = jnp.zeros_like(size)
     return weighted(weights, nothing.astype(jnp.int32), size / speed.mean(0), nothing > 0, nothing)

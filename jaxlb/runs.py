@@ -48,7 +48,7 @@ class Run:
             file.writelines(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
     def logged(self) -> Rows:
-        """All figures logged so far."""
+        """Read all figures logged so far."""
         return [json.loads(line) for line in self._lines()]
 
     def forget_after(self, iteration: int) -> None:
@@ -64,18 +64,18 @@ class Run:
             return []
 
     def weights(self, seed: int) -> Path:
-        """The file of a seed's best weights."""
+        """Return the file of a seed's best weights."""
         return self.directory / WEIGHTS / f"seed-{seed}"
 
     def iteration(self) -> int:
-        """That from which training goes on; 0 if it has not come to a checkpoint."""
+        """Return the iteration from which training goes on; 0 if it has not come to a checkpoint."""
         for path in (self.directory / STATE, self.weights(self.training.seeds[-1])):
             if path.exists():
                 return weights.about(path)["iteration"]
         return 0
 
     def save(self, state: Any, over: bool) -> None:
-        """A checkpoint: the best weights, and the whole state, which is not needed once training is over."""
+        """Write a checkpoint: the best weights and, until training is over, the whole state."""
         (self.directory / WEIGHTS).mkdir(exist_ok=True)
         iteration = int(state.iteration[0])
         for index, seed in enumerate(self.training.seeds):
@@ -88,7 +88,7 @@ class Run:
             weights.write(self.directory / STATE, {"iteration": iteration}, state)
 
     def load(self, **own: Any) -> dict[int, Scheduler]:
-        """What was trained, by seed: the scheduler with its best weights.
+        """Load what was trained, by seed: the scheduler with its best weights.
 
         Raises:
           ValueError: nothing was saved yet, or it cannot be used.
@@ -99,7 +99,7 @@ class Run:
 
 
 def find(directory: Path) -> Run:
-    """The training in a folder.
+    """Find the training in a folder.
 
     Raises:
       ValueError: there is none, or one that this version of jaxlb cannot use.
@@ -111,7 +111,7 @@ def find(directory: Path) -> Run:
 
 
 def make_room(directory: Path, overwrite: bool) -> None:
-    """Look that a folder has no training in it, or remove the one that it has.
+    """Check that a folder has no training in it, or remove the one that it has.
 
     Raises:
       ValueError: the folder holds one and is not to be overwritten.
@@ -209,7 +209,7 @@ def go_on(
 
 
 def _rows(seeds: list[int], figures: Any, iterations_per_second: float) -> Rows:
-    """A line for each seed; what is not finite is null."""
+    """Return a line for each seed; what is not finite is null."""
     columns = {name: np.asarray(getattr(figures, name)).tolist() for name in figures.__dataclass_fields__}
     lines = []
     for index, seed in enumerate(seeds):
@@ -269,14 +269,14 @@ def train(
 
 
 def best(run: Run, seed: int | None = None) -> dict[str, Any]:
-    """The line of the weights that are kept; of one seed, or of the best."""
+    """Return the line of the weights that are kept; of one seed, or of the best."""
     objective = run.training.trainer().objective
     rows = [row for row in run.logged() if seed is None or row["seed"] == seed]
     return max(rows, key=lambda row: -math.inf if row[objective] is None else row[objective])
 
 
 def load(path: str | Path, seed: int | None = None, **own: Any) -> Scheduler:
-    """The scheduler that was trained, with its best weights.
+    """Load the scheduler that was trained, with its best weights.
 
     Args:
       path: a folder that `jaxlb train` wrote, or a file of weights.

@@ -16,12 +16,12 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 def discrete(n: int) -> "Discrete":
-    """The whole numbers 0 .. n-1; gymnax's own space in a program that has imported gymnax."""
+    """Make a space of the whole numbers 0 .. n-1; gymnax's own in a program that has imported gymnax."""
     return _gymnaxs_or(Discrete)(n)
 
 
 def box(low: np.ndarray, high: np.ndarray) -> "Box":
-    """Arrays with entries within [low, high]; gymnax's own space in a program that has imported gymnax."""
+    """Make a space of arrays with entries within [low, high]; gymnax's own where gymnax is imported."""
     return _gymnaxs_or(Box)(low, high, low.shape)
 
 
@@ -43,7 +43,7 @@ class Discrete:
         checks.leaf("n", self.n, low=1, high=2**16)
 
     def sample(self, key: Key) -> Array:
-        """One number, uniformly to n / 2^32; the key is consumed.
+        """Draw one number, uniformly to n / 2^32; the key is consumed.
 
         The upper half of a random word times n: `jax.random.randint` draws three times as much for it.
         """
@@ -52,7 +52,7 @@ class Discrete:
         return (upper >> 16).astype(self.dtype)
 
     def contains(self, x: Array) -> Array:
-        """Whether `x` is one of them."""
+        """Return whether `x` is one of them."""
         return jnp.all((x >= 0) & (x < self.n))
 
 
@@ -66,9 +66,9 @@ class Box:
     dtype: type = jnp.float32
 
     def sample(self, key: Key) -> Array:
-        """One array, uniformly; the key is consumed."""
+        """Draw one array, uniformly; the key is consumed."""
         return jax.random.uniform(key, self.shape, self.dtype, self.low, self.high)
 
     def contains(self, x: Array) -> Array:
-        """Whether every entry of `x` is within the bounds."""
+        """Return whether every entry of `x` is within the bounds."""
         return jnp.all((x >= self.low) & (x <= self.high))

@@ -43,7 +43,7 @@ class Run(NamedTuple):
 
 
 def unsettled(run: Run, params: EnvParams, rule: str = "this rule") -> str | None:
-    """Why the figures of a run are not those of the long run, and what to do about it; None if they are.
+    """Return why a run's figures are not those of the long run, and what to do; None if they are.
 
     Args:
       run: that was made.
@@ -96,13 +96,13 @@ def _processors(indices: np.ndarray, params: EnvParams) -> str:
 
 
 def _deviations(x: np.ndarray) -> np.ndarray:
-    """Means over lanes of `[M, N]` in standard errors; what never varies is 0."""
+    """Return means over lanes of `[M, N]` in standard errors; what never varies is 0."""
     error = x.std(-1, ddof=1) / x.shape[-1] ** 0.5
     return np.where(error > 0, x.mean(-1) / np.where(error > 0, error, 1.0), 0.0)
 
 
 def needed_warmup(params: EnvParams) -> int | None:
-    """The tasks of warm-up that theory asks for: waits then lack 0.1 % for having started empty.
+    """Return the warm-up, in tasks, after which waits lack 0.1 %, by theory, for having started empty.
 
     None where none are enough, sizes having no variance, or queues no end.
     """
@@ -114,10 +114,10 @@ def needed_warmup(params: EnvParams) -> int | None:
 
 
 def _relaxation(params: EnvParams) -> float | None:
-    """Tasks in a unit of the Brownian motion that a queue's work is like in heavy traffic; None: endless.
+    """Return the tasks in a unit of the Brownian motion that heavy traffic resembles; None: endless.
 
-    Of a single queue as fast as all processors together, which no rule outdoes by much. Gaps are taken for
-    exponential ones.
+    The queue is a single one as fast as all processors together, which no rule outdoes by much. Gaps are
+    taken for exponential ones.
     """
     # In float64, since squares of sizes in any unit have to fit; of several lanes, the worst counts.
     with jax.enable_x64(True):
@@ -130,7 +130,7 @@ def _relaxation(params: EnvParams) -> float | None:
 
 
 def _missing(params: EnvParams, run: Run) -> float:
-    """The share of the waits that a run lacks for having started empty."""
+    """Return the share of the waits that a run lacks for having started empty."""
     unit = _relaxation(params)
     if unit is None:
         return 1.0
@@ -139,7 +139,7 @@ def _missing(params: EnvParams, run: Run) -> float:
 
 
 def _deviation(t: float) -> float:
-    """1 - E[W(t)] / E[W] of reflected Brownian motion that begins at 0, of drift -1 and variance 1.
+    """Return 1 - E[W(t)] / E[W] of reflected Brownian motion that begins at 0, of drift -1 and variance 1.
 
     Abate and Whitt (1987), "Transient behavior of regulated Brownian motion".
     """

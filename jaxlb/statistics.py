@@ -31,23 +31,23 @@ class Histogram:
         return self.first + self.counts.shape[1] - 1
 
     def over(self, first: int, last: int) -> np.ndarray:
-        """The counts of the bins from `first` to `last`, which hold all that is counted."""
+        """Return the counts of the bins from `first` to `last`, which hold all that is counted."""
         return np.pad(self.counts, ((0, 0), (self.first - first, last - self.last)))
 
     def __add__(self, other: "Histogram") -> "Histogram":
-        """Both together, group by group."""
+        """Add both, group by group."""
         first, last = min(self.first, other.first), max(self.last, other.last)
         return Histogram(first, self.over(first, last) + other.over(first, last))
 
 
 def bin_edges(first: int, last: int) -> np.ndarray:
-    """Edges of the bins from `first` to `last`, `[bins + 1]` float64, time."""
+    """Return the edges of the bins from `first` to `last`, `[bins + 1]` float64, time."""
     bits = np.arange(first, last + 2, dtype=np.int32) << _SHIFT
     return bits.view(np.float32).astype(np.float64)
 
 
 def count_completions(completion: np.ndarray, groups: int) -> Histogram:
-    """Completion times `[T, N]` float32 counted, neighbouring lanes pooled into `groups`."""
+    """Count completion times `[T, N]` float32, neighbouring lanes pooled into `groups`."""
     bins = completion.view(np.int32) >> _SHIFT
     first = int(bins.min())
     width = int(bins.max()) - first + 1
@@ -57,7 +57,7 @@ def count_completions(completion: np.ndarray, groups: int) -> Histogram:
 
 
 def mean_interval(lanes: np.ndarray) -> Estimate:
-    """Mean over independent lanes `[N]` and its 95 % Student interval."""
+    """Return the mean over independent lanes `[N]` and its 95 % Student interval."""
     mean, count = float(lanes.mean()), len(lanes)
     if count < 2:
         return mean, None
@@ -66,7 +66,7 @@ def mean_interval(lanes: np.ndarray) -> Estimate:
 
 
 def student(degrees: int, probability: float) -> float:
-    """That quantile of Student's t."""
+    """Return that quantile of Student's t."""
     # A tenth of a second of imports that a simulation does not need.
     from scipy.special import stdtrit
 
@@ -74,7 +74,7 @@ def student(degrees: int, probability: float) -> float:
 
 
 def ratio_interval(hits: np.ndarray, count: np.ndarray) -> Estimate:
-    """Sum of hits over sum of counts, over lanes `[N]`, with the interval of its linearisation."""
+    """Divide sums of hits by sums of counts, over lanes `[N]`; return the interval by linearisation, too."""
     total = count.sum()
     if total == 0:
         return 0.0, None
@@ -87,7 +87,7 @@ def ratio_interval(hits: np.ndarray, count: np.ndarray) -> Estimate:
 
 
 def quantile_interval(histogram: Histogram, probability: float) -> Estimate:
-    """A quantile of pooled completion times, with Woodruff's (1952) interval over groups of lanes.
+    """Estimate a quantile of pooled completion times, with Woodruff's (1952) interval over groups of lanes.
 
     Args:
       histogram: of the completion times.

@@ -17,17 +17,17 @@ FloatArray = np.ndarray
 
 
 def mm1_response_tail(load: float, time: float) -> float:
-    """P(response > time) in an M/M/1 queue; an exponential law (Harchol-Balter 2013, section 27.2)."""
+    """Return P(response > time) in an M/M/1 queue, an exponential law (Harchol-Balter 2013, section 27.2)."""
     return float(np.exp(-(1.0 - load) * time))
 
 
 def mg1_wait(load: float, mean: float, second_moment: float) -> float:
-    """Mean wait in an M/G/1 queue of speed 1 (Pollaczek 1930, Khinchine 1932)."""
+    """Return the mean wait in an M/G/1 queue of speed 1 (Pollaczek 1930, Khinchine 1932)."""
     return load * second_moment / (2.0 * mean * (1.0 - load))
 
 
 def erlang_c(num_processors: int, load: float) -> float:
-    """Probability that a task of an M/M/k queue has to wait (Erlang 1917)."""
+    """Return the probability that a task of an M/M/k queue has to wait (Erlang 1917)."""
     offered, blocked = num_processors * load, 1.0
     for count in range(1, num_processors + 1):
         blocked = offered * blocked / (count + offered * blocked)
@@ -35,17 +35,17 @@ def erlang_c(num_processors: int, load: float) -> float:
 
 
 def mmk_response(num_processors: int, load: float) -> float:
-    """Mean response of an M/M/k queue, which LWL on equal processors is task by task."""
+    """Return the mean response of an M/M/k queue, which LWL on equal processors is task by task."""
     return 1.0 + erlang_c(num_processors, load) / (num_processors * (1.0 - load))
 
 
 def mmk_wait_tail(num_processors: int, load: float, time: float) -> float:
-    """P(wait > time) in an M/M/k queue."""
+    """Return P(wait > time) in an M/M/k queue."""
     return float(erlang_c(num_processors, load) * np.exp(-num_processors * (1.0 - load) * time))
 
 
 def kiefer_wolfowitz(gaps: FloatArray, sizes: FloatArray, num_processors: int) -> FloatArray:
-    """Waits of given tasks at equal processors behind one central queue (Kiefer and Wolfowitz 1955).
+    """Return the waits of tasks at equal processors behind one central queue (Kiefer and Wolfowitz 1955).
 
     Args:
       gaps: `[T]` time before each task.
@@ -64,7 +64,7 @@ def kiefer_wolfowitz(gaps: FloatArray, sizes: FloatArray, num_processors: int) -
 
 
 def round_robin_response(num_processors: int, load: float) -> float:
-    """Mean response of Round Robin on equal processors: each is an E_P/M/1 queue (Kleinrock 1975, 6.4)."""
+    """Return Round Robin's mean response: equal processors are E_P/M/1 queues (Kleinrock 1975, 6.4)."""
     rate = num_processors * load  # of the Erlang stages
 
     def excess(sigma: float) -> float:
@@ -97,7 +97,7 @@ class Lengths:
         self._down = np.where(self.length > 0, here - step, here)
 
     def _generator(self, choice: FloatArray) -> sparse.csr_matrix:
-        """Transition rates, given the probability `[P, S]` with which an arrival goes to each processor."""
+        """Return transition rates, if arrivals go to each processor with probability `[P, S]`."""
         count = self.length.shape[1]
         here = np.arange(count)
         rows, columns, rates = [], [], []
@@ -114,7 +114,7 @@ class Lengths:
         return sparse.csr_matrix(entries, shape=(count, count))
 
     def response(self, choice: FloatArray) -> float:
-        """Mean response where state s sends an arrival to processor i with probability choice[i, s]."""
+        """Return the mean response if choice[i, s] is the probability that state s sends to processor i."""
         balance = sparse.lil_matrix(self._generator(choice).T)
         balance[0] = 1.0  # one equation is redundant: probabilities sum to 1 instead
         right = np.zeros(self.length.shape[1])
@@ -123,19 +123,19 @@ class Lengths:
         return float(probability @ self.length.sum(0) / self.arrival_rate)
 
     def smallest(self, cost: FloatArray) -> FloatArray:
-        """The choice of the smallest cost `[P, S]`, ties split evenly."""
+        """Return the choice of the smallest cost `[P, S]`, ties split evenly."""
         best = np.isclose(cost, cost.min(0), rtol=1e-12, atol=1e-12)
         return best / best.sum(0)
 
     def first_smallest(self, cost: FloatArray) -> FloatArray:
-        """The choice of the smallest cost `[P, S]`, ties to the fastest."""
+        """Return the choice of the smallest cost `[P, S]`, ties to the fastest."""
         best = self.smallest(cost) > 0
         rank = np.argsort(np.argsort(-self.speed, kind="stable"))[:, None]
         ranked = np.where(best, rank, len(self.speed))
         return (ranked == ranked.min(0)).astype(float)
 
     def power_of_d(self, d: int) -> FloatArray:
-        """The choice of the shortest of d queues sampled with replacement, ties split evenly."""
+        """Return the choice of the shortest of d queues sampled with replacement, ties split evenly."""
         count = len(self.speed)
         choice = np.zeros_like(self.length, float)
         for sample in np.ndindex(*(count,) * d):
@@ -146,7 +146,7 @@ class Lengths:
         return choice / count**d
 
     def optimum(self) -> tuple[float, FloatArray]:
-        """Smallest mean response of any rule that sees queue lengths, and its choice `[P, S]`.
+        """Return the smallest mean response of any rule on queue lengths, and its choice `[P, S]`.
 
         Policy iteration on the relative value of a state, the number in the system as cost rate
         (Howard 1960; Puterman 1994, 8.6).
@@ -169,7 +169,7 @@ class Lengths:
 
 
 def mean_field_power_of_d(load: float, d: int) -> float:
-    """Mean response of power-of-d among infinitely many processors (Vvedenskaya 1996, Mitzenmacher 1996)."""
+    """Return the mean response of power-of-d at infinite P (Vvedenskaya 1996, Mitzenmacher 1996)."""
     if d == 1:
         return 1.0 / (1.0 - load)
     powers = (float(d) ** np.arange(1, int(40 / np.log2(d))) - d) / (d - 1)
@@ -177,7 +177,7 @@ def mean_field_power_of_d(load: float, d: int) -> float:
 
 
 def stale_power_of_d(load: float, d: float, interval: float, capacity: int = 120) -> float:
-    """Mean response of power-of-d on queue lengths that are all published every `interval`, P infinite.
+    """Return the mean response of power-of-d on lengths that are all published every `interval`, P infinite.
 
     The fluid limit of the periodic update model (Mitzenmacher 2000, "How useful is old information?"): while
     a publication stands, a processor published with length b receives Poisson arrivals at a constant rate.
@@ -191,7 +191,7 @@ def stale_power_of_d(load: float, d: float, interval: float, capacity: int = 120
     length = np.arange(capacity + 1)
 
     def slope(law: FloatArray, rate: FloatArray) -> FloatArray:
-        """Kolmogorov's equations of M/M/1 queues, laws `[B, length]`, arrival rates `[B, 1]`."""
+        """Return Kolmogorov's equations of M/M/1 queues, laws `[B, length]`, arrival rates `[B, 1]`."""
         up, down = rate * law[:, :-1], law[:, 1:]
         change = np.zeros_like(law)
         change[:, :-1] += down - up
@@ -236,7 +236,7 @@ def bounded_pareto_moment(
     above: float | None = None,
     below: float | None = None,
 ) -> float:
-    """E[size^order; above < size <= below] of a Pareto law on [low, high]."""
+    """Return E[size^order; above < size <= below] of a Pareto law on [low, high]."""
     above, below = low if above is None else above, high if below is None else below
     density = tail_index * low**tail_index / (1.0 - (low / high) ** tail_index)
     power = order - tail_index
@@ -246,7 +246,7 @@ def bounded_pareto_moment(
 def sita_e(
     load: float, num_processors: int, tail_index: float, low: float, high: float
 ) -> tuple[FloatArray, float]:
-    """Cutoffs and mean wait of SITA-E on equal processors, sizes bounded Pareto (Harchol-Balter 1999).
+    """Return cutoffs and mean wait of SITA-E, equal processors, sizes bounded Pareto (Harchol-Balter 1999).
 
     Each processor is an M/G/1 queue of the sizes between two cutoffs, and all have the same load.
 
@@ -273,7 +273,7 @@ def sita_e(
 
 
 def mmpp_gaps(burst_ratio: float, burst_fraction: float, cycle_tasks: float) -> tuple[float, float]:
-    """Of an MMPP(2), by matrices (Fischer and Meier-Hellstern 1993)."""
+    """Return variation and autocorrelation for an MMPP(2), by matrices (Fischer, Meier-Hellstern 1993)."""
     low = 1.0 / (1.0 + burst_fraction * (burst_ratio - 1.0))
     rates = np.array([low * burst_ratio, low])
     leave = 1.0 / (np.array([burst_fraction, 1.0 - burst_fraction]) * cycle_tasks)
@@ -285,13 +285,19 @@ def mmpp_gaps(burst_ratio: float, burst_fraction: float, cycle_tasks: float) -> 
 
 
 def drift_gaps(volatility: float, memory_tasks: float) -> tuple[float, float]:
-    """Of exponential gaps whose log-rate is a normal autoregression: products of lognormal means."""
+    """Return variation and autocorrelation if the log-rate is a normal autoregression.
+
+    They come from products of lognormal means; gaps are exponential at a given rate.
+    """
     squared_cv = 2.0 * np.exp(volatility**2) - 1.0
     return float(squared_cv), float(np.expm1(volatility**2 * np.exp(-1.0 / memory_tasks)) / squared_cv)
 
 
 def shift_gaps(regime_tasks: float, rate_spread: float) -> tuple[float, float]:
-    """Of exponential gaps whose log-rate is drawn anew, uniformly, at the end of geometric regimes."""
+    """Return variation and autocorrelation if the log-rate is drawn uniformly in each geometric regime.
+
+    Gaps are exponential at a given rate.
+    """
     spread = np.log(rate_spread)
     second = np.sinh(2.0 * spread) / (2.0 * spread) / (np.sinh(spread) / spread) ** 2
     squared_cv = 2.0 * second - 1.0
@@ -299,7 +305,10 @@ def shift_gaps(regime_tasks: float, rate_spread: float) -> tuple[float, float]:
 
 
 def diurnal_gaps(amplitude: float, period_tasks: float) -> tuple[float, float]:
-    """Of a Poisson process of rate 1 + amplitude sin(phase), by quadrature over phases and gaps."""
+    """Return variation and autocorrelation of a Poisson process of rate 1 + amplitude sin(phase).
+
+    They come from a quadrature over phases and gaps.
+    """
     phases, times = 128, 10_000
     omega = 2.0 * np.pi / period_tasks
     phase = 2.0 * np.pi * np.arange(phases + 1) / phases

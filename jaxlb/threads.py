@@ -8,7 +8,10 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 @contextlib.contextmanager
 def threads() -> Iterator[Executor]:
-    """A thread for each core; an error does not wait for what has not begun, Ctrl-C for nothing."""
+    """Open a pool of one thread a core.
+
+    An error does not wait for what has not begun, Ctrl-C for nothing.
+    """
     pool, wait = ThreadPoolExecutor(os.cpu_count()), True
     try:
         yield pool

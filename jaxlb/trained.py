@@ -41,11 +41,11 @@ class Training:
     seeds: list[int]
 
     def trainer(self) -> Trainer:
-        """The method."""
+        """Return the trainer of the method."""
         return TRAINERS[self.method]
 
     def spec(self) -> Spec:
-        """What the environment is made from.
+        """Return what the environment is made from.
 
         Raises:
           ValueError: it was one's own.
@@ -55,7 +55,7 @@ class Training:
         return Spec(**self.environment)
 
     def config(self, **own: Any) -> Any:
-        """The settings, with what no name makes.
+        """Return the settings, with what no name makes.
 
         Raises:
           ValueError: that is missing.
@@ -74,7 +74,7 @@ class Training:
 def describe(
     env: Systems, params: Any, config: Any, seeds: Sequence[int], spec: Spec | None = None
 ) -> Training:
-    """What a training with these settings is.
+    """Describe a training with these settings.
 
     Raises:
       ValueError: a setting is out of bounds, or does not agree with others or the environment.
@@ -99,7 +99,7 @@ def write(path: Path, training: Training, variables: Any, **about: Any) -> None:
 
 
 def read(path: Path, **own: Any) -> Scheduler:
-    """The scheduler whose variables a file has.
+    """Read the scheduler whose variables a file has.
 
     Args:
       path: of the file.
@@ -120,7 +120,7 @@ def read(path: Path, **own: Any) -> Scheduler:
 
 
 def training_of(path: Path, found: Any) -> Training:
-    """What a file says of a training, if this jaxlb can use what came of it."""
+    """Read what a file says of a training, if this jaxlb can use what came of it."""
     try:
         training = Training(**found)
         known, theirs = dict(training.trainer().known), training.features

@@ -55,7 +55,7 @@ def guarded_sita(
     num_tasks: int = 2000,
     warmup: int = 500,
 ) -> dict[str, Tuned]:
-    """The best of `GUARDED_SITA` on a system, by mean "completion" and by "violations".
+    """Find the best of `GUARDED_SITA` on a system, by mean "completion" and by "violations".
 
     All settings get the same tasks, side by side in one program.
 

@@ -166,23 +166,23 @@ class ArrivalProcess(Protocol):
         ...
 
     def start(self, key: Key, lanes: Lanes) -> Any:
-        """The stationary state before the first arrival; the key is consumed."""
+        """Draw the stationary state before the first arrival; the key is consumed."""
         ...
 
     def gap(self, state: Any, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Any]:
-        """The next gap `[...]` and the state after it."""
+        """Return the next gap `[...]` and the state after it."""
         ...
 
     def size(self, state: Any, drawn: Array, extra: Array) -> Array:
-        """The size of the task that just arrived, given what the size law drew."""
+        """Return the size of the task that just arrived, given what the size law drew."""
         ...
 
     def priority(self, state: Any, drawn: Array) -> Array:
-        """Its priority, given what the class probabilities drew."""
+        """Return its priority, given what the class probabilities drew."""
         ...
 
     def deadline(self, state: Any, computed: Array) -> Array:
-        """Its deadline, given what size and class slack make it."""
+        """Return its deadline, given what size and class slack make it."""
         ...
 
 
@@ -194,15 +194,15 @@ class SizeLaw(Protocol):
         ...
 
     def mean(self) -> Array:
-        """Expected size, exact."""
+        """Return the expected size, exact."""
         ...
 
     def second_moment(self) -> Array:
-        """Expected squared size, exact."""
+        """Return the expected squared size, exact."""
         ...
 
     def inverse_survival(self, uniform: Array) -> Array:
-        """The size that is exceeded with probability `uniform`."""
+        """Return the size that is exceeded with probability `uniform`."""
         ...
 
 

@@ -32,7 +32,7 @@ def write(path: Path, about: Mapping[str, Any], tree: Any) -> None:
 
 
 def about(path: Path) -> dict[str, Any]:
-    """What a file says about itself.
+    """Read what a file says about itself.
 
     Raises:
       ValueError: it is none, cannot be read, or is of a format that this version does not know.
@@ -42,7 +42,7 @@ def about(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, like: Any) -> Any:
-    """The pytree in a file, as NumPy's arrays, and keys as JAX's.
+    """Read the pytree in a file, as NumPy's arrays, and keys as JAX's.
 
     Args:
       path: of the file.

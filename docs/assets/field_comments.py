@@ -9,7 +9,7 @@ class FieldComments(griffe.Extension):
     """Comments behind fields become the "Attributes" of a docstring that has none."""
 
     def on_class_members(self, *, cls: griffe.Class, **kwargs: Any) -> None:
-        """Called for every class, once all that is in it has been read."""
+        """Add the comments to the docstring of a class, once all that is in it has been read."""
         del kwargs
         if cls.docstring is None or "Attributes:" in cls.docstring.value:
             return

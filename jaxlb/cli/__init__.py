@@ -61,7 +61,7 @@ STOPPED = 130
 
 
 def _parse(arguments: Sequence[str]) -> Any:
-    """What the arguments ask for: the command, and whether to be verbose or quiet.
+    """Read the arguments: the command, and whether to be verbose or quiet.
 
     Raises:
       ValueError: they cannot be understood.
@@ -111,7 +111,7 @@ def _parse(arguments: Sequence[str]) -> Any:
 
 
 def _configured(arguments: Sequence[str]) -> Any:
-    """The command that `--config FILE` makes; None if there is none among the arguments."""
+    """Return the command that `--config FILE` makes; None if there is none among the arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
     try:
@@ -133,7 +133,7 @@ def _configured(arguments: Sequence[str]) -> Any:
 
 
 def _command(command: type, settings: dict[str, Any]) -> Any:
-    """A command with settings from a file, which are checked as if they had been typed."""
+    """Make a command with settings from a file, which are checked as if they had been typed."""
     fields = {field.name: field for field in dataclasses.fields(command)}
     arguments = []
     for name, value in settings.items():
@@ -145,7 +145,7 @@ def _command(command: type, settings: dict[str, Any]) -> Any:
 
 
 def _tyro(target: Any, arguments: Sequence[str], *config: Any) -> Any:
-    """What arguments say, as a dataclass; ValueError with one line if they cannot be understood."""
+    """Make a dataclass of arguments; raise ValueError with one line if they cannot be understood."""
     errors, helped = io.StringIO(), io.StringIO()
     # tyro's help is coloured on any terminal.
     plain = contextlib.redirect_stdout(helped) if os.environ.get("NO_COLOR") else contextlib.nullcontext()
@@ -168,9 +168,9 @@ def _tyro(target: Any, arguments: Sequence[str], *config: Any) -> Any:
 
 
 def _join() -> bool:
-    """Join the processes that the environment names; whether this one is to be heard.
+    """Join the processes that the environment names; return whether this one prints.
 
-    Slurm and Open MPI tell their number and place; without them JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
+    Slurm and Open MPI give their number and place; without them JAX_NUM_PROCESSES and JAX_PROCESS_ID do.
     """
     if "JAX_COORDINATOR_ADDRESS" not in os.environ:
         return True
@@ -215,7 +215,7 @@ def _keep_programs() -> None:
 
 
 def _processor() -> str:
-    """What can do other instructions has another name: programs are made of those of this one."""
+    """Return a name for the processor and its instructions: compiled programs only run on their like."""
     try:
         about = Path("/proc/cpuinfo").read_text(encoding="utf-8")
         about = next(line for line in about.splitlines() if line.startswith(("flags", "Features")))
@@ -225,11 +225,11 @@ def _processor() -> str:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Do what the arguments ask for.
+    """Run the command that the arguments name.
 
     Returns:
       0; 1 if a verification failed or a training diverged; 2 if the input is bad; 130 after Ctrl-C. What is
-      not 0 is told in one line on standard error.
+      not 0 comes with one line on standard error.
     """
     verbose = False
     try:
@@ -263,7 +263,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the command of this process's arguments and exit."""
     # One XLA device for each core: lanes run side by side instead of waiting for each other at every step.
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     os.environ.setdefault("XLA_FLAGS", XLA_FLAGS)

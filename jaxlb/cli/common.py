@@ -27,18 +27,18 @@ class _Screen(Console):
     """Standard output, whose reader may have had enough: `run` knows what to do then."""
 
     def on_broken_pipe(self) -> None:
-        """Raise it."""
+        """Raise the error."""
         raise
 
 
 def console() -> Console:
-    """Standard output for people."""
+    """Return a console that writes to standard output, for people."""
     # A pipe has no width; a wide table is what its reader wants.
     return _Screen(width=None if sys.stdout.isatty() else 132)
 
 
 def note(text: str) -> None:
-    """Standard error for people, unless they want it quiet."""
+    """Write a line for people to standard error, unless they want it quiet."""
     LOG.info(text)
 
 
@@ -70,11 +70,11 @@ class Where:
     """Accept a load of 1 or more."""
 
     def overrides(self) -> dict[str, Any]:
-        """Parameters of the scenario by name."""
+        """Return the parameters of the scenario that the options set, by name."""
         return checks.settings("--set", self.set) | ({} if self.load is None else {"load": self.load})
 
     def spec(self) -> Spec:
-        """What the environment is made from."""
+        """Return what the environment is made from."""
         if (self.trace is None) != (self.trace_format is None):
             raise ValueError("--trace and --trace-format go together: give both or none")
         if self.trace_options and self.trace is None:
@@ -85,7 +85,7 @@ class Where:
 
 
 def command_line(command: Any) -> str:
-    """The line that asks for a command; options that have their defaults are left out."""
+    """Return the line that runs a command; options that have their defaults are left out."""
     words = ["jaxlb", type(command).__name__.lower()]
     for field in dataclasses.fields(command):
         value, option = getattr(command, field.name), f"--{field.name.replace('_', '-')}"
@@ -108,13 +108,16 @@ def alone(command: str) -> None:
 
 
 def dumps(result: dict[str, Any]) -> str:
-    """A JSON object for files and standard output."""
+    """Write a JSON object for files and standard output."""
     return json.dumps(result, indent=2, allow_nan=False) + "\n"
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str, float], None] | None]:
-    """A progress bar on standard error, if that is a terminal; until something moves, it says "compiling"."""
+    """Show a progress bar on standard error, if that is a terminal.
+
+    Until something moves, it reads "compiling".
+    """
     if not sys.stderr.isatty() or not LOG.isEnabledFor(logging.INFO):
         yield None
         return

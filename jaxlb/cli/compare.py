@@ -61,7 +61,7 @@ class _Judge(Writes):
     """Print one JSON object instead of a table."""
 
     def setup(self, spec: Spec, checkpoints: Sequence[Path]) -> Setup:
-        """What the options ask for."""
+        """Check the options, and make what they name."""
         checks.at_least("lanes", self.lanes, 1)
         checks.at_least("tasks", self.tasks, 1)
         checks.seed("seed", self.seed)
@@ -142,7 +142,7 @@ class Evaluate(_Judge, Where):
         self.judge_and_report(self.setup(spec, (self.directory,)))
 
     def _on(self, trained: Spec) -> Spec:
-        """What was trained on, changed as the options say."""
+        """Return the specification that was trained on, changed as the options say."""
         if trained.trace is None or self.trace is not None:
             trace = self.spec().trace
         else:
@@ -153,7 +153,7 @@ class Evaluate(_Judge, Where):
 
 
 def entries(names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams) -> dict[str, Scheduler]:
-    """The schedulers that options name, those that were trained last."""
+    """Return the schedulers that options name, those that were trained last."""
     chosen: dict[str, Scheduler] = {name: scheduler(name) for name in checks.entries(names)}
     for directory in checkpoints:
         chosen |= _trained(directory, env, params)
@@ -161,7 +161,7 @@ def entries(names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams
 
 
 def _trained(directory: Path, env: Env, params: EnvParams) -> dict[str, Scheduler]:
-    """What a run trained, by the names that the table gives it."""
+    """Return the schedulers that a run trained, by the names that the table gives them."""
     run = runs.find(directory)
     run.training.check(env, params)
     name, found = directory.resolve().name, run.load()
@@ -169,7 +169,7 @@ def _trained(directory: Path, env: Env, params: EnvParams) -> dict[str, Schedule
 
 
 def _pm(value: float, interval: Interval, scale: float = 1.0) -> str:
-    """Value and half width, to four figures and as many decimals."""
+    """Write a value and its half width, to four figures and as many decimals."""
     half = 0.0 if interval is None else scale * 0.5 * (interval[1] - interval[0])
     value = scale * value
     size = max(abs(value), half)
@@ -182,7 +182,7 @@ def _pm(value: float, interval: Interval, scale: float = 1.0) -> str:
 
 
 def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
-    """The table for people."""
+    """Print the table for people."""
     source = (
         comparison.scenario
         if described["trace"] is None

@@ -67,7 +67,7 @@ class Demo:
             print_table(*table)
 
     def _report(self) -> tuple[dict[str, Any], list[tuple[Comparison, dict[str, Any]]]]:
-        """Train, compare; the numbers of the page, and the tables to print."""
+        """Train and compare; return the numbers of the page, and the tables to print."""
         began = time.perf_counter()
         trainings = [self._train(*training) for training in TRAININGS]
         trained = {training["name"]: training["scenario"] for training in trainings}
@@ -101,7 +101,7 @@ class Demo:
         return html.training(runs.find(out), command_line(command), time.perf_counter() - began)
 
     def _compare(self, scenario: str, trained: dict[str, str]) -> tuple[dict[str, Any], Any]:
-        """The scenario's part of the page, and what its table is made of."""
+        """Return the scenario's part of the page, and what its table is made of."""
         fit, misfits = self._fit(scenario, trained)
         rules, lanes, tasks = (FEWER, 256, 800) if self.quick else (RULES, 1024, 2000)
         best = BEST[scenario][:1] if self.quick else BEST[scenario]
@@ -126,7 +126,7 @@ class Demo:
         return section, (comparison, setup.described)
 
     def _fit(self, scenario: str, trained: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-        """Those of the trained that join on a scenario, and why the others do not."""
+        """Return the trained that can join on a scenario, and why the others cannot."""
         environment = make(scenario)
         misfits = {}
         for name in trained:
@@ -141,6 +141,6 @@ class Demo:
 
 
 def _shown(command: Any) -> Any:
-    """The command, once its line has been shown."""
+    """Print the command's line, and return the command."""
     print(f"$ {command_line(command)}", file=sys.stderr)
     return command

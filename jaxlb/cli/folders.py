@@ -20,7 +20,7 @@ _NOT_SETTINGS = {"config", "out", "json", "resume", "overwrite"}
 def begin(
     command: Any, directory: Path | None, scenario: str | None = None, resumed: bool = False, **about: Any
 ) -> Iterator[Record]:
-    """A run folder for a command; None for its directory: nothing is written.
+    """Keep the record of a command in its run folder; without a folder (None) nothing is written.
 
     Args:
       command: an instance of its dataclass.
@@ -51,7 +51,7 @@ def begin(
 
 
 def writable(directory: Path) -> None:
-    """Create a folder, try it, and look for the plotting library, before any work is done."""
+    """Create a folder, try it, and check that there is a plotting library, before any work is done."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--out draws pictures with matplotlib: pip install 'jaxlb[plot]'")
     try:
@@ -64,7 +64,7 @@ def writable(directory: Path) -> None:
 
 
 def _options(command: Any) -> dict[str, Any]:
-    """A command's options as JSON has them."""
+    """Return a command's options as JSON has them."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -77,7 +77,7 @@ def _options(command: Any) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    """The command that a run's record is of, and its options.
+    """Read which command a run's record is of, and its options.
 
     Raises:
       ValueError: it is none.

@@ -148,7 +148,7 @@ def check(names: Sequence[str]) -> None:
 def opened(
     names: Sequence[str], run: runs.Run, identity: str, done: int
 ) -> Iterator[Callable[[Sequence[Mapping[str, Any]]], None]]:
-    """Loggers for all trainings of a run: what yields takes rows of `metrics.jsonl`."""
+    """Open the loggers for all trainings of a run; yield a function that takes rows of `metrics.jsonl`."""
     training, directory = run.training, run.directory
     with contextlib.ExitStack() as stack:
         logs: dict[int, list[Log]] = {

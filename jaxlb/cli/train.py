@@ -95,7 +95,7 @@ class Train(Writes, Where):
         note(f"next: jaxlb evaluate {out}")
 
     def _given(self, training: Training) -> dict[str, Any]:
-        """What the options say that were given, as the run's record would have it."""
+        """Return the options that were given, as the run's record would have them."""
         wanted = dataclasses.asdict(training)
         environment = wanted["environment"]
         given = {
@@ -109,7 +109,7 @@ class Train(Writes, Where):
 
 
 def _draw(run: Run, env: Env, params: EnvParams, config: Any) -> None:
-    """How it learned, and what the predictions of the first seed are worth, on tasks of their own."""
+    """Draw how it learned and, on tasks of their own, what the predictions of the first seed are worth."""
     from jaxlb.report import plots
 
     plots.learning_curves(run.logged()).savefig(run.directory / "learning_curves.png")
@@ -128,7 +128,7 @@ def _draw(run: Run, env: Env, params: EnvParams, config: Any) -> None:
 
 
 def _reached(run: Run) -> tuple[Table, str]:
-    """What each seed reached; the first figure of the best seed as a line."""
+    """Return what each seed reached as a table, and the first figure of the best seed as a line."""
     training, trainer = run.training, run.training.trainer()
     table = Table(title=f"{trainer.name} on {training.spec().scenario}", title_justify="left")
     shown = [(name, *curve(name)) for name in trainer.reached]

@@ -58,7 +58,7 @@ class Verify(Writes):
 
 
 def _print_cases(cases: list[Case]) -> None:
-    """The cases for people, a table for each group."""
+    """Print the cases for people, a table for each group."""
     screen = console()
     for group, members in itertools.groupby(cases, key=lambda case: case.group):
         table = Table(title=group, title_justify="left")

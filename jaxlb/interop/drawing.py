@@ -14,7 +14,7 @@ class Picture:
     """Drawn anew at every step: each queue a bar, each task in it a block as high as it takes time."""
 
     def __init__(self, window: bool) -> None:
-        """An empty figure, of pyplot's if it is to be a `window`."""
+        """Make an empty figure, of pyplot's if it is to be a `window`."""
         if window:
             from matplotlib import pyplot
 
@@ -55,7 +55,7 @@ class Picture:
         axes.spines[["top", "right"]].set_visible(False)
 
     def pixels(self) -> np.ndarray:
-        """`[height, width, 3]` uint8."""
+        """Return the picture as `[height, width, 3]` uint8."""
         canvas: Any = self._figure.canvas
         canvas.draw()
         return np.asarray(canvas.buffer_rgba())[..., :3].copy()

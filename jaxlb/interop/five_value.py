@@ -34,21 +34,21 @@ class FiveValueEnv:
         return self.env.num_actions
 
     def action_space(self, params: Any = None) -> Any:
-        """The environment's: gymnax's own class where gymnax is imported."""
+        """Return the environment's space of actions: gymnax's own class where gymnax is imported."""
         return self.env.action_space(params)
 
     def observation_space(self, params: Any = None) -> Any:
-        """The environment's: gymnax's own class where gymnax is imported."""
+        """Return the environment's space of observations: gymnax's own class where gymnax is imported."""
         return self.env.observation_space(params)
 
     def reset(self, key: Key, params: Any = None) -> tuple[Array, Any]:
-        """The first observation and state of an episode; the key is consumed."""
+        """Return the first observation and state of an episode; the key is consumed."""
         return self.env.reset(key, params)
 
     def step(
         self, key: Key, state: Any, action: Array, params: Any = None
     ) -> tuple[Array, Any, Array, Array, dict[str, Any]]:
-        """One step, with a reset where the episode ends.
+        """Take one step, with a reset where the episode ends.
 
         Args:
           key: consumed.

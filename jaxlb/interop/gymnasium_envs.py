@@ -32,7 +32,7 @@ def _step(env: Env, params: EnvParams, key: Key, state: EnvState, action: Array)
 
 
 def _over_lanes(function: Any, mapped: int) -> Any:
-    """The function of one environment for all, in one program; the first two arguments are common."""
+    """Map the function of one environment over all, in one program; the first two arguments are common."""
 
     def lanes(env: Env, params: EnvParams, *args: Any) -> Any:
         return jax.vmap(functools.partial(function, env), (None, *(0,) * mapped))(params, *args)
@@ -47,7 +47,7 @@ _keys = jax.jit(jax.vmap(jax.random.key))
 
 
 def _actions(name: str, actions: Any, shape: tuple[int, ...], num_actions: int) -> np.ndarray:
-    """Actions as int32 of a shape; ValueError if one is no processor, or no whole number."""
+    """Return actions as int32 of a shape; raise ValueError if one is no processor, or no whole number."""
     try:
         found = np.asarray(actions)
     except ValueError:
@@ -151,7 +151,7 @@ class LoadBalancingEnv(gymnasium.Env[np.ndarray, np.int64]):
         return np.array(info["final_observation"]), float(reward), bool(terminated), ended, outcome
 
     def render(self) -> np.ndarray | None:  # type: ignore[override]
-        """The queues now: pixels `[height, width, 3]`, or a window, or nothing, by render mode."""
+        """Draw the queues now: pixels `[height, width, 3]`, or a window, or nothing, by render mode."""
         if self.render_mode is None or self._state is None:
             return None
         if self._picture is None:
@@ -276,7 +276,7 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return observation, reward, terminated, truncated, infos
 
     def render(self) -> tuple[np.ndarray, ...] | None:  # type: ignore[override]
-        """The queues of every lane now, to one scale: pixels `[height, width, 3]` each; or nothing."""
+        """Draw the queues of every lane now, to one scale: pixels `[height, width, 3]` each; or nothing."""
         if self._picture is None or self._state is None:
             return None
         speed, pictures = np.asarray(self.params.speed), []
@@ -289,7 +289,10 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
 
 def _masked(values: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
-    """Information of some lanes, as Gymnasium has it: 0 elsewhere, and whose it is; no lanes, no entries."""
+    """Return information of some lanes as Gymnasium has it.
+
+    Elsewhere it is 0, and a mask says whose it is; without lanes there are no entries.
+    """
     if not mask.any():
         return {}
     infos = {}

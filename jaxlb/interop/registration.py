@@ -66,7 +66,7 @@ def _has(made: Any, *functions: str) -> bool:
 
 
 def _to_gymnasium(name: str) -> None:
-    """Let `gymnasium.make` and `make_vec` know a scenario, as jaxlb/NAME-v0, where Gymnasium is installed."""
+    """Register a scenario as jaxlb/NAME-v0 with `gymnasium.make` and `make_vec`, if Gymnasium is there."""
     if importlib.util.find_spec("gymnasium") is None:
         return
     import gymnasium

@@ -135,7 +135,7 @@ def _optimiser(config: DQNConfig) -> optax.GradientTransformation:
 @functools.partial(jax.jit, static_argnames="env")
 @broadcasts
 def start_dqn(env: Systems, params: Any, config: DQNConfig, key: Key) -> DQNState:
-    """Before the first iteration: empty queues, an empty memory, new networks.
+    """Return the state before the first iteration: empty queues, an empty memory, new networks.
 
     Args:
       env: static; one, or several.
@@ -165,7 +165,7 @@ def start_dqn(env: Systems, params: Any, config: DQNConfig, key: Key) -> DQNStat
 @functools.partial(jax.jit, static_argnames="env")
 @broadcasts
 def continue_dqn(env: Systems, params: Any, config: DQNConfig, state: DQNState) -> tuple:
-    """The iterations up to the next judgement of the greedy policy, and that.
+    """Run the iterations up to the next judgement of the greedy policy, and judge it.
 
     Args:
       env: static.
@@ -200,7 +200,7 @@ def continue_dqn(env: Systems, params: Any, config: DQNConfig, state: DQNState) 
 
 
 def _judged(greedy: Scheduler, config: DQNConfig, env: Env, params: EnvParams, key: Key) -> dict[str, Array]:
-    """The greedy policy's figures of `Progress` in a system; the key is consumed."""
+    """Return the greedy policy's figures of `Progress` in a system; the key is consumed."""
     goal = dataclasses.replace(env, reward=rewards.Weighted()), config.weights.put_into(params)
     tasks = config.evaluation_tasks
     found = rollout(*goal, greedy, key, config.num_lanes, tasks, tasks // 2)
@@ -214,7 +214,7 @@ def _judged(greedy: Scheduler, config: DQNConfig, env: Env, params: EnvParams, k
 
 
 def _iterate(env: Systems, params: Any, config: DQNConfig, state: DQNState) -> tuple:
-    """One task of every lane, one gradient step."""
+    """Run one task of every lane and one gradient step."""
     collect_key, replay_key = jax.random.split(jax.random.fold_in(state.iterate_key, state.iteration))
     explore = collecting.exploration(config, state.iteration)
     each, variables = trainer.systems(env, params), state.variables
@@ -235,7 +235,7 @@ def _iterate(env: Systems, params: Any, config: DQNConfig, state: DQNState) -> t
 
 
 def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
-    """One gradient step on remembered steps, as many of each system."""
+    """Take one gradient step on remembered steps, as many of each system."""
     c, variables, count = config, state.variables, len(state.systems)
 
     def value(network: Any, step: Step) -> Array:
@@ -245,7 +245,7 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
         return jnp.take_along_axis(value, action[:, None], -1)[:, 0]
 
     def batch(memory: Memory, key: Key) -> tuple[Step, Array, Array]:
-        """Steps, their targets, and which of them count."""
+        """Draw steps; return them, their targets, and which of them count."""
         rows = memory.rows
         num_rows = rows.action.shape[0]
         row, lane = replay.draw(memory, key, c.batch_size // count, c.n_step)
@@ -349,7 +349,7 @@ def _check(env: Systems, params: Any, config: DQNConfig) -> None:
 
 
 def _variables(config: DQNConfig, num_processors: int) -> learned.Variables:
-    """Before training."""
+    """Return the variables before training."""
     x = features.nothing(learned.NAMES, num_processors, len(learned.objective(config.weights)))
     return learned.untrained(config.network, jax.random.key(0), x, config.weights, config.forecaster)
 

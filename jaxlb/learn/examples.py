@@ -41,7 +41,7 @@ def _act_mixed(
 
 
 def decided(own: Scheduler, memory: tuple, observation: Observation) -> Examples:
-    """What a scheduler is told, and what each choice would lead to."""
+    """Return what a scheduler observes of a decision, and what each choice would lead to."""
     forecaster, (tracked, *_) = own.variables.forecaster, memory
     _, seen, forecast = forecaster.update(forecaster.variables, tracked, observation)
     return Examples(features.extract(seen, forecast, regression.NAMES), regression.completions(seen.truth))
@@ -52,7 +52,7 @@ def _record(mixture: Scheduler, memory: tuple, observation: Observation) -> Exam
 
 
 def examples(env: Env, params: EnvParams, config: Any, own: Scheduler, trained: Array, key: Key) -> Examples:
-    """A round of them in one system, `[T, N, ...]`.
+    """Collect a round of examples in one system, `[T, N, ...]`.
 
     Args:
       env: static.

@@ -105,13 +105,13 @@ def _acting(
 
 
 def _variables(config: GNNConfig, num_processors: int) -> Regression:
-    """Before training."""
+    """Return the variables before training."""
     x = features.nothing(regression.NAMES, num_processors)
     return regression.untrained(config.network, jax.random.key(0), x, config.forecaster)
 
 
 def _outputs(config: GNNConfig, variables: Regression, x: Features) -> Array:
-    """What the network says of decisions in a row, `[T, ..., P]` or `[T, ..., P, 2]`."""
+    """Return the network's outputs for decisions in a row, `[T, ..., P]` or `[T, ..., P, 2]`."""
     network = learned.remembering(config.network)
     x = features.standardise(variables.moments, x)
     _, *lanes, num_processors, _ = x.processor.shape
@@ -124,7 +124,7 @@ def _outputs(config: GNNConfig, variables: Regression, x: Features) -> Array:
 
 
 def loss(config: GNNConfig, variables: Regression, examples: Examples) -> Array:
-    """Of the second half of decisions in a row: the mean squared error, or as the target has it."""
+    """Return the loss of the second half of decisions in a row: squared error, or as the target has it."""
     out = _outputs(config, variables, examples.features)
     first = out.shape[0] // 2
     out, completion = out[first:], examples.completion[first:]
@@ -146,7 +146,7 @@ def _target(config: GNNConfig, completion: Array) -> Array:
 
 
 def predicted(config: GNNConfig, variables: Regression, x: Features) -> Array:
-    """Completion times of decisions in a row `[T, ..., P]`, mean services; a classifier's: not a number."""
+    """Predict completion times `[T, ..., P]` of decisions in a row, mean services; NaN for a classifier."""
     mean, spread = regression.estimate(variables, _outputs(config, variables, x), x.processor.shape[-2])
     if config.target == "choice":
         return jnp.full_like(mean, jnp.nan)
@@ -154,7 +154,7 @@ def predicted(config: GNNConfig, variables: Regression, x: Features) -> Array:
 
 
 def _standardising(config: GNNConfig, variables: Regression, examples: tuple[Examples, ...]) -> Regression:
-    """The variables with moments of these examples."""
+    """Return the variables with moments of these examples."""
 
     def rows(leaf: Array) -> Array:
         return leaf.reshape(-1, leaf.shape[-1])
@@ -174,7 +174,7 @@ def _standardising(config: GNNConfig, variables: Regression, examples: tuple[Exa
 
 @broadcasts
 def start_gnn(env: Systems, params: Any, config: GNNConfig, key: Key) -> GNNState:
-    """Before the first round: no examples, a new network.
+    """Return the state before the first round: no examples, a new network.
 
     Args:
       env: static.
@@ -209,7 +209,7 @@ def start_gnn(env: Systems, params: Any, config: GNNConfig, key: Key) -> GNNStat
 @functools.partial(jax.jit, static_argnames="env")
 @broadcasts
 def continue_gnn(env: Systems, params: Any, config: GNNConfig, state: GNNState) -> tuple[GNNState, Progress]:
-    """A round: examples, gradient steps on those of all rounds so far, a look at lanes that were held out."""
+    """Run a round: collect examples, fit to those of all rounds so far, judge on lanes that were held out."""
     c, num_steps = config, config.num_iterations // config.num_evaluations
     round_ = state.iteration // num_steps
     example_key, fit_key = jax.random.split(jax.random.fold_in(state.round_key, round_))
@@ -261,7 +261,7 @@ def continue_gnn(env: Systems, params: Any, config: GNNConfig, state: GNNState) 
 
 
 def _judged(config: GNNConfig, variables: Regression, examples: Examples) -> dict[str, Array]:
-    """Figures of `Progress` on examples that nothing was fitted to."""
+    """Return figures of `Progress` on examples that nothing was fitted to."""
     out, truth = _outputs(config, variables, examples.features), examples.completion
     mean, spread = regression.estimate(variables, out, truth.shape[-1])
     cost = regression.cost("completion", mean, spread, jnp.ones_like(mean[..., 0]))
@@ -287,7 +287,7 @@ class Inspection(struct.PyTreeNode):
 
 @functools.partial(jax.jit, static_argnames="env")
 def inspect(env: Env, params: EnvParams, config: GNNConfig, variables: Regression, key: Key) -> Inspection:
-    """What its predictions are worth on new tasks, as many as of a round of training; the key is consumed."""
+    """Measure what the predictions are worth, on as many new tasks as in a round; the key is consumed."""
     c, lanes = config, (config.num_lanes,)
     task_key, replay_key = jax.random.split(key)
     params = with_lane_axis(params, lanes)

@@ -102,7 +102,10 @@ class _MessagePassing(nn.Module):
         return _duel(value, nn.Dense(1)(h.mean(-2))) if self.duelling else value, memory
 
     def _received(self, h: Array, processor: Array) -> Array:
-        """What each node is told of its neighbours, `[..., P, E]`; `[..., 1, E]` where all are told alike."""
+        """Return what each node receives of its neighbours, `[..., P, E]`.
+
+        Where all nodes receive the same, it is `[..., 1, E]`.
+        """
         if self.graph == "full" and self.pooling != "attention":
             return h.mean(-2, keepdims=True) if self.pooling == "mean" else h.max(-2, keepdims=True)
         if self.graph == "learned":
@@ -120,7 +123,7 @@ class _MessagePassing(nn.Module):
         return message.mean(-2) if self.pooling == "mean" else message.max(-2)
 
     def _index(self, processor: Array, salience: Array | None) -> Array | None:
-        """Neighbours of each node, `[..., P, K]`, or of all of them, `[..., 1, K]`; None: all are."""
+        """Return neighbours of each node, `[..., P, K]`, or of all of them, `[..., 1, K]`; None: all are."""
         num_processors = processor.shape[-2]
         if self.graph == "full" or self.neighbours >= num_processors:
             return None
@@ -135,18 +138,18 @@ class _MessagePassing(nn.Module):
 
 
 def _gathered(h: Array, index: Array) -> Array:
-    """`[..., I, K, E]` of nodes `[..., P, E]` by index `[..., I, K]`."""
+    """Gather `[..., I, K, E]` from nodes `[..., P, E]` by index `[..., I, K]`."""
     flat = jnp.take_along_axis(h, index.reshape(*index.shape[:-2], -1, 1), -2)
     return flat.reshape(*index.shape, h.shape[-1])
 
 
 def _duel(advantage: Array, level: Array) -> Array:
-    """A level that all choices share, and advantages of mean 0 (Wang et al. 2016)."""
+    """Add a level that all choices share to advantages, made to have mean 0 (Wang et al. 2016)."""
     return level + advantage - advantage.mean(-1, keepdims=True)
 
 
 def _network(module: nn.Module, apply: Callable[..., Any] = nn.Module.apply) -> Network:
-    """A module behind (init, apply); `apply` is (module, parameters, features) -> values."""
+    """Wrap a module as (init, apply); `apply` is (module, parameters, features) -> values."""
     return Network(init=partial(nn.Module.init, module), apply=partial(apply, module))
 
 
@@ -157,7 +160,7 @@ def _widths(widths: Sequence[int]) -> tuple[int, ...]:
 
 
 def _apply_to_as_many(module: nn.Module, parameters: Any, x: Features) -> Any:
-    """A perceptron's values.
+    """Return a perceptron's values.
 
     Raises:
       ValueError: it was trained for another number of processors.
@@ -174,7 +177,7 @@ def _apply_to_as_many(module: nn.Module, parameters: Any, x: Features) -> Any:
 
 
 def mlp(widths: tuple[int, ...] = (128, 128), duelling: bool = False) -> Network:
-    """A multi-layer perceptron over all features: for processors of given speeds in a given order.
+    """Make a multi-layer perceptron over all features: for processors of given speeds in a given order.
 
     Args:
       widths: of the hidden layers.
@@ -184,7 +187,7 @@ def mlp(widths: tuple[int, ...] = (128, 128), duelling: bool = False) -> Network
 
 
 def per_processor(widths: tuple[int, ...] = (64, 32, 32), duelling: bool = False) -> Network:
-    """A permutation-equivariant network: the same weights for any number of processors, in any order.
+    """Make a permutation-equivariant network: the same weights for any number of processors, in any order.
 
     Args:
       widths: of the layers; before each a processor learns the mean, the most and the least over all.
@@ -207,7 +210,7 @@ def gnn(
     outputs: int = 1,
     duelling: bool = False,
 ) -> Network:
-    """A message-passing network over processors: the same weights for any number of them.
+    """Make a message-passing network over processors: the same weights for any number of them.
 
     Permuting processors permutes the values (but for ties in "speed" and "load" graphs, which go by index).
 
@@ -246,7 +249,7 @@ def _apply_recurrent(module: nn.Module, parameters: Any, memory: Array, x: Featu
 def recurrent_gnn(
     widths: tuple[int, ...] = (32, 32), rounds: int = 1, pooling: Pooling = "mean", outputs: int = 1
 ) -> Recurrent:
-    """Message passing between nodes that remember, for `train_gnn`.
+    """Make a network that passes messages between nodes that remember, for `train_gnn`.
 
     The first layer goes through a GRU (Cho et al. 2014), whose state stays with the processor from task to
     task.
@@ -264,7 +267,7 @@ def recurrent_gnn(
 
 
 def _message_passing(widths: Sequence[int], rounds: int, pooling: str, graph: str, *options: Any) -> Any:
-    """The module, its options checked; in the order of its fields."""
+    """Make the module, with its options checked; they come in the order of its fields."""
     for name, value, allowed in (("pooling", pooling, get_args(Pooling)), ("graph", graph, get_args(Graph))):
         checks.known(name, value, allowed)
     widths = _widths(widths)
@@ -288,7 +291,7 @@ OPTIONS = sorted({name for make in NETWORKS.values() for name in inspect.signatu
 
 
 def network(name: str, **options: Any) -> Network | Recurrent:
-    """A network by its name and its options.
+    """Make a network by its name and its options.
 
     Raises:
       ValueError: an unknown name or a bad option.
@@ -306,7 +309,7 @@ def network(name: str, **options: Any) -> Network | Recurrent:
 
 
 def described(network: Network | Recurrent) -> dict[str, Any] | None:
-    """The name and the options that `network` makes one from, as JSON has them; None: it is one's own."""
+    """Describe a network by the name and options that `network` takes, as JSON; None if it is one's own."""
     module = next(iter(getattr(network.init, "args", ())), None)
     name = _NAMES.get((type(module), type(network)))
     if name is None or NETWORKS[name](**_options(name, module)) != network:

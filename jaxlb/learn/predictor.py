@@ -101,7 +101,7 @@ def _example(collecting: Scheduler, memory: Tracking, observation: Observation) 
 
 @functools.partial(jax.jit, static_argnames="env")
 def examples(env: Env, params: EnvParams, config: PredictorConfig, key: Key) -> tuple[Examples, Examples]:
-    """Examples to fit to, and as many that are held out, of other lanes; the key is consumed.
+    """Draw examples to fit to, and as many that are held out, of other lanes; the key is consumed.
 
     Half of the lanes are under LWR, half under LWR on the backlogs that were kept account of.
     """
@@ -127,7 +127,7 @@ def examples(env: Env, params: EnvParams, config: PredictorConfig, key: Key) -> 
 
 
 def loss(predictor: Predictor, fit: Fit, examples: Examples) -> Array:
-    """Half the mean squared error of standardised backlogs, or minus their mean Gaussian log likelihood."""
+    """Return half the mean squared error of standardised backlogs, or minus their Gaussian log likelihood."""
     x = predictors.standardised(fit, examples.x)
     target = (examples.backlog - fit.mean) / fit.deviation
     found = predictor.apply(fit.network, x)
@@ -138,7 +138,7 @@ def loss(predictor: Predictor, fit: Fit, examples: Examples) -> Array:
 
 
 def _untrained(predictor: Predictor, key: Key, examples: Examples) -> Fit:
-    """A predictor of the mean of examples; the key is consumed."""
+    """Return a predictor of the mean of examples; the key is consumed."""
     feature_mean = examples.x.mean(1)
     return Fit(
         network=predictor.init(key, examples.x),
@@ -155,7 +155,7 @@ def _untrained(predictor: Predictor, key: Key, examples: Examples) -> Fit:
 
 @broadcasts
 def start_predictor(env: Systems, params: Any, config: PredictorConfig, key: Key) -> PredictorState:
-    """Before the first iteration: examples, and a predictor of their mean."""
+    """Return the state before the first iteration: examples, and a predictor of their mean."""
     example_key, network_key = jax.random.split(key)
     each = trainer.systems(env, params)
     keys = trainer.keys(example_key, len(each))
@@ -171,7 +171,7 @@ def start_predictor(env: Systems, params: Any, config: PredictorConfig, key: Key
 def continue_predictor(
     env: Systems, params: Any, config: PredictorConfig, state: PredictorState
 ) -> tuple[PredictorState, Progress]:
-    """The steps up to the next look at the examples that were held out, and that."""
+    """Run the steps up to the next judgement on the examples that were held out, and judge."""
     del env, params
     predictor, fit, num_steps = (
         config.predictor,
@@ -229,7 +229,7 @@ def train_predictor(env: Systems, params: Any, config: PredictorConfig | None, k
 
 
 def _variables(config: PredictorConfig, num_processors: int) -> Fit:
-    """Before training."""
+    """Return the variables before training."""
     del num_processors
     x = jnp.zeros((len(config.predictor.features), 1), jnp.float32)
     return _untrained(config.predictor, jax.random.key(0), Examples(x, x[0]))

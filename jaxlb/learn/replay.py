@@ -20,20 +20,20 @@ class Memory(struct.PyTreeNode):
 
 
 def start(row: Any, num_rows: int) -> Memory:
-    """An empty memory for rows like `row`, leaves `[N, ...]`."""
+    """Return an empty memory for rows like `row`, leaves `[N, ...]`."""
     rows = jax.tree.map(lambda leaf: jnp.zeros((num_rows, *leaf.shape), leaf.dtype), row)
     return Memory(rows=rows, count=jnp.int32(0))
 
 
 def add(memory: Memory, row: Any) -> Memory:
-    """The memory with a row in place of the oldest one."""
+    """Add a row in place of the oldest one."""
     place = memory.count % jax.tree.leaves(memory.rows)[0].shape[0]
     rows = jax.tree.map(lambda ring, leaf: ring.at[place].set(leaf), memory.rows, row)
     return Memory(rows=rows, count=memory.count + 1)
 
 
 def draw(memory: Memory, key: Key, batch_size: int, following: int) -> tuple[Array, Array]:
-    """Places of steps, all as likely, that have rows after them.
+    """Draw places of steps, all as likely, that have rows after them.
 
     Args:
       memory: with more than `following` rows.

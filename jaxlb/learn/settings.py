@@ -19,32 +19,32 @@ Config = TypeVar("Config")
 
 
 def number(default: float | None, **bounds: Any) -> Any:
-    """A number, a leaf; `bounds` are those of `checks.leaf`. None is allowed if it is the default."""
+    """Define a number, a leaf; `bounds` are those of `checks.leaf`. None is allowed if it is the default."""
     return struct.field(default=default, metadata={"bounds": bounds})
 
 
 def fixed(default: float | None, **bounds: Any) -> Any:
-    """A number that is static."""
+    """Define a number that is static."""
     return struct.field(pytree_node=False, default=default, metadata={"bounds": bounds})
 
 
 def count(default: int, low: int = 1) -> Any:
-    """A whole number of at least `low`, static."""
+    """Define a whole number of at least `low`, static."""
     return struct.field(pytree_node=False, default=default, metadata={"low": low})
 
 
 def switch(default: bool) -> Any:
-    """True or false, static."""
+    """Define a setting that is true or false, static."""
     return struct.field(pytree_node=False, default=default, metadata={"switch": True})
 
 
 def choice(default: str, allowed: Iterable[str]) -> Any:
-    """One of several words, static."""
+    """Define a setting that is one of several words, static."""
     return struct.field(pytree_node=False, default=default, metadata={"allowed": tuple(allowed)})
 
 
 def names(default: tuple[str, ...], make: Callable[[str], Any]) -> Any:
-    """At least one name, each of something that `make` makes, static."""
+    """Define at least one name, each of something that `make` makes, static."""
     return struct.field(pytree_node=False, default=default, metadata={"each": make})
 
 
@@ -55,7 +55,7 @@ def named(
     describe: Callable[[Any], dict[str, Any] | None] | None = None,
     pytree_node: bool = False,
 ) -> Any:
-    """What `make(name, **options)` makes; plain settings have its name, and options by theirs.
+    """Define what `make(name, **options)` makes; plain settings have its name, and options by theirs.
 
     `describe` gives these for a value, or None for one that no name makes; without options it is not needed.
     """
@@ -67,12 +67,12 @@ def named(
 
 
 def group(default: Any) -> Any:
-    """Several numbers in a pytree of their own; plain settings have each by its name."""
+    """Define several numbers in a pytree of their own; plain settings have each by its name."""
     return struct.field(default=default, metadata={"group": type(default)})
 
 
 def _plain_names(kind: type) -> dict[str, frozenset[str]]:
-    """Of each field, the names that plain settings have for it."""
+    """List, for each field, the names that plain settings have for it."""
     found = {}
     for field in dataclasses.fields(kind):
         of_group = field.metadata.get("group")
@@ -82,7 +82,7 @@ def _plain_names(kind: type) -> dict[str, frozenset[str]]:
 
 
 def configure(kind: type[Config], **settings: Any) -> Config:
-    """A configuration from plain values, as a file or a command line has them.
+    """Make a configuration from plain values, as a file or a command line has them.
 
     Args:
       kind: of configuration.
@@ -110,14 +110,14 @@ def configure(kind: type[Config], **settings: Any) -> Config:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two pytrees have the same functions and the same numbers."""
+    """Return whether two pytrees have the same functions and the same numbers."""
     if jax.tree.structure(one) != jax.tree.structure(other):
         return False
     return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
 def plain(config: Any) -> dict[str, Any]:
-    """The settings of a configuration as plain values by name, but for what no name alone makes."""
+    """Return the settings of a configuration as plain values by name, but for what no name alone makes."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value, about = getattr(config, field.name), field.metadata
@@ -135,12 +135,12 @@ def plain(config: Any) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Any:
-    """A number, of any library, or numbers, as JSON has them."""
+    """Return a number of any library, or numbers, as JSON has them."""
     return list(value) if isinstance(value, tuple) else value.tolist() if hasattr(value, "tolist") else value
 
 
 def own_fields(kind: type, settings: Mapping[str, Any]) -> list[str]:
-    """The fields of a configuration of which `plain` had no name."""
+    """List the fields of a configuration of which `plain` had no name."""
     fields = dataclasses.fields(kind)
     return [field.name for field in fields if "make" in field.metadata and field.name not in settings]
 

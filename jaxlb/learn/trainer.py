@@ -86,7 +86,7 @@ class TrainResult(struct.PyTreeNode):
 
 
 def train(trainer: Trainer, env: Systems, params: Any, config: Any, key: Key) -> TrainResult:
-    """From start to end; a pure function that may be jitted and vmapped. The key is consumed.
+    """Train from start to end: a pure function that may be jitted and vmapped. The key is consumed.
 
     Raises:
       ValueError: a setting or a parameter out of bounds.
@@ -112,12 +112,12 @@ def check(trainer: Trainer, env: Systems, params: Any, config: Any) -> None:
 
 
 def systems(env: Systems, params: Any) -> tuple[tuple[Env, EnvParams], ...]:
-    """Environments with their parameters."""
+    """Return the environments with their parameters."""
     return ((env, params),) if isinstance(env, Env) else tuple(zip(env, params, strict=True))
 
 
 def checked_systems(env: Systems, params: Any, num_lanes: int) -> tuple[tuple[Env, EnvParams], ...]:
-    """The same, their parameters checked.
+    """Return the environments with their parameters, once those are checked.
 
     Raises:
       ValueError: not as many of each, or a parameter out of bounds.
@@ -133,12 +133,12 @@ def checked_systems(env: Systems, params: Any, num_lanes: int) -> tuple[tuple[En
 
 
 def keys(key: Key, count: int) -> tuple[Key, ...]:
-    """A key for each system, for one the key itself; it is consumed."""
+    """Return a key for each system, or the key itself for one system; it is consumed."""
     return (key,) if count == 1 else tuple(jax.random.split(key, count))
 
 
 def prepared(params: Any, config: Any) -> tuple[Any, Any]:
-    """Parameters, of one environment or of several, and settings, as programs take them: see `canonical`."""
+    """Prepare parameters, of one environment or of several, and settings for programs: see `canonical`."""
     params = jax.tree.map(canonical, params, is_leaf=lambda leaf: isinstance(leaf, EnvParams))
     return params, single(config)
 
@@ -158,7 +158,7 @@ State = TypeVar("State", bound=TrainState)
 
 
 def beginning(variables: Any, optimiser: Any) -> dict[str, Any]:
-    """The fields of a `TrainState` before the first iteration."""
+    """Return the fields of a `TrainState` before the first iteration."""
     return {
         "iteration": jnp.int32(0),
         "variables": variables,
@@ -170,7 +170,10 @@ def beginning(variables: Any, optimiser: Any) -> dict[str, Any]:
 
 
 def updated(state: State, finite: Array, iteration: Array, **new: Any) -> State:
-    """The state with what was learned; once a loss was not finite, at `iteration`, what was learned stays."""
+    """Return the state with what was learned.
+
+    Once a loss was not finite, at `iteration`, what was learned before stays.
+    """
     finite = finite & (state.diverged < 0)
     old = {name: getattr(state, name) for name in new}
     return state.replace(
@@ -180,7 +183,7 @@ def updated(state: State, finite: Array, iteration: Array, **new: Any) -> State:
 
 
 def judged(state: State, variables: Any, objective: Array) -> State:
-    """The state with these variables as the best, if their objective is the largest so far."""
+    """Return the state with these variables as the best, if their objective is the largest so far."""
     better = objective > state.best_objective
     return state.replace(
         best=jax.tree.map(functools.partial(jnp.where, better), variables, state.best),
@@ -189,14 +192,14 @@ def judged(state: State, variables: Any, objective: Array) -> State:
 
 
 def falling(config: Any) -> Callable[[Any], Array]:
-    """The learning rate at each iteration, which falls as a cosine does."""
+    """Return the learning rate at each iteration, which falls as a cosine does."""
     first: Any = jnp.asarray(config.learning_rate)
     schedule = optax.cosine_decay_schedule(first, config.num_iterations, config.final_learning_rate / first)
     return lambda iteration: jnp.asarray(schedule(jnp.asarray(iteration, jnp.float32)))
 
 
 def descend(optimiser: Any, gradient: Any, state: Any, parameters: Any, **extra: Any) -> tuple[Any, Any]:
-    """Parameters and the optimiser's state after a step."""
+    """Return parameters and the optimiser's state after a step."""
     with jax.numpy_dtype_promotion("standard"):  # optax mixes integers with floats
         update, state = optimiser.update(gradient, state, parameters, **extra)
         return optax.apply_updates(parameters, update), state

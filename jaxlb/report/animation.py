@@ -66,7 +66,7 @@ class History:
     """
 
     def __init__(self, tasks: Task, outcome: Outcome) -> None:
-        """Times of arrival, start, departure and deadline."""
+        """Compute times of arrival, start, departure and deadline."""
         gap, deadline = (np.asarray(leaf, np.float64) for leaf in (tasks.gap, tasks.deadline))
         wait, service = (np.asarray(leaf, np.float64) for leaf in (outcome.wait, outcome.service))
         self.arrival = np.cumsum(gap) - gap[0]
@@ -77,7 +77,7 @@ class History:
         self.processor = np.asarray(outcome.action)
 
     def queued(self, now: float) -> Queued:
-        """The tasks in the system, those that start earlier first."""
+        """Return the tasks in the system, those that start earlier first."""
         here = np.flatnonzero((self.arrival <= now) & (now < self.departure))
         here = here[np.argsort(self.start[here], kind="stable")]
         start = np.maximum(self.start[here] - now, 0.0)
@@ -90,7 +90,7 @@ class History:
         )
 
     def count(self, now: float) -> Count:
-        """The counters."""
+        """Count tasks that arrived, that are done, and that were late."""
         done = self.departure <= now
         took = self.departure[done] - self.arrival[done]
         return Count(
@@ -117,7 +117,7 @@ class Film:
     def __init__(
         self, histories: Mapping[str, History], size: np.ndarray, speed: np.ndarray, title: str
     ) -> None:
-        """An empty figure."""
+        """Lay out an empty figure."""
         self.histories, self.size, self.speed = histories, size, speed
         self.width = 0.9 * speed / speed.max()
         self.left = np.cumsum(self.width + 0.12) - self.width
@@ -155,14 +155,14 @@ class Film:
             self.figure.colorbar(shades, ax=list(grid.flat), label="task size (work)", pad=0.02, aspect=30)
 
     def _waits(self, history: History, now: float) -> np.ndarray:
-        """Time until each processor is free, `[P]`."""
+        """Return the time until each processor is free, `[P]`."""
         queued = history.queued(now)
         waits = np.zeros(len(self.speed))
         np.maximum.at(waits, queued.processor, queued.start + queued.remaining)
         return waits
 
     def show(self, now: float, lit: bool = True) -> Figure:
-        """The figure at a time; late tasks are red in frames that are lit, and outlined in others."""
+        """Draw the figure at a time; late tasks are red in frames that are lit, and outlined in others."""
         for name, axes in self.panels.items():
             history = self.histories[name]
             for artist in [*axes.patches, *axes.texts]:
@@ -219,7 +219,7 @@ def check(path: Path) -> None:
 def film(
     env: Env, params: EnvParams, schedulers: Mapping[str, str | Scheduler], key: Key, num_tasks: int
 ) -> Film:
-    """Schedulers on the same tasks, from an empty system on.
+    """Film schedulers on the same tasks, from an empty system on.
 
     Args:
       env: from `jaxlb.make`.

@@ -38,7 +38,7 @@ CURVES = {
 
 
 def curve(name: str) -> tuple[str, float]:
-    """The heading of a figure of progress and its factor."""
+    """Return the heading of a figure of progress and its factor."""
     return CURVES.get(name, (name, 1.0))
 
 
@@ -71,7 +71,7 @@ class BySize(NamedTuple):
 
 
 def tails(comparison: Comparison) -> Tails:
-    """At the edges of the histograms' bins, from the least completion time seen to the largest."""
+    """Return tails at the edges of the histograms' bins, from the least completion time to the largest."""
     histograms = comparison.histograms.values()
     bins = min(one.first for one in histograms), max(one.last for one in histograms)
     counts = {name: one.over(*bins).sum(0) for name, one in comparison.histograms.items()}
@@ -82,7 +82,7 @@ def tails(comparison: Comparison) -> Tails:
 def replayed(
     env: Env, params: EnvParams, schedulers: Mapping[str, str | Scheduler], key: Key, pool: Executor
 ) -> tuple[Task, dict[str, Future[Outcome]]]:
-    """Tasks `[1000, 32]` and what becomes of them under each scheduler.
+    """Return tasks `[1000, 32]` and what becomes of them under each scheduler.
 
     Compiling, most of the work, is left to the threads of a pool. The key is consumed.
     """
@@ -96,7 +96,7 @@ def replayed(
 
 
 def by_size(tasks: Task, outcomes: Mapping[str, Outcome], num_processors: int) -> BySize:
-    """Choices and slowdowns by size of task.
+    """Summarise choices and slowdowns by size of task.
 
     Args:
       tasks: leaves `[T, N]`.

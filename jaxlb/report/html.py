@@ -29,7 +29,7 @@ FIGURES = {"sla_violation_rate": "SLA violations", "mean_completion": "mean comp
 
 
 def training(run: Run, command: str, seconds: float) -> dict[str, Any]:
-    """What a training went through.
+    """Describe what a training went through.
 
     Args:
       run: with one seed.
@@ -69,7 +69,7 @@ def section(
     trained: Mapping[str, str],
     misfits: Mapping[str, str],
 ) -> dict[str, Any]:
-    """All that the page says of a scenario.
+    """Collect all that the page shows of a scenario.
 
     Args:
       comparison: of the schedulers.
@@ -126,7 +126,7 @@ def section(
 
 
 def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> dict[str, Any]:
-    """Who wins by a figure: the learned scheduler that was trained here, or the best rule.
+    """Judge who wins by a figure: the learned scheduler that was trained here, or the best rule.
 
     Two whose 95 % intervals overlap are level; so are two without intervals. What is marked, not stationary
     for example, wins nothing.
@@ -179,7 +179,7 @@ def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenar
 
 
 def remarks(rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> Iterator[str]:
-    """What has to be said of rows that are marked, and of what fails away from where it was trained."""
+    """Yield a remark on each row that is marked, and on what fails away from where it was trained."""
     for row in rows:
         if row.hint:
             yield f"{row.name} is not stationary: {row.hint}."
@@ -198,7 +198,7 @@ def remarks(rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> I
 
 
 def _short(values: Any) -> Any:
-    """Plain numbers to a few digits; what is not finite is None."""
+    """Round plain numbers to a few digits; None stands for what is not finite."""
 
     def short(value: float) -> float | None:
         return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
@@ -208,7 +208,7 @@ def _short(values: Any) -> Any:
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """The whole page, with the report as the JSON that its figures and tables are made from.
+    """Write the whole page, with the report as the JSON that its figures and tables are made from.
 
     Args:
       report: `command`, `seconds`, `versions` by name, `trainings` and `scenarios`, as the functions above

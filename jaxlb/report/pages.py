@@ -38,7 +38,7 @@ wait the time until service starts. Intervals come from independent lanes.
 
 
 def verification(cases: Sequence[Case], command: str, minutes: float) -> str:
-    """What `jaxlb verify` found, as Markdown.
+    """Write what `jaxlb verify` found, as Markdown.
 
     Args:
       cases: groups together.

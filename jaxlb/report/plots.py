@@ -19,7 +19,7 @@ from jaxlb.verification import Case
 
 
 def completion_tails(comparison: Comparison) -> Figure:
-    """Share of tasks that take longer than t, for each scheduler; both axes logarithmic."""
+    """Draw the share of tasks that take longer than t, for each scheduler; both axes logarithmic."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         time, longer = data.tails(comparison)
@@ -41,7 +41,7 @@ def completion_tails(comparison: Comparison) -> Figure:
 
 
 def backlog_path(tasks: Task, outcome: Outcome, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Backlog of each processor at a fine grid of times, from what became of the tasks.
+    """Return the backlog of each processor at a fine grid of times, from what became of the tasks.
 
     Returns:
       Times `[S]` and backlogs `[P, S]`, work.
@@ -60,7 +60,7 @@ def backlog_path(tasks: Task, outcome: Outcome, speed: np.ndarray) -> tuple[np.n
 
 
 def backlogs(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Outcome]) -> Figure:
-    """Backlog over time for each processor, one panel for each scheduler.
+    """Draw the backlog over time for each processor, one panel for each scheduler.
 
     Args:
       env: that was replayed.
@@ -90,7 +90,7 @@ def backlogs(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Ou
 
 
 def choices(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Outcome]) -> Figure:
-    """Which processor gets tasks of which size, and how much each size is slowed down.
+    """Draw which processor gets tasks of which size, and how much each size is slowed down.
 
     Args:
       env: that was replayed.
@@ -151,19 +151,19 @@ def panels_of(count: int, sharey: bool = True) -> tuple[Figure, list[Any]]:
 
 
 def _of_processors(speed: np.ndarray) -> np.ndarray:
-    """A colour for each processor."""
+    """Return a colour for each processor."""
     return plt.get_cmap("viridis")(np.linspace(0.0, 0.95, len(speed)))
 
 
 def _name_processors(figure: Figure, panel: Any, speed: np.ndarray) -> None:
-    """A legend of the processors, if there are few enough for one."""
+    """Add a legend of the processors, if there are few enough for one."""
     if len(speed) <= 10:
         handles, labels = panel.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right upper", title="processor", fontsize=8)
 
 
 def deviations(cases: Sequence[Case]) -> Figure:
-    """Deviations of measured from exact values in standard errors, group by group, beside the normal law."""
+    """Draw the deviations of measured from exact values in standard errors, by group, and the normal law."""
     random = [case for case in cases if case.standard_error]
     groups = list(dict.fromkeys(case.group for case in random))
     with plt.rc_context(STYLE):
@@ -193,7 +193,7 @@ def deviations(cases: Sequence[Case]) -> Figure:
 
 
 def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """What training reached as it went on: a thin line for each seed, the mean, and the spread between.
+    """Draw what training reached as it went on: a thin line for each seed, the mean, and the spread between.
 
     Args:
       rows: of a run's `metrics.jsonl`.
@@ -219,7 +219,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def completions(predicted: np.ndarray, truth: np.ndarray, chosen: np.ndarray, load: np.ndarray) -> Figure:
-    """Predicted against true completion times, and how often the oracle's choice is made, by system load.
+    """Draw predicted against true completion times, and by load how often the choice is the oracle's.
 
     Args:
       predicted: `[D, P]` of D decisions; without them (not a number), only the second panel is drawn.
@@ -264,7 +264,7 @@ def completions(predicted: np.ndarray, truth: np.ndarray, chosen: np.ndarray, lo
 
 
 def influence(change: np.ndarray, names: Sequence[str]) -> Figure:
-    """By how much each processor's prediction depends on what is known of each, `[P, P]`."""
+    """Draw by how much each processor's prediction depends on what is known of each, `[P, P]`."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6, 5), layout="constrained")
         image = axes.imshow(change, cmap="viridis", norm="log")

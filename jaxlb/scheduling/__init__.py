@@ -41,7 +41,7 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
 
 
 def scheduler(name: str, **options: object) -> Scheduler:
-    """A scheduler by name.
+    """Make a scheduler by name.
 
     Args:
       name: one of `schedulers()`; options may follow in it, as in "guarded-sita(big=2, share=0.8)".
@@ -69,7 +69,7 @@ def scheduler(name: str, **options: object) -> Scheduler:
 
 
 def as_scheduler(given: object) -> Scheduler:
-    """A scheduler as it is, or the one of that name with its default options.
+    """Return a scheduler as it is, or the one of that name with its default options.
 
     Raises:
       ValueError: unknown name, or neither a name nor a scheduler.
@@ -87,12 +87,12 @@ def as_scheduler(given: object) -> Scheduler:
 
 
 def schedulers() -> dict[str, str]:
-    """Names of all schedulers, each with the first line of its description."""
+    """List the names of all schedulers, each with the first line of its description."""
     return {name: checks.first_line(factory) for name, factory in _FACTORIES.items()}
 
 
 def add(name: str, factory: Callable[..., Scheduler]) -> None:
-    """Let `scheduler` know a name for what `factory(**options)` makes; see `jaxlb.register`.
+    """Register a name with `scheduler` for what `factory(**options)` makes; see `jaxlb.register`.
 
     What it has made is kept: functions that it makes anew each time would be compiled anew each time.
     """

@@ -60,7 +60,7 @@ def _start(each: tuple[tuple[str, Start], ...], env: Static, params: EnvParams, 
 def _counterfactual(
     candidates: tuple[Scheduler, ...], horizon: float, memory: Memory, task: Task, key: Key
 ) -> Twins:
-    """The twins after the task."""
+    """Return the twins after the task."""
     env, p, twins = memory.env, memory.params, memory.twins
     nominal = None if p.nominal_speed is None else p.nominal_speed[:, None]
     params = p.replace(speed=p.speed[:, None], nominal_speed=nominal)
@@ -105,7 +105,7 @@ def hedge(
     rate: float = 1.0,
     horizon: float = 3000.0,
 ) -> Scheduler:
-    """One of several rules, drawn by weights exp(-rate x what it would have cost so far).
+    """Follow one of several rules, drawn by weights exp(-rate x what it would have cost so far).
 
     Exponential weights as of Littlestone and Warmuth (1994), Freund and Schapire (1997), with forgetting. A
     task costs the logarithm of 1 + its completion time: with heavy tails, means take too long to tell apart.

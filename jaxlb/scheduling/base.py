@@ -14,7 +14,7 @@ Start = Callable[[Static, EnvParams, Lanes], Any]
 
 
 def stateless(name: str, choose: Callable[[Observation, Key], Array]) -> Scheduler:
-    """A scheduler without variables or memory, from (observation, key) -> action."""
+    """Make a scheduler without variables or memory from (observation, key) -> action."""
     return Scheduler(name, (), no_memory, partial(_choose, choose))
 
 
@@ -23,7 +23,7 @@ def _choose(choose: Callable, variables: tuple, memory: Any, observation: Observ
 
 
 def no_memory(env: Static, params: EnvParams, lanes: Lanes) -> tuple:
-    """The start of a scheduler that carries nothing from task to task."""
+    """Start a scheduler that carries nothing from task to task."""
     del env, params, lanes
     return ()
 
@@ -33,7 +33,7 @@ def with_memory(
     start: Start,
     act: Callable[[Any, Observation, Key], tuple[Array, Any]],
 ) -> Scheduler:
-    """A scheduler without variables; `act` is (memory, observation, key) -> (action, memory)."""
+    """Make a scheduler without variables; `act` is (memory, observation, key) -> (action, memory)."""
     return Scheduler(name, (), start, partial(_act, act))
 
 
@@ -42,7 +42,7 @@ def _act(act: Callable, variables: tuple, memory: Any, observation: Observation,
 
 
 def first_memory(name: str, start: Start, env: Static, params: EnvParams, lanes: Lanes) -> Any:
-    """What the scheduler of that name carries to the first task, if its `start` takes what it is told.
+    """Return what the scheduler of that name carries to the first task, if its `start` takes the arguments.
 
     Raises:
       ValueError: `start` takes other arguments.
@@ -59,25 +59,25 @@ def first_memory(name: str, start: Start, env: Static, params: EnvParams, lanes:
 
 
 def starts(schedulers: Sequence[Scheduler]) -> tuple[tuple[str, Start], ...]:
-    """Name and `start` of each, for `first_memories`: what is static of them."""
+    """List the name and `start` of each, for `first_memories`: what is static of them."""
     return tuple((one.name, one.start) for one in schedulers)
 
 
 def first_memories(
     starts: Sequence[tuple[str, Start]], env: Static, params: EnvParams, lanes: Lanes
 ) -> tuple[Any, ...]:
-    """What each of several schedulers carries to the first task."""
+    """Return what each of several schedulers carries to the first task."""
     return tuple(first_memory(name, start, env, params, lanes) for name, start in starts)
 
 
 def uniform_per_processor(key: Key, like: Array) -> Array:
-    """Uniforms shaped like `like` `[P, ...]`; a lane's do not depend on how many there are. Key consumed."""
+    """Draw uniforms shaped like `like` `[P, ...]`; a lane's depend on no other lane. The key is consumed."""
     keys = jax.random.split(key, like.shape[0])
     return jax.vmap(lambda key: jax.random.uniform(key, like.shape[1:], jnp.float32))(keys)
 
 
 def sampled(weights: Array, key: Key, lanes: Lanes) -> Array:
-    """An index drawn in proportion to `weights` `[K, ...]` in each lane; the key is consumed."""
+    """Draw an index in proportion to `weights` `[K, ...]` in each lane; the key is consumed."""
     bounds = jnp.cumsum(weights, 0)
     point = jax.random.uniform(key, lanes, jnp.float32) * bounds[-1]
     return (point >= bounds[:-1]).sum(0, dtype=jnp.int32)
@@ -90,7 +90,7 @@ def chosen_acts(
     keys: Sequence[Key],
     which: Array,
 ) -> tuple[Array, tuple]:
-    """The action, in each lane, of the scheduler with index `which`; the memories of all, who all acted."""
+    """Let all schedulers act; return, in each lane, the action of number `which`, and the memories of all."""
     action, after = jnp.zeros_like(which), []
     for index, (one, memory, key) in enumerate(zip(schedulers, memories, keys, strict=True)):
         theirs, memory = one.act(one.variables, memory, observation, key)

@@ -16,7 +16,7 @@ Ties = Literal["lowest", "fastest", "random"]
 
 
 def _choose(cost: Array, ties: Ties, observation: Observation, key: Key) -> Array:
-    """The processor of smallest cost; ties go to the lowest index, the fastest, or evenly at random."""
+    """Choose the processor of smallest cost; ties go to the lowest index, the fastest, or any at random."""
     if ties == "lowest":
         return first_smallest(cost)
     if ties == "fastest":
@@ -29,7 +29,7 @@ def _random(observation: Observation, key: Key) -> Array:
 
 
 def random() -> Scheduler:
-    """Any processor, each with the same probability."""
+    """Send each task to any processor, each with the same probability."""
     return stateless("random", _random)
 
 
@@ -38,7 +38,7 @@ def _weighted_random(observation: Observation, key: Key) -> Array:
 
 
 def weighted_random() -> Scheduler:
-    """Any processor, with probability proportional to its speed: stable wherever any rule is."""
+    """Draw a processor with probability proportional to its speed: stable wherever any rule is."""
     return stateless("weighted-random", _weighted_random)
 
 
@@ -53,7 +53,7 @@ def _rr(turn: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
 
 
 def rr() -> Scheduler:
-    """Round Robin: processors 0, 1, ..., P-1, 0, ... in turn."""
+    """Take processors in turn, 0, 1, ..., P-1, 0, ...: Round Robin."""
     return with_memory("rr", _first_turn, _rr)
 
 
@@ -71,7 +71,7 @@ def _wrr(credit: Array, observation: Observation, key: Key) -> tuple[Array, Arra
 
 
 def wrr() -> Scheduler:
-    """Smooth weighted Round Robin: shares proportional to speed, spread as evenly as turns allow.
+    """Take turns in shares proportional to speed, as evenly as can be: smooth weighted Round Robin.
 
     Every processor earns its speed, the richest is chosen (ties to the lowest index) and pays the total: the
     algorithm of nginx's upstream module (2012).
@@ -94,7 +94,7 @@ def _least_connections(ties: Ties, observation: Observation, key: Key) -> Array:
 
 
 def least_connections(ties: Ties = "fastest") -> Scheduler:
-    """Fewest tasks per speed: smallest n / speed."""
+    """Send each task where there are fewest tasks per speed: smallest n / speed."""
     checks.known("ties", ties, get_args(Ties))
     return stateless("least-connections", partial(_least_connections, ties))
 
@@ -124,7 +124,7 @@ def _power_of_d(d: int, observation: Observation, key: Key) -> Array:
 
 
 def power_of_d(d: int = 2) -> Scheduler:
-    """Shortest of d queues sampled uniformly with replacement (Mitzenmacher 1996); ties evenly at random."""
+    """Join the shortest of d queues drawn with replacement (Mitzenmacher 1996); ties evenly at random."""
     checks.at_least("d", d, 1)
     return stateless("power-of-d", partial(_power_of_d, d))
 
@@ -135,7 +135,7 @@ def _sed(observation: Observation, key: Key) -> Array:
 
 
 def sed() -> Scheduler:
-    """Shortest Expected Delay: smallest (n + 1) / speed; ties to the fastest."""
+    """Minimise (n + 1) / speed, the Shortest Expected Delay; ties to the fastest."""
     return stateless("sed", _sed)
 
 
@@ -145,7 +145,7 @@ def _lwr(observation: Observation, key: Key) -> Array:
 
 
 def lwr() -> Scheduler:
-    """Least Work Remaining: smallest reported load / speed; ties to the lowest index."""
+    """Minimise reported load / speed, the Least Work Remaining; ties to the lowest index."""
     return stateless("lwr", _lwr)
 
 
@@ -154,7 +154,7 @@ def _lwl(observation: Observation, key: Key) -> Array:
 
 
 def lwl() -> Scheduler:
-    """Least Work Left: smallest wait; ties to the fastest."""
+    """Minimise the wait, the Least Work Left; ties to the fastest."""
     return stateless("lwl", _lwl)
 
 
@@ -164,7 +164,7 @@ def _greedy(observation: Observation, key: Key) -> Array:
 
 
 def greedy() -> Scheduler:
-    """Smallest expected completion, wait + size / speed; ties to the fastest."""
+    """Minimise the expected completion, wait + size / speed; ties to the fastest."""
     return stateless("greedy", _greedy)
 
 
@@ -174,7 +174,7 @@ def _oracle(observation: Observation, key: Key) -> Array:
 
 
 def oracle() -> Scheduler:
-    """Smallest true completion, whatever is visible; ties to the fastest."""
+    """Minimise the true completion, whatever is visible; ties to the fastest."""
     return stateless("oracle", _oracle)
 
 
@@ -188,7 +188,7 @@ def _lwr_rr(threshold: float, turn: Array, observation: Observation, key: Key) -
 
 
 def lwr_rr(threshold: float = 0.1) -> Scheduler:
-    """LWR where one processor is clearly best, Round Robin where the two best are within a threshold.
+    """Follow LWR where one processor is clearly best, Round Robin where the best are within a threshold.
 
     Args:
       threshold: "within" means second - best <= threshold * second, on load / speed.

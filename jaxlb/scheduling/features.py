@@ -20,7 +20,7 @@ class Features(struct.PyTreeNode):
 
 
 def _log_of_one_more(x: Array) -> Array:
-    """Where x is small it need not be exact: half the time of `log1p`."""
+    """Return log(1 + x) in half the time of `log1p`; where x is small it need not be exact."""
     return jnp.log(1.0 + x)
 
 
@@ -46,7 +46,7 @@ PROCESSOR_FEATURES: dict[str, Callable[[Observation, Array], Array]] = {
 
 
 def _stack(parts: Sequence[Array]) -> Array:
-    """`jnp.stack`, each part written by a loop of its own; XLA would choose among all at every entry."""
+    """Stack as `jnp.stack` does, each part by its own loop: XLA would choose among all at every entry."""
     together = jnp.zeros((len(parts), *parts[0].shape), jnp.float32)
     for place, part in enumerate(parts):
         together = jax.lax.dynamic_update_index_in_dim(together, part, place, 0)
@@ -98,7 +98,7 @@ class Moments(struct.PyTreeNode):
 
 
 def no_moments(x: Features) -> Moments:
-    """Of features `[..., G]` and `[..., P, L]` that are taken as they are."""
+    """Return moments of features `[..., G]` and `[..., P, L]` that leave them as they are."""
     return Moments(
         mean=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[-1:], jnp.float32), x),
         variance=jax.tree.map(lambda leaf: jnp.ones(leaf.shape[-1:], jnp.float32), x),
@@ -134,7 +134,7 @@ BOUND = 6.0
 
 
 def standardise(moments: Moments, x: Features) -> Features:
-    """Features with mean 0 and variance 1, within bounds; what never varied is 0, whatever it is now."""
+    """Give features mean 0 and variance 1, within bounds; what never varied is 0, whatever it is now."""
 
     def of(x: Array, mean: Array, variance: Array) -> Array:
         # Feature by feature: XLA computes each in a loop over lanes, where a loop over features would pick

@@ -55,7 +55,7 @@ def _predicted(
 
 
 def predicted(predictor: Predictor, fit: Fit) -> Forecaster:
-    """Waits by a predictor that was trained, as in `drift-aware`. Its memory is of loads."""
+    """Predict waits by a predictor that was trained, as in `drift-aware`. Its memory is of loads."""
     return Forecaster("predicted", fit, tracking.start, partial(_predicted, predictor))
 
 
@@ -66,7 +66,7 @@ FORECASTERS: dict[str, Callable[[], Forecaster]] = {
 
 
 def forecaster(name: str) -> Forecaster:
-    """A forecaster by name; `"predicted"` is by the account of backlogs that is kept.
+    """Make a forecaster by name; `"predicted"` takes the account of backlogs that is kept.
 
     Raises:
       ValueError: an unknown name.

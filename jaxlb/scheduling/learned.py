@@ -57,7 +57,7 @@ def _remembering(apply: Callable, parameters: Any, memory: tuple, x: Features) -
 
 
 def remembering(network: Network | Recurrent) -> Recurrent:
-    """Any network as one that remembers, if only nothing."""
+    """Turn any network into one that remembers, if only nothing."""
     if isinstance(network, Recurrent):
         return network
     return Recurrent(network.init, _no_memory, partial(_remembering, network.apply))
@@ -80,7 +80,7 @@ class Variables(struct.PyTreeNode):
 
 
 def objective(weights: Weights) -> list[Array]:
-    """What a network is told of the reward, so that one can serve several objectives."""
+    """Return what a network reads of the reward, so that one can serve several objectives."""
     sla_weight = jnp.asarray(weights.sla_weight)
     entries = [weights.completion_weight, weights.completion_exponent, weights.imbalance_weight]
     entries += list(sla_weight) if sla_weight.ndim else [sla_weight]
@@ -88,21 +88,21 @@ def objective(weights: Weights) -> list[Array]:
 
 
 def known_rewards(observation: Observation, forecast: Array, weights: Weights) -> Array:
-    """The reward of each choice `[..., P]`, taking forecast and size, in mean services, for the truth."""
+    """Return each choice's reward `[..., P]`, taking forecast and size, in mean services, for the truth."""
     o = observation
     each = rewards.of_each_choice(weights, forecast, o.size, o.priority, o.deadline, o.speed)
     return jnp.moveaxis(each, 0, -1)
 
 
 def values(network: Network, variables: Variables, x: Features, known: Array) -> Array:
-    """The value of each choice `[..., P]`."""
+    """Return the value of each choice `[..., P]`."""
     return known + network.apply(variables.network, features.standardise(variables.moments, x))
 
 
 def untrained(
     network: Network, key: Key, x: Features, weights: Weights, forecaster: Forecaster = FLUID
 ) -> Variables:
-    """New variables of a network for such features and weights; the key is consumed."""
+    """Return new variables of a network for such features and weights; the key is consumed."""
     weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), weights)
     return Variables(network.init(key, x), features.no_moments(x), weights, forecaster)
 
@@ -124,6 +124,6 @@ def _act(
 
 
 def dqn(network: Network, variables: Variables, names: Names = NAMES) -> Scheduler:
-    """The largest value, by a network trained with `jaxlb.train_dqn`; its memory is the forecaster's."""
+    """Maximise the value by a network trained with `jaxlb.train_dqn`; its memory is the forecaster's."""
     start = partial(_start, variables.forecaster.start)
     return Scheduler("dqn", variables, start, partial(_act, network, names))

@@ -29,7 +29,7 @@ def _knots(index: Array, first: Array, growth: Array) -> Array:
 
 
 def _place(wait: Array, first: Array, growth: Array, count: int) -> tuple[Array, Array]:
-    """The grid interval `[...]` int32 that a wait lies in and how far along it; beyond the end, above 1."""
+    """Place a wait on the grid: its interval `[...]` int32, and how far along it; beyond the end, above 1."""
     scaled = jnp.log1p(wait * (growth - 1.0) / first) / jnp.log(growth)
     index = jnp.clip(scaled.astype(jnp.int32), 0, count - 2)
     left = _knots(index, first, growth)
@@ -37,7 +37,7 @@ def _place(wait: Array, first: Array, growth: Array, count: int) -> tuple[Array,
 
 
 def interpolate(values: Values, wait: Array) -> Array:
-    """The table between its knots, bilinear; linear on beyond its end.
+    """Interpolate the table between its knots, bilinearly; linearly on beyond its end.
 
     Args:
       values: solved.
@@ -56,7 +56,7 @@ def interpolate(values: Values, wait: Array) -> Array:
 
 
 def _condensed(law: SizeLaw, count: int) -> tuple[Array, Array]:
-    """A law as `count` sizes with their probabilities, mean kept; fine in the body and in the tail."""
+    """Condense a law to `count` sizes with their probabilities, mean kept, fine in body and tail."""
     size, probability = quadrature(law)
     survival = jnp.cumsum(probability[::-1])[::-1] - 0.5 * probability
     depth = 0.5 * (1.0 - survival) + 0.5 * jnp.log(survival) / jnp.log(survival[-1])
@@ -67,7 +67,7 @@ def _condensed(law: SizeLaw, count: int) -> tuple[Array, Array]:
 
 
 def _growth(first: Array, last: Array, grid: int) -> Array:
-    """The factor with which intervals from `first` on reach `last` at the end of the grid, by bisection."""
+    """Find, by bisection, the factor with which intervals from `first` on reach `last` at the grid's end."""
     low, high = jnp.float32(1e-4), jnp.float32(2.0)
     for _ in range(30):
         middle = 0.5 * (low + high)
@@ -77,7 +77,7 @@ def _growth(first: Array, last: Array, grid: int) -> Array:
 
 
 def solve(params: EnvParams, grid: int = 160) -> Values:
-    """Relative value iteration for two processors, Poisson arrivals, mean response as the cost per task.
+    """Iterate relative values for two processors, Poisson arrivals, mean response as the cost per task.
 
     Before an arrival with waits w, and with X the size to come and s_i the speeds,
     v(w) = E min_i (w_i + X / s_i + h(w + e_i X / s_i)) - mean response, h(w) = E v((w - gap)+); after
@@ -107,7 +107,7 @@ def solve(params: EnvParams, grid: int = 160) -> Values:
         knots = _knots(jnp.arange(grid, dtype=jnp.int32), narrowest, growth)
 
         def moved(values: Array, wait: Array) -> Array:
-            """Values at other waits of the first processor, `[G, G]`."""
+            """Return values at other waits of the first processor, `[G, G]`."""
             index, along = _place(wait, narrowest, growth, grid)
             return values[index] * (1.0 - along)[:, None] + values[index + 1] * along[:, None]
 
@@ -149,7 +149,7 @@ def solve(params: EnvParams, grid: int = 160) -> Values:
 
 
 def costs(values: Values, wait: Array, size: Array, speed: Array) -> Array:
-    """What a task costs at either processor, itself and later ones: `[2, ...]` time.
+    """Return what a task costs at either processor, itself and later ones: `[2, ...]` time.
 
     Args:
       values: solved.
@@ -180,7 +180,7 @@ def _optimal(values: Values, observation: Observation, key: Key) -> tuple[Array,
 
 
 def optimal() -> Scheduler:
-    """Smallest mean response of two processors under Poisson arrivals, by value iteration.
+    """Minimise the mean response of two processors under Poisson arrivals, by value iteration.
 
     Takes some seconds when a run starts; ties go to the fastest. Optimal where sizes and waits are visible,
     fresh and exact, and gaps and sizes independent; and for the mean response, not for deadlines.

@@ -28,7 +28,7 @@ class Memory(struct.PyTreeNode):
 
 
 def drifted(detector: Detector, state: Any, load: Array, backlog: Array, error: Array) -> tuple[Any, Array]:
-    """The detector's state, and where predictions and reports have come apart.
+    """Return the detector's state, and where predictions and reports have come apart.
 
     Args:
       detector: of drift.
@@ -79,7 +79,7 @@ def _act(
 def predicting(
     name: str, predictor: Predictor, fit: Fit, detector: Detector | None, hold: int = 1
 ) -> Scheduler:
-    """LWR that takes predicted loads for `hold` decisions after every alarm; without a detector, always.
+    """Follow LWR on predicted loads for `hold` decisions after every alarm; without a detector, always.
 
     Ties of predicted loads go to the fastest, those of reported ones to the lowest index, as in LWR.
     """
@@ -87,12 +87,12 @@ def predicting(
 
 
 def predictive() -> Scheduler:
-    """Least predicted work remaining, whatever is reported: by the account of it that is kept."""
+    """Minimise the predicted work remaining, whatever is reported: by the account of it that is kept."""
     return predicting("predictive", *predictors.reckoned(), detector=None)
 
 
 def drift_aware(detector: str = "threshold", hold: int = 1) -> Scheduler:
-    """LWR on predicted loads while the reported ones have drifted from them, on the reported ones otherwise.
+    """Follow LWR on predicted loads while reported ones have drifted from them, else on the reported ones.
 
     Args:
       detector: of drift, by name: `jaxlb.drift.DETECTORS`.

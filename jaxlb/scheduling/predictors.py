@@ -72,22 +72,22 @@ def _predictor(name: str, features: tuple[str, ...], widths: tuple[int, ...], ou
 
 
 def linear(features: Sequence[str] = tuple(FEATURES)) -> Predictor:
-    """Linear in all features, or in some of them."""
+    """Make a predictor that is linear in all features, or in some of them."""
     return _predictor("linear", tuple(features), (), 1)
 
 
 def original() -> Predictor:
-    """Linear in the moving averages and the system's load average."""
+    """Make a predictor that is linear in the moving averages and the system's load average."""
     return linear(ORIGINAL)
 
 
 def mlp(widths: Sequence[int] = (32, 32)) -> Predictor:
-    """A small perceptron on all features."""
+    """Make a small perceptron on all features."""
     return _predictor("mlp", tuple(FEATURES), tuple(widths), 1)
 
 
 def gaussian(widths: Sequence[int] = (32, 32)) -> Predictor:
-    """Mean and variance: a perceptron fitted by Gaussian likelihood."""
+    """Make a predictor of mean and variance: a perceptron fitted by Gaussian likelihood."""
     return _predictor("gaussian", tuple(FEATURES), tuple(widths), 2)
 
 
@@ -110,7 +110,7 @@ def _as_it_is(parameters: tuple, x: Array) -> Array:
 
 
 def reckoned() -> tuple[Predictor, Fit]:
-    """The account of the backlog that `tracking` keeps, as it is.
+    """Return a predictor that takes the account of the backlog that `tracking` keeps, as it is.
 
     A linear predictor that is trained on all features comes to the same.
     """
@@ -128,7 +128,7 @@ def reckoned() -> tuple[Predictor, Fit]:
 
 
 def predictor(name: str, **options: Any) -> Predictor:
-    """A predictor by its name and options.
+    """Make a predictor by its name and options.
 
     Raises:
       ValueError: an unknown name, or a feature there is none of.
@@ -138,7 +138,7 @@ def predictor(name: str, **options: Any) -> Predictor:
 
 
 def standardised(fit: Fit, x: Array) -> Array:
-    """Features `[L, P, ...]` with mean 0 and variance 1."""
+    """Standardise features `[L, P, ...]` to mean 0 and variance 1."""
 
     def along(leaf: Array) -> Array:
         return leaf.reshape(-1, *(1,) * (x.ndim - 1))
@@ -147,7 +147,7 @@ def standardised(fit: Fit, x: Array) -> Array:
 
 
 def predict(predictor: Predictor, fit: Fit, x: Array) -> tuple[Array, Array]:
-    """Backlogs predicted from features `[L, P, ...]`, and their standard errors, `[P, ...]` each."""
+    """Predict backlogs from features `[L, P, ...]`; return them and standard errors, `[P, ...]` each."""
     found = predictor.apply(fit.network, standardised(fit, x))
     backlog = jnp.maximum(fit.mean + fit.deviation * found[0], 0.0)
     if found.shape[0] == 1:
@@ -158,7 +158,7 @@ def predict(predictor: Predictor, fit: Fit, x: Array) -> tuple[Array, Array]:
 def forecast(
     predictor: Predictor, fit: Fit, memory: Tracking, observation: Observation
 ) -> tuple[Tracking, Observation, Array, Array]:
-    """A look at the system, and what is predicted then.
+    """Update the memory by an observation, and predict from it.
 
     Returns:
       The memory of loads after it; what was seen, in mean services; the backlogs `[P, ...]` that are

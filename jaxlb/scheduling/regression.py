@@ -38,7 +38,7 @@ class Regression(struct.PyTreeNode):
 def untrained(
     network: Network | Recurrent, key: Key, x: Features, forecaster: Forecaster = FLUID
 ) -> Regression:
-    """New variables of a network for such features; the key is consumed."""
+    """Return new variables of a network for such features; the key is consumed."""
     return Regression(
         network=network.init(key, x),
         moments=features.no_moments(x),
@@ -49,12 +49,12 @@ def untrained(
 
 
 def completions(truth: Truth) -> Array:
-    """What each choice truly takes, `[..., P]`."""
+    """Return what each choice truly takes, `[..., P]`."""
     return jnp.moveaxis(response(truth.wait, truth.size, truth.speed), 0, -1)
 
 
 def estimate(variables: Regression, out: Array, num_processors: int) -> tuple[Array, Array | None]:
-    """Mean of the target and, of a distribution, its standard deviation, `[..., P]` each."""
+    """Return the target's mean and, of a distribution, its standard deviation, `[..., P]` each."""
     mean, deviation = variables.mean, variables.deviation
     if out.shape[-1] == num_processors:
         return mean + deviation * out, None
@@ -72,7 +72,7 @@ class Feedback(struct.PyTreeNode):
 
 
 def no_feedback(num_processors: int, lanes: Lanes) -> Feedback:
-    """Nothing came in yet."""
+    """Return feedback before anything came in."""
     nothing = jnp.zeros((PENDING, *lanes), jnp.float32)
     return Feedback(
         offset=jnp.zeros((num_processors, *lanes), jnp.float32),
@@ -84,7 +84,7 @@ def no_feedback(num_processors: int, lanes: Lanes) -> Feedback:
 
 
 def update_offsets(feedback: Feedback, gap: Array, rate: float) -> Feedback:
-    """The tasks that departed in the last `gap` `[...]` mean services move the offsets of their processors.
+    """Move processors' offsets by the tasks that departed in the last `gap` `[...]` mean services.
 
     A step of gradient descent on the squared error for each of them.
     """
@@ -99,7 +99,7 @@ def update_offsets(feedback: Feedback, gap: Array, rate: float) -> Feedback:
 
 
 def add_pending(feedback: Feedback, action: Array, completion: Array, predicted: Array) -> Feedback:
-    """Remember a task that was sent to processor `action`, until it departs.
+    """Add a task that was sent to processor `action` to those that are pending, until it departs.
 
     Args:
       feedback: so far.
@@ -119,7 +119,7 @@ def add_pending(feedback: Feedback, action: Array, completion: Array, predicted:
 
 
 def cost(decision: Decision, mean: Array, spread: Array | None, deadline: Array) -> Array:
-    """What is to be smallest, of predictions `[..., P]` (logarithms, where there is a spread)."""
+    """Return what is to be smallest, of predictions `[..., P]` (logarithms, where there is a spread)."""
     if spread is None:
         return mean
     if decision == "completion":
@@ -128,7 +128,7 @@ def cost(decision: Decision, mean: Array, spread: Array | None, deadline: Array)
 
 
 def _lanes_last(memory: Any, count: int) -> Any:
-    """Arrays of networks with their `count` leading lane axes last, as memories of schedulers have them."""
+    """Put the `count` leading lane axes of a network's arrays last, as memories of schedulers have them."""
     front, back = tuple(range(count)), tuple(range(-count, 0))
     return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, front, back), memory)
 
@@ -193,7 +193,7 @@ def gnn(
     adaptation: float | None = None,
     names: Names = NAMES,
 ) -> Scheduler:
-    """The smallest predicted completion, by a network trained with `jaxlb.train_gnn`.
+    """Minimise the predicted completion, by a network trained with `jaxlb.train_gnn`.
 
     Its memory is the forecaster's, the network's and `Feedback`.
 

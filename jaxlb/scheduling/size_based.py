@@ -19,7 +19,7 @@ _CELLS, _TAIL_CELLS = 2**14, 2**12
 
 
 def quadrature(law: SizeLaw) -> tuple[Array, Array]:
-    """Sizes of a law in ascending order, and their probabilities: a discrete law much like it.
+    """List sizes of a law in ascending order, and their probabilities: a discrete law much like it.
 
     The inverse survival function at the middles of cells of (0, 1): equal ones down to 1/32, from there to
     2^-27 in geometric steps. Sorted, since the function of a mixture is not monotone.
@@ -36,7 +36,7 @@ def quadrature(law: SizeLaw) -> tuple[Array, Array]:
 
 
 def load_cutoffs(law: SizeLaw, fractions: Array) -> Array:
-    """Sizes below which lie the given fractions of the load.
+    """Return sizes below which lie the given fractions of the load.
 
     Args:
       law: of task sizes.
@@ -52,7 +52,7 @@ def load_cutoffs(law: SizeLaw, fractions: Array) -> Array:
 
 
 def around(law: SizeLaw, cutoffs: Array) -> tuple[Array, Array]:
-    """Fractions `[F]` of the load that tasks smaller than each cutoff bring, and those at most as large."""
+    """Return parts `[F]` of the load from tasks smaller than each cutoff, and from those up to it."""
     size, probability = quadrature(law)
     work = jnp.cumsum(size * probability)
     up_to = jnp.concatenate([jnp.zeros(1, jnp.float32), work / work[-1]])
@@ -61,17 +61,17 @@ def around(law: SizeLaw, cutoffs: Array) -> tuple[Array, Array]:
 
 
 def with_larger(cutoffs: Array, moved: Array) -> Array:
-    """Cutoffs for `size > cutoff`, those that are `moved` just below: then tasks of that size are larger."""
+    """Return cutoffs for `size > cutoff`, the `moved` ones just below: then tasks of that size are larger."""
     return jnp.where(moved, jnp.nextafter(jax.lax.stop_gradient(cutoffs), jnp.zeros_like(cutoffs)), cutoffs)
 
 
 def speeds(params: EnvParams) -> Array:
-    """Speeds `[P]` of the first lane: what a rule computes beforehand is shared by all lanes."""
+    """Return speeds `[P]` of the first lane: what a rule computes beforehand is shared by all lanes."""
     return params.speed.reshape(params.speed.shape[0], -1)[:, 0]
 
 
 def _intervals(small_to: str, env: Static, params: EnvParams, lanes: Lanes) -> tuple[Array, Array]:
-    """Sizes that part the intervals, and the interval of each processor."""
+    """Return sizes that part the intervals, and the interval of each processor."""
     del env
     speed = speeds(params)
     order = jnp.argsort(speed if small_to == "slowest" else -speed, stable=True)
@@ -93,7 +93,7 @@ def _sita_e(memory: tuple[Array, Array], observation: Observation, key: Key) -> 
 
 
 def sita_e(small_to: str = "slowest") -> Scheduler:
-    """Size Interval Task Assignment with Equal load (Harchol-Balter, Crovella, Murta 1999).
+    """Assign size intervals of equal load to processors: SITA-E (Harchol-Balter, Crovella, Murta 1999).
 
     Each processor serves one interval of sizes, cut so that all are utilised equally. Tasks of a size that a
     cut falls on belong to the intervals on both sides of it, and go where they complete first.
@@ -108,7 +108,7 @@ def sita_e(small_to: str = "slowest") -> Scheduler:
 def _guard(
     big: int, big_to: str, share: float, env: Static, params: EnvParams, lanes: Lanes
 ) -> tuple[Array, Array]:
-    """The largest size of a small task, and which processors take big ones."""
+    """Return the largest size of a small task, and which processors take big ones."""
     del env
     speed = speeds(params)
     rank = jnp.argsort(jnp.argsort(speed if big_to == "slowest" else -speed, stable=True))
@@ -132,7 +132,7 @@ def _guarded_sita(memory: tuple[Array, Array], observation: Observation, key: Ke
 
 
 def guarded_sita(big: int = 1, big_to: str = "slowest", share: float = 1.0) -> Scheduler:
-    """Big tasks only to some processors; small tasks wherever they complete first.
+    """Send big tasks only to some processors, small tasks wherever they complete first.
 
     A task is big if it belongs to the largest ones that together bring `share` times the work that the
     guarded processors can do in proportion to their speed. Within its processors a task goes where its wait
@@ -165,7 +165,7 @@ def _fpi(weight: Array, observation: Observation, key: Key) -> tuple[Array, Arra
 
 
 def fpi() -> Scheduler:
-    """First Policy Iteration (Hyytia, Penttinen, Aalto 2012): cost of admitting a task, now and later.
+    """Follow First Policy Iteration (Hyytia, Penttinen, Aalto 2012): least cost of admission, now and later.
 
     One improvement step from a Bernoulli split in proportion to speed, under which queue i is an M/G/1 of
     arrival rate l_i and load r: with w the wait and x/s the service,
@@ -177,7 +177,7 @@ def fpi() -> Scheduler:
 def _card_start(
     band: float, threshold: float, env: Static, params: EnvParams, lanes: Lanes
 ) -> tuple[Array, Array, Array]:
-    """Sizes that part small, medium and large tasks; the long processor; the limit of a short one's wait."""
+    """Return sizes that part small, medium and large; the long processor; the limit of a short one's wait."""
     del env, lanes
     speed = speeds(params)
     long = first_smallest(speed)
@@ -201,7 +201,7 @@ def _card(memory: tuple[Array, Array, Array], observation: Observation, key: Key
 
 
 def card(band: float = 0.2, threshold: float = 2.0) -> Scheduler:
-    """CARD, Controlled Asymmetry Reduces Delay (Xie, Grosof, Scully 2024).
+    """Follow CARD, Controlled Asymmetry Reduces Delay (Xie, Grosof, Scully 2024).
 
     One processor is long, the others short. Small tasks go to the short processor with the least wait, large
     ones to the long processor, medium ones to that short processor while its wait is at most a threshold,

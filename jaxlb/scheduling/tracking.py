@@ -25,7 +25,7 @@ class Tracking(struct.PyTreeNode):
 
 
 def start(params: EnvParams, lanes: Lanes) -> Tracking:
-    """Nothing seen yet."""
+    """Return a memory without any observation."""
     nothing = jnp.zeros((params.speed.shape[0], *lanes), jnp.float32)
     return Tracking(
         unit=mean_service(params, lanes),
@@ -39,7 +39,7 @@ def start(params: EnvParams, lanes: Lanes) -> Tracking:
 
 
 def update(tracking: Tracking, observation: Observation) -> tuple[Tracking, Observation]:
-    """The memory after a look at the system, and what was seen, in mean services."""
+    """Update the memory by an observation; return it, and the observation in mean services."""
     o = in_mean_services(observation, tracking.unit)
     first = tracking.count == 0
     newest = jnp.arange(WINDOW, dtype=jnp.int32) == tracking.count % WINDOW
@@ -64,7 +64,7 @@ def update(tracking: Tracking, observation: Observation) -> tuple[Tracking, Obse
 
 
 def _moving(tracking: Tracking) -> tuple[Array, Array, Array]:
-    """Of the loads in the window: mean, slope per decision, and standard deviation; `[P, ...]` each."""
+    """Return mean, slope per decision and standard deviation of the loads in the window, `[P, ...]` each."""
     back = (tracking.count - 1 - jnp.arange(WINDOW, dtype=jnp.int32)) % WINDOW
     used = (back < tracking.count).astype(jnp.float32)
     count = used.sum()
@@ -97,5 +97,5 @@ FEATURES: dict[str, Callable[[Tracking, Observation], Array]] = {
 
 
 def features(names: tuple[str, ...], tracking: Tracking, observation: Observation) -> Array:
-    """Those features of every processor, `[L, P, ...]`."""
+    """Return those features of every processor, `[L, P, ...]`."""
     return jnp.stack([FEATURES[name](tracking, observation) for name in names])

@@ -6,17 +6,17 @@ from jaxlb.types import Array, EnvParams, Lanes, Observation
 
 
 def mean_service(params: EnvParams, lanes: Lanes) -> Array:
-    """Time that a task of mean size takes at mean speed, of each lane."""
+    """Return the time that a task of mean size takes at mean speed, of each lane."""
     return jnp.broadcast_to(params.size.mean() / params.speed.mean(0), lanes)
 
 
 def mean_size(observation: Observation, unit: Array) -> Array:
-    """Work that takes `unit` `[...]` time at the processors' mean speed."""
+    """Return the work that takes `unit` `[...]` time at the processors' mean speed."""
     return unit * observation.speed.mean(0)
 
 
 def in_mean_services(observation: Observation, unit: Array) -> Observation:
-    """The observation with work in mean sizes, speed in mean speeds, times in mean services.
+    """Express work in mean sizes, speed in mean speeds, times in mean services.
 
     Args:
       observation: of lanes `[...]`.

@@ -51,7 +51,7 @@ class SystemState(struct.PyTreeNode):
 
 
 def start(num_processors: int, queue_capacity: int, lanes: Lanes = ()) -> SystemState:
-    """An empty system."""
+    """Return an empty system."""
     return SystemState(
         clock=jnp.zeros(lanes, jnp.float32),
         clock_error=jnp.zeros(lanes, jnp.float32),
@@ -75,7 +75,7 @@ def advance(state: SystemState, gap: Array) -> SystemState:
 
 
 def _until(state: SystemState, time: Array, error: Array) -> Array:
-    """From the clock to a time, rounded once; negative if that has passed."""
+    """Return the time from the clock to a moment, rounded once; negative if that has passed."""
     difference, lost = two_sum(time, -state.clock)
     return difference + (lost + (error - state.clock_error))
 
@@ -163,7 +163,7 @@ def _with_new_origin(state: SystemState) -> SystemState:
 
 @_with_new_origin.defjvp
 def _with_new_origin_jvp(primals: tuple, tangents: tuple) -> tuple[SystemState, SystemState]:
-    """The same by selection, since loops have no reverse mode."""
+    """Move the origin by selection, since loops have no reverse mode."""
     (state,) = primals
     moved = jax.jvp(_from_now, primals, tangents)
     return jax.tree.map(lambda new, old: select(_is_due(state), new, old), moved, (state, *tangents))
@@ -176,7 +176,7 @@ def _holding_cost_of_all(state: SystemState, gap: Array) -> Array:
 
 @jax.custom_jvp
 def holding_cost(state: SystemState, gap: Array) -> Array:
-    """The integral, over the coming `gap` without arrivals, of the number of tasks in the system, `[...]`."""
+    """Integrate the number of tasks in the system, `[...]`, over the coming `gap` without arrivals."""
     capacity = state.departure.shape[1]
     if capacity <= SHORT:
         return _holding_cost_of_all(state, gap)
@@ -196,12 +196,12 @@ def holding_cost(state: SystemState, gap: Array) -> Array:
 
 @holding_cost.defjvp
 def _holding_cost_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    """By a sum over all that is remembered, since loops have no reverse mode."""
+    """Differentiate a sum over all that is remembered, since loops have no reverse mode."""
     return jax.jvp(_holding_cost_of_all, primals, tangents)
 
 
 def _remembered(state: SystemState, place: Array) -> Array:
-    """When the task at a place departs, `[P, ...]`; the oldest that is remembered is at place 0."""
+    """Return when the task at a place departs, `[P, ...]`; the oldest that is remembered is at place 0."""
     where = (state.slot + place) % state.departure.shape[1]
     return jnp.take_along_axis(state.departure, where[:, None], 1, mode="clip")[:, 0]
 

@@ -41,7 +41,7 @@ GROUPS = (
 
 
 def experiments() -> list[Experiment]:
-    """All of them, the longest first, so that two cores end together."""
+    """List all experiments, the longest first, so that two cores end together."""
     part = functools.partial
     one, blind, lengths = "One processor", "Blind splitting", "Queue lengths"
     size_laws = laws.laws()

@@ -27,11 +27,11 @@ class Case(NamedTuple):
     passed: bool
 
     def deviation(self) -> float:
-        """Standard errors between measured and exact; 0 where there is no error to compare with."""
+        """Return standard errors between measured and exact; 0 where there is no error to compare with."""
         return (self.measured - self.exact) / self.standard_error if self.standard_error else 0.0
 
     def figures(self) -> tuple[str, str, str, str]:
-        """Measured, half width of the 95 % interval, exact, deviation, for tables."""
+        """Write what was measured, half its 95 % interval, the exact value and the deviation, for tables."""
         half = f"{1.96 * self.standard_error:.2g}" if self.standard_error else ""
         deviation = f"{self.deviation():+.2f}" if self.standard_error else ""
         return f"{self.measured:.6g}", half, f"{self.exact:.6g}", deviation
@@ -73,7 +73,7 @@ class Finding(NamedTuple):
 
 
 def judge(group: str, name: str, finding: Finding, thoroughness: float = 1.0) -> Case:
-    """Mean, standard error and verdict of a finding."""
+    """Return the mean, standard error and verdict of a finding."""
     lanes = np.atleast_1d(np.asarray(finding.samples, np.float64))
     samples, exact = lanes[np.isfinite(lanes)], finding.exact
     if len(samples) < len(lanes):
@@ -89,7 +89,7 @@ def judge(group: str, name: str, finding: Finding, thoroughness: float = 1.0) ->
 
 
 def relaxation_tasks(params: EnvParams, gap_cv: float = 1.0) -> int:
-    """Five relaxation times in tasks, see above."""
+    """Return five relaxation times in tasks, see above."""
     mean, second = float(params.size.mean()), float(params.size.second_moment())
     size_cv = second / mean**2 - 1.0
     load, speed = float(params.load), np.asarray(params.speed)
@@ -112,22 +112,22 @@ def simulate(
 
 
 def each(key: Key, cases: Sequence[Any]) -> Iterator[tuple[Key, Any]]:
-    """Cases with keys of their own; the key is consumed."""
+    """Pair cases with keys of their own; the key is consumed."""
     return zip(jax.random.split(key, len(cases)), cases, strict=True)
 
 
 def response(summary: Summary) -> np.ndarray:
-    """Mean response of each lane, time."""
+    """Return the mean response of each lane, time."""
     return np.asarray(summary.mean_completion, np.float64)
 
 
 def violation(summary: Summary) -> np.ndarray:
-    """Share of violations of each lane."""
+    """Return the share of violations of each lane."""
     return np.asarray(summary.sla_violation_rate, np.float64)
 
 
 def equal_processors(num_processors: int, load: float, **overrides: Any) -> tuple[Env, EnvParams]:
-    """Equal processors of speed 1, Poisson arrivals, sizes exponential of mean 1 unless overridden.
+    """Make equal processors of speed 1, Poisson arrivals, exponential sizes of mean 1 unless overridden.
 
     Rules that look at waits need no queue lengths; a short memory of them saves time.
     """

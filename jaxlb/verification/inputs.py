@@ -27,7 +27,7 @@ from jaxlb.workload import arrivals
 
 
 def balance(name: str, key: Key, thoroughness: float) -> dict[str, Finding]:
-    """Little's law and utilisation in one scenario.
+    """Check Little's law and utilisation in one scenario.
 
     The number in the system is integrated from the queues' memory, the responses are summed as tasks are
     assigned: two accounts that share nothing.
@@ -60,7 +60,7 @@ def balance(name: str, key: Key, thoroughness: float) -> dict[str, Finding]:
 def lane_figures(
     key: Key, params: EnvParams, figures: Callable[[Task], Any], millions: float, num_lanes: int = 4096
 ) -> Any:
-    """Figures `[N]` of each lane's tasks, averaged over as many batches of 1000 as it takes."""
+    """Return figures `[N]` of each lane's tasks, averaged over as many batches of 1000 as it takes."""
 
     @jax.jit
     def run(key: Key, params: EnvParams) -> Any:
@@ -73,7 +73,7 @@ def lane_figures(
 
 
 def processes() -> dict[str, tuple[Any, float, float]]:
-    """Arrival processes with the squared coefficient of variation and lag-1 autocorrelation of their gaps."""
+    """List arrival processes with the squared coefficient of variation and lag-1 autocorrelation of gaps."""
     recorded = np.array(RECORDED) / np.mean(RECORDED)
     deviation = recorded - 1.0
     squared_cv = float((deviation**2).mean())
@@ -103,7 +103,7 @@ def gaps(
     key: Key,
     thoroughness: float,
 ) -> dict[str, Finding]:
-    """Mean, squared coefficient of variation and lag-1 autocorrelation of the gaps of one process."""
+    """Compare mean, squared coefficient of variation and lag-1 autocorrelation of the gaps of one process."""
     _, params = equal_processors(1, 0.5, arrival=process)
 
     def figures(task: Task) -> tuple:
@@ -123,7 +123,7 @@ def gaps(
 
 
 def task_sizes(name: str, law: Law, key: Key, thoroughness: float) -> dict[str, Finding]:
-    """Mean, squared coefficient of variation and law of one size law."""
+    """Compare mean, squared coefficient of variation and law of one size law."""
     _, params = equal_processors(1, 0.5, size=law.law)
 
     def figures(task: Task) -> tuple:
@@ -148,7 +148,7 @@ def task_sizes(name: str, law: Law, key: Key, thoroughness: float) -> dict[str, 
 
 
 def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
-    """10^9 tasks in one continued run: nothing drifts, nothing sticks, and float64 still agrees."""
+    """Run 10^9 tasks on end: nothing drifts, nothing sticks, and float64 still agrees."""
     lanes, parts, exact = 4096, 10, theory.mmk_response(4, 0.8)
     run_key, task_key = jax.random.split(key)
     env, params = make("stable", queue_capacity=8)

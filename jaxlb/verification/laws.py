@@ -36,7 +36,7 @@ class Law(NamedTuple):
     cdf: Callable[[np.ndarray], np.ndarray] | None = None
 
     def squared_cv(self) -> float:
-        """Squared coefficient of variation."""
+        """Return the squared coefficient of variation."""
         return self.second_moment / self.mean**2 - 1.0
 
 
@@ -50,7 +50,7 @@ PARETO = (1.5, 0.339589, 1000.0)  # tail index, smallest, largest: mean 1
 
 
 def laws() -> dict[str, Law]:
-    """Every size law, with mean 1 or near it."""
+    """List every size law, with mean 1 or near it."""
     tail_index, low, high = PARETO
     pareto = stats.truncpareto(tail_index, high / low, scale=low)
     recorded = np.array(RECORDED)

@@ -20,7 +20,7 @@ from jaxlb.workload import arrivals, sizes
 
 
 def mm1(key: Key, thoroughness: float) -> dict[str, Finding]:
-    """M/M/1: response and its tail."""
+    """Compare M/M/1 with its formulas: response and its tail."""
     findings = {}
     cases = (0.5, 20), (0.8, 40), (0.9, 90)
     for run_key, (load, millions) in each(key, cases):
@@ -33,7 +33,7 @@ def mm1(key: Key, thoroughness: float) -> dict[str, Finding]:
 
 
 def mg1(name: str, law: Law, key: Key, thoroughness: float) -> dict[str, Finding]:
-    """Pollaczek and Khinchine's formula for one law, load 0.8."""
+    """Compare one law at load 0.8 with Pollaczek and Khinchine's formula."""
     env, params = equal_processors(1, 0.8, size=law.law)
     run = simulate(env, params, scheduler("lwl"), key, law.millions * thoroughness)
     exact = theory.mg1_wait(0.8, law.mean, law.second_moment)
@@ -43,7 +43,7 @@ def mg1(name: str, law: Law, key: Key, thoroughness: float) -> dict[str, Finding
 
 
 def mmk(num_processors: int, key: Key, thoroughness: float) -> dict[str, Finding]:
-    """LWL on equal processors is M/M/k."""
+    """Compare LWL on equal processors with M/M/k."""
     findings = {}
     cases = (0.5, 30, 0.5), (0.8, 40, 1.0), (0.9, 70, 1.0)
     for run_key, (load, millions, time) in each(key, cases):
@@ -61,7 +61,7 @@ def mmk(num_processors: int, key: Key, thoroughness: float) -> dict[str, Finding
 
 
 def pathwise(key: Key, thoroughness: float) -> dict[str, Finding]:
-    """LWL on equal processors and a central queue: the same waits, task by task."""
+    """Compare LWL on equal processors with a central queue: the same waits, task by task."""
     del thoroughness
     findings, num_tasks = {}, 20_000
     for num_processors, arrival, law in (

@@ -23,7 +23,7 @@ from jaxlb.workload import sizes
 
 
 def round_robin(num_processors: int, key: Key, thoroughness: float) -> dict[str, Finding]:
-    """Round Robin on equal processors is E_P/M/1."""
+    """Compare Round Robin on equal processors with E_P/M/1."""
     findings = {}
     for run_key, (load, millions) in each(key, ((0.5, 10), (0.8, 30), (0.9, 70))):
         env, params = equal_processors(num_processors, load)
@@ -35,7 +35,7 @@ def round_robin(num_processors: int, key: Key, thoroughness: float) -> dict[str,
 
 
 def random_splitting(key: Key, thoroughness: float) -> dict[str, Finding]:
-    """Random splitting makes independent M/M/1 queues, of unequal load if speeds differ."""
+    """Compare random splitting with independent M/M/1 queues, of unequal load if speeds differ."""
     first_key, second_key = jax.random.split(key)
     env, params = equal_processors(4, 0.8)
     run = simulate(env, params, scheduler("random"), first_key, 50 * thoroughness)
@@ -49,7 +49,7 @@ def random_splitting(key: Key, thoroughness: float) -> dict[str, Finding]:
 
 
 def sita(key: Key, thoroughness: float) -> dict[str, Finding]:
-    """SITA-E against random splitting, bounded Pareto sizes on four processors."""
+    """Compare SITA-E and random splitting with their formulas, bounded Pareto sizes on four processors."""
     tail_index, low, high = PARETO
     law = sizes.BoundedPareto(low, high, tail_index)
     first_key, second_key = jax.random.split(key)
@@ -72,7 +72,7 @@ def sita(key: Key, thoroughness: float) -> dict[str, Finding]:
 
 
 def jsq(key: Key, thoroughness: float) -> dict[str, Finding]:
-    """JSQ on two equal processors, ties split evenly, against its Markov chain."""
+    """Compare JSQ on two equal processors, ties split evenly, with its Markov chain."""
     findings = {}
     for run_key, (load, millions) in each(key, ((0.5, 10), (0.7, 15), (0.8, 30), (0.9, 80))):
         chain = theory.Lengths(load, (1.0, 1.0), capacity=100)
@@ -85,7 +85,7 @@ def jsq(key: Key, thoroughness: float) -> dict[str, Finding]:
 
 
 def power_of_two(key: Key, thoroughness: float) -> dict[str, Finding]:
-    """Power-of-two on few processors: its Markov chain, and published figures for 10 and 100."""
+    """Compare power-of-two on few processors with its Markov chain, on 10 and 100 with published figures."""
     findings = {}
     chain = theory.Lengths(0.7, (1.0,) * 3, capacity=15)
     cases = (
@@ -111,7 +111,7 @@ def power_of_two(key: Key, thoroughness: float) -> dict[str, Finding]:
 
 
 def mean_field(d: int, load: float, millions: float, key: Key, thoroughness: float) -> dict[str, Finding]:
-    """Power-of-d on 1000 processors, which differs from the limit by about 0.2 % at load 0.9."""
+    """Compare power-of-d on 1000 processors with its limit, from which it differs by 0.2 % at load 0.9."""
     env, params = equal_processors(1000, load, queue_capacity=8)
     run = simulate(
         env, params, scheduler("power-of-d", d=d), key, millions * thoroughness, warmup=50_000, lanes=8
@@ -124,7 +124,7 @@ def mean_field(d: int, load: float, millions: float, key: Key, thoroughness: flo
 
 
 def by_table(choice: np.ndarray, num_states: int) -> Scheduler:
-    """The rule that `choice` `[2, S]` makes of two queue lengths below `num_states`."""
+    """Make the rule that `choice` `[2, S]` makes of two queue lengths below `num_states`."""
     table = jnp.asarray(choice[1].reshape(num_states, num_states), jnp.int32)
     return Scheduler("table", table, no_memory, _look_up)
 
@@ -136,7 +136,7 @@ def _look_up(table: Array, memory: tuple, observation: Observation, key: Key) ->
 
 
 def unequal_processors(slow: float, key: Key, thoroughness: float) -> dict[str, Finding]:
-    """Two processors, sizes unknown, load 0.7: rules that see queue lengths, and the best of them."""
+    """Compare rules on lengths, and the best of them, on two processors, sizes unknown, load 0.7."""
     chain = theory.Lengths(0.7, (1.0, slow), capacity=70)
     env, params = make("two-server", speed=[1.0, slow], load=0.7, queue_capacity=64)
     number, speed = chain.length, chain.speed[:, None]
@@ -159,7 +159,7 @@ def unequal_processors(slow: float, key: Key, thoroughness: float) -> dict[str, 
 
 
 def size_aware(key: Key, thoroughness: float) -> dict[str, Finding]:
-    """The optimal rule that sees sizes and waits: its simulated response is what it promises."""
+    """Compare the simulated response of the optimal rule on sizes and waits with what it promises."""
     findings = {}
     for run_key, (speed, load) in each(key, (((1.0, 1.0), 0.8), ((1.0, 1.0), 0.5), ((1.0, 0.2), 0.7))):
         env, params = make("stable", speed=list(speed), load=load, queue_capacity=1)
@@ -180,7 +180,7 @@ def stale(
     key: Key,
     thoroughness: float,
 ) -> dict[str, Finding]:
-    """All queue lengths published at once, many processors, load 0.9, against the fluid limit."""
+    """Compare many processors, all lengths published at once, load 0.9, with the fluid limit."""
     env, params = equal_processors(num_processors, 0.9, queue_capacity=capacity, measure_interval=interval)
     rule = scheduler("jsq", ties="random") if d is None else scheduler("power-of-d", d=d)
     exact = theory.stale_power_of_d(0.9, np.inf if d is None else d, interval)

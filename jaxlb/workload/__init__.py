@@ -60,7 +60,7 @@ _KIND = {"arrival": "arrival process", "size": "size law"}
 
 
 def workloads() -> dict[str, dict[str, str]]:
-    """Names that `make` takes as `arrival` and as `size`, each with the first line of its description."""
+    """List names that `make` takes as `arrival` and as `size`, each with the first line of its docstring."""
     return {
         part: {name: checks.first_line(factory) for name, factory in named.items()}
         for part, named in _NAMED.items()
@@ -68,7 +68,7 @@ def workloads() -> dict[str, dict[str, str]]:
 
 
 def named(part: str, name: str) -> Any:
-    """The arrival process (part "arrival") or size law (part "size") of that name.
+    """Make the arrival process (part "arrival") or size law (part "size") of that name.
 
     Raises:
       ValueError: an unknown name.
@@ -78,7 +78,7 @@ def named(part: str, name: str) -> Any:
 
 
 def add(part: str, name: str, factory: Callable[[], Any]) -> None:
-    """Let `make` know a name for what `factory()` makes; see `jaxlb.register`."""
+    """Register a name with `make` for what `factory()` makes; see `jaxlb.register`."""
     checks.free(_KIND[part], name, _NAMED[part])
     _NAMED[part][name] = factory
 
@@ -109,7 +109,7 @@ def check(params: EnvParams, lanes: Lanes | None = None) -> None:
 
 
 def _sizes_and_gaps(key: Key, params: EnvParams, lanes: Lanes) -> tuple[Array, Array]:
-    """One draw of what arrival process and size law alone decide; only its shape is meant."""
+    """Draw once what arrival process and size law alone decide; only its shape is meant."""
     process, uniform = params.arrival, jnp.full(lanes, 0.5)
     extra = jnp.full((process.extra_words, *lanes), 0.5)
     gap, state = process.gap(process.start(key, lanes), jnp.float32(1.0), uniform, extra)
@@ -135,12 +135,12 @@ def _fits(trace: arrivals.Trace, params: EnvParams) -> None:
 
 
 def arrival_rate(params: EnvParams) -> Array:
-    """Tasks per time: load x total speed / mean size."""
+    """Return the tasks per time: load x total speed / mean size."""
     return params.load * params.speed.sum(0) / params.size.mean()
 
 
 def deadline(params: EnvParams, size: Array, priority: Array) -> Array:
-    """Time allowed to a task, `[...]`: class slack x size / mean speed + constant."""
+    """Return the time allowed to a task, `[...]`: class slack x size / mean speed + constant."""
     slack = params.class_slack[0]
     for index in range(1, params.class_slack.shape[0]):
         slack = jnp.where(priority == index, params.class_slack[index], slack)
@@ -148,18 +148,18 @@ def deadline(params: EnvParams, size: Array, priority: Array) -> Array:
 
 
 def _uniform(word: Array, bits: int) -> Array:
-    """A float32 in (0, 1) from the lowest `bits` of a word, resolved finely near 0."""
+    """Turn the lowest `bits` of a word into a float32 in (0, 1), resolved finely near 0."""
     kept = word & jnp.uint32(2**bits - 1)
     return jnp.minimum((kept.astype(jnp.float32) + 0.5) * 2.0**-bits, 1.0 - 2.0**-24)
 
 
 def start(key: Key, params: EnvParams, lanes: Lanes = ()) -> Any:
-    """The arrival process in its long-run state before the first task; the key is consumed."""
+    """Draw the arrival process in its long-run state before the first task; the key is consumed."""
     return params.arrival.start(key, lanes)
 
 
 def draw(key: Key, params: EnvParams, state: Any, lanes: Lanes = ()) -> tuple[Task, Any]:
-    """The next task of every lane.
+    """Draw the next task of every lane.
 
     Args:
       key: consumed.
@@ -198,7 +198,7 @@ def draw(key: Key, params: EnvParams, state: Any, lanes: Lanes = ()) -> tuple[Ta
 
 @broadcasts
 def sample(key: Key, params: EnvParams, num_tasks: int, lanes: Lanes = ()) -> Task:
-    """The first `num_tasks` tasks of every lane, as `replay` takes them.
+    """Draw the first `num_tasks` tasks of every lane, as `replay` takes them.
 
     Args:
       key: consumed.

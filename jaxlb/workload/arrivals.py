@@ -27,22 +27,22 @@ class _Process:
         """Raise ValueError on a bad parameter."""
 
     def start(self, key: Key, lanes: Lanes) -> Any:
-        """The stationary state before the first arrival; the key is consumed."""
+        """Return the stationary state before the first arrival; the key is consumed."""
         del key, lanes
         return ()
 
     def size(self, state: Any, drawn: Array, extra: Array) -> Array:
-        """The size of the task that just arrived, given what the size law drew."""
+        """Return the size of the task that just arrived, given what the size law drew."""
         del state, extra
         return drawn
 
     def priority(self, state: Any, drawn: Array) -> Array:
-        """Its priority, given what the class probabilities drew."""
+        """Return its priority, given what the class probabilities drew."""
         del state
         return drawn
 
     def deadline(self, state: Any, computed: Array) -> Array:
-        """Its deadline, given what size and class slack make it."""
+        """Return its deadline, given what size and class slack make it."""
         del state
         return computed
 
@@ -51,7 +51,7 @@ class Poisson(_Process, struct.PyTreeNode):
     """Poisson process: independent exponential gaps."""
 
     def gap(self, state: Any, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Any]:
-        """The next gap and the state after it."""
+        """Return the next gap and the state after it."""
         del extra
         return -jnp.log(uniform) / rate, state
 
@@ -81,7 +81,7 @@ class Renewal(_Process, struct.PyTreeNode):
         checks.leaf(f"squared_cv with stages={self.stages}, if not 0,", positive, low=1.0 / self.stages)
 
     def gap(self, state: Any, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Any]:
-        """The next gap and the state after it."""
+        """Return the next gap and the state after it."""
         c = jnp.asarray(self.squared_cv)
         logs = -jnp.log(uniform)
         # The tolerance keeps c = 1/k at k stages when 1/c was rounded up.
@@ -123,7 +123,7 @@ class Bursty(_Process, struct.PyTreeNode):
         checks.leaf("cycle_tasks", self.cycle_tasks, above=0)
 
     def _unit_rates(self) -> tuple[Array, Array, Array, Array]:
-        """Arrival rates high and low, switch rates from high and from low, where the mean rate is 1."""
+        """Return arrival rates high and low, switch rates from high and from low, for a mean rate of 1."""
         fraction = jnp.asarray(self.burst_fraction)
         low = 1.0 / (1.0 + fraction * (self.burst_ratio - 1.0))
         from_high = 1.0 / (fraction * self.cycle_tasks)
@@ -131,12 +131,12 @@ class Bursty(_Process, struct.PyTreeNode):
         return low * self.burst_ratio, low, from_high, from_low
 
     def start(self, key: Key, lanes: Lanes) -> Array:
-        """Whether the phase is high, `[...]` bool: its law at an arrival in the long run; key consumed."""
+        """Draw whether the phase is high, `[...]` bool, by its long-run law at arrivals; key consumed."""
         high, _, _, _ = self._unit_rates()
         return jax.random.uniform(key, lanes, jnp.float32) < high * self.burst_fraction
 
     def gap(self, state: Array, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Array]:
-        """The next gap and whether it ends in the high phase."""
+        """Return the next gap and whether it ends in the high phase."""
         high, low, from_high, from_low = self._unit_rates()
         leave_high, leave_low = high + from_high, low + from_low
         middle = 0.5 * (leave_high + leave_low)
@@ -175,7 +175,7 @@ class Diurnal(_Process, struct.PyTreeNode):
         checks.leaf("period_tasks", self.period_tasks, above=0)
 
     def start(self, key: Key, lanes: Lanes) -> Array:
-        """The phase, `[...]` radians in [0, 2 pi): its law at an arrival in the long run; key consumed."""
+        """Draw the phase, `[...]` radians in [0, 2 pi), by its long-run law at arrivals; key consumed."""
         phase_key, flip_key = jax.random.split(key)
         phase = jax.random.uniform(phase_key, lanes, jnp.float32, maxval=2.0 * jnp.pi)
         # Density 1 + amplitude sin(phase): between a phase and its mirror image, chosen in that proportion.
@@ -183,7 +183,7 @@ class Diurnal(_Process, struct.PyTreeNode):
         return jnp.where(kept, phase, 2.0 * jnp.pi - phase)
 
     def gap(self, state: Array, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Array]:
-        """The next gap and the phase after it."""
+        """Return the next gap and the phase after it."""
         del extra
         speed = 2.0 * jnp.pi / self.period_tasks  # radians per mean gap
         target = -jnp.log(uniform) * speed
@@ -217,11 +217,11 @@ class Drift(_Process, struct.PyTreeNode):
         checks.leaf("memory_tasks", self.memory_tasks, above=0)
 
     def start(self, key: Key, lanes: Lanes) -> Array:
-        """The standardised log-rate, `[...]`; the key is consumed."""
+        """Draw the standardised log-rate, `[...]`; the key is consumed."""
         return jax.random.normal(key, lanes, jnp.float32)
 
     def gap(self, state: Array, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Array]:
-        """The next gap and the standardised log-rate that ruled it."""
+        """Return the next gap and the standardised log-rate that ruled it."""
         kept = jnp.exp(-1.0 / jnp.asarray(self.memory_tasks))
         state = kept * state + jnp.sqrt(-jnp.expm1(-2.0 / jnp.asarray(self.memory_tasks))) * ndtri(extra[0])
         factor = jnp.exp(self.volatility * state + 0.5 * jnp.asarray(self.volatility) ** 2)
@@ -268,21 +268,21 @@ class Shift(_Process, struct.PyTreeNode):
         )
 
     def start(self, key: Key, lanes: Lanes) -> Regime:
-        """The first regime; the key is consumed."""
+        """Draw the first regime; the key is consumed."""
         rate_key, mix_key = jax.random.split(key)
         return self._regime(
             jax.random.uniform(rate_key, lanes, jnp.float32), jax.random.uniform(mix_key, lanes, jnp.float32)
         )
 
     def gap(self, state: Regime, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Regime]:
-        """The next gap and the regime that ruled it."""
+        """Return the next gap and the regime that ruled it."""
         ends = extra[0] * self.regime_tasks < 1.0
         new = self._regime(extra[1], extra[2])
         state = jax.tree.map(lambda new, old: jnp.where(ends, new, old), new, state)
         return -jnp.log(uniform) / (rate * state.rate_factor), state
 
     def size(self, state: Regime, drawn: Array, extra: Array) -> Array:
-        """The drawn size, enlarged if the task is a large one, on the scale of the law's mean."""
+        """Return the drawn size, enlarged if the task is a large one, on the scale of the law's mean."""
         factor = jnp.where(extra[3] < state.large_fraction, self.large_factor, 1.0)
         return drawn * (factor / (1.0 + self.large_fraction * (jnp.asarray(self.large_factor) - 1.0)))
 
@@ -297,7 +297,7 @@ class Batch(_Process, struct.PyTreeNode):
         checks.leaf("batch_size", self.batch_size, low=1)
 
     def gap(self, state: Any, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Any]:
-        """The next gap and the state after it."""
+        """Return the next gap and the state after it."""
         del extra
         # One uniform says whether a batch ends here and, scaled back to (0, 1), how long until the next.
         rest = jnp.minimum(uniform * self.batch_size, 1.0)
@@ -330,24 +330,24 @@ class Trace(_Process, struct.PyTreeNode):
             checks.leaf("task_deadline", self.task_deadline, low=0)
 
     def start(self, key: Key, lanes: Lanes) -> Array:
-        """The index of the task before the first, `[...]` int32; the key is consumed."""
+        """Draw the index of the task before the first, `[...]` int32; the key is consumed."""
         return jax.random.randint(key, lanes, 0, self.unit_gap.shape[0], jnp.int32)
 
     def gap(self, state: Array, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Array]:
-        """The next gap and the index of the task that ends it."""
+        """Return the next gap and the index of the task that ends it."""
         del uniform, extra
         state = jnp.where(state + 1 == self.unit_gap.shape[0], 0, state + 1)
         return self.unit_gap[state] / rate, state
 
     def size(self, state: Array, drawn: Array, extra: Array) -> Array:
-        """The recorded size."""
+        """Return the recorded size."""
         del drawn, extra
         return self.task_size[state]
 
     def priority(self, state: Array, drawn: Array) -> Array:
-        """The recorded priority, or the drawn one where the trace has none."""
+        """Return the recorded priority, or the drawn one where the trace has none."""
         return drawn if self.task_priority is None else self.task_priority[state]
 
     def deadline(self, state: Array, computed: Array) -> Array:
-        """The recorded deadline, or the computed one where the trace has none."""
+        """Return the recorded deadline, or the computed one where the trace has none."""
         return computed if self.task_deadline is None else self.task_deadline[state]

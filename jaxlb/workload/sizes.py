@@ -31,7 +31,7 @@ class _OfMean(struct.PyTreeNode):
         checks.leaf("mean_size", self.mean_size, above=0)
 
     def mean(self) -> Array:
-        """Expected size."""
+        """Return the expected size."""
         return jnp.asarray(self.mean_size)
 
 
@@ -46,7 +46,7 @@ class _OfMeanAndVariation(_OfMean):
         checks.leaf("squared_cv", self.squared_cv, above=0)
 
     def second_moment(self) -> Array:
-        """Expected squared size."""
+        """Return the expected squared size."""
         return self.mean() ** 2 * (1.0 + self.squared_cv)
 
 
@@ -54,11 +54,11 @@ class Exponential(_OfMean):
     """Exponential with the given mean."""
 
     def second_moment(self) -> Array:
-        """Expected squared size."""
+        """Return the expected squared size."""
         return 2.0 * self.mean() ** 2
 
     def inverse_survival(self, uniform: Array) -> Array:
-        """The size exceeded with probability `uniform`."""
+        """Return the size exceeded with probability `uniform`."""
         return -self.mean_size * jnp.log(uniform)
 
 
@@ -66,11 +66,11 @@ class Deterministic(_OfMean):
     """Every task has the same size."""
 
     def second_moment(self) -> Array:
-        """Expected squared size."""
+        """Return the expected squared size."""
         return self.mean() ** 2
 
     def inverse_survival(self, uniform: Array) -> Array:
-        """The size exceeded with probability `uniform`."""
+        """Return the size exceeded with probability `uniform`."""
         return jnp.broadcast_to(self.mean(), uniform.shape)
 
 
@@ -87,15 +87,15 @@ class Uniform(struct.PyTreeNode):
         checks.leaf("high - low", np.asarray(self.high) - np.asarray(self.low), low=0)
 
     def mean(self) -> Array:
-        """Expected size."""
+        """Return the expected size."""
         return 0.5 * (jnp.asarray(self.low) + self.high)
 
     def second_moment(self) -> Array:
-        """Expected squared size."""
+        """Return the expected squared size."""
         return (jnp.asarray(self.low) ** 2 + self.low * self.high + self.high**2) / 3.0
 
     def inverse_survival(self, uniform: Array) -> Array:
-        """The size exceeded with probability `uniform`."""
+        """Return the size exceeded with probability `uniform`."""
         return self.high - (self.high - self.low) * uniform
 
 
@@ -103,7 +103,7 @@ class LogNormal(_OfMeanAndVariation):
     """Lognormal with the given mean and squared coefficient of variation."""
 
     def inverse_survival(self, uniform: Array) -> Array:
-        """The size exceeded with probability `uniform`."""
+        """Return the size exceeded with probability `uniform`."""
         variance = jnp.log1p(self.squared_cv)
         return self.mean_size * jnp.exp(-jnp.sqrt(variance) * ndtri(uniform) - 0.5 * variance)
 
@@ -129,7 +129,7 @@ class BoundedPareto(struct.PyTreeNode):
             checks.leaf("tail_index, as high is infinite,", self.tail_index, above=1)
 
     def _moment(self, order: int) -> Array:
-        """E[size^order], exact, also where tail_index equals the order."""
+        """Return E[size^order], exact, also where tail_index equals the order."""
         log_ratio = jnp.log(jnp.asarray(self.low) / self.high)
         excess = jnp.asarray(self.tail_index) - order
         near = jnp.abs(excess) < 1e-6
@@ -139,15 +139,15 @@ class BoundedPareto(struct.PyTreeNode):
         return scale * integral / -jnp.expm1(self.tail_index * log_ratio)
 
     def mean(self) -> Array:
-        """Expected size."""
+        """Return the expected size."""
         return self._moment(1)
 
     def second_moment(self) -> Array:
-        """Expected squared size; infinite where the law has none."""
+        """Return the expected squared size; infinite where the law has none."""
         return self._moment(2)
 
     def inverse_survival(self, uniform: Array) -> Array:
-        """The size exceeded with probability `uniform`."""
+        """Return the size exceeded with probability `uniform`."""
         at_high = jnp.asarray(self.low / self.high) ** self.tail_index
         return self.low * (at_high + uniform * (1.0 - at_high)) ** (-1.0 / self.tail_index)
 
@@ -167,14 +167,14 @@ class Hyperexponential(_OfMeanAndVariation):
         checks.leaf("squared_cv", self.squared_cv, low=1)
 
     def inverse_survival(self, uniform: Array) -> Array:
-        """A size from one uniform, by composition."""
+        """Return a size from one uniform, by composition."""
         p = balanced_probability(self.squared_cv)
         short, rest = _split(uniform, p)
         return -self.mean_size * jnp.log(rest) / (2.0 * jnp.where(short, p, 1.0 - p))
 
 
 def balanced_probability(squared_cv: Scalar) -> Array:
-    """Probability of the short branch in a hyperexponential law with balanced means (Tijms 1994)."""
+    """Return the short branch's probability in a hyperexponential law with balanced means (Tijms 1994)."""
     squared_cv = jnp.maximum(jnp.asarray(squared_cv), 1.0)
     return 0.5 * (1.0 + jnp.sqrt((squared_cv - 1.0) / (squared_cv + 1.0)))
 
@@ -194,15 +194,15 @@ class Bimodal(struct.PyTreeNode):
         checks.leaf("large_probability", self.large_probability, low=0, high=1)
 
     def mean(self) -> Array:
-        """Expected size."""
+        """Return the expected size."""
         return self.small + (jnp.asarray(self.large) - self.small) * self.large_probability
 
     def second_moment(self) -> Array:
-        """Expected squared size."""
+        """Return the expected squared size."""
         return self.small**2 + (jnp.asarray(self.large) ** 2 - self.small**2) * self.large_probability
 
     def inverse_survival(self, uniform: Array) -> Array:
-        """The size exceeded with probability `uniform`."""
+        """Return the size exceeded with probability `uniform`."""
         return jnp.where(uniform < self.large_probability, self.large, self.small)
 
 
@@ -218,14 +218,14 @@ class Empirical(struct.PyTreeNode):
             raise ValueError(f"sizes have shape {np.shape(self.descending)}: must be (T,), the largest first")
 
     def mean(self) -> Array:
-        """Expected size."""
+        """Return the expected size."""
         return self.descending.mean()
 
     def second_moment(self) -> Array:
-        """Expected squared size."""
+        """Return the expected squared size."""
         return (self.descending**2).mean()
 
     def inverse_survival(self, uniform: Array) -> Array:
-        """The size exceeded with probability `uniform`."""
+        """Return the size exceeded with probability `uniform`."""
         count = self.descending.shape[0]
         return self.descending[jnp.clip((uniform * float(count)).astype(jnp.int32), 0, count - 1)]

@@ -31,14 +31,14 @@ class Lines:
     """The lines of a text file, in one pass; gzip is told by its first bytes, not by the file's name."""
 
     def __init__(self, path: Path, comment: str | None = None) -> None:
-        """Lines that begin with `comment` are skipped, whatever bytes they hold."""
+        """Set up a file's lines; those that begin with `comment` are skipped, whatever bytes they hold."""
         self.path, self.comment = path, comment
         self.number = 0  # of the last line
         self.row = 1  # the line on which the row begins that is being read
         self.head = ""  # the first line that is not blank
 
     def __iter__(self) -> Iterator[str]:
-        """The lines, with their ends."""
+        """Yield the lines, with their ends."""
         try:
             with self.path.open("rb") as raw:
                 zipped = raw.peek(2)[:2] == b"\x1f\x8b"
@@ -74,7 +74,7 @@ Rows = Iterator[list[Any]]
 
 
 def csv_rows(lines: Lines, wanted: Sequence[str], columns: Sequence[str] | None) -> Rows:
-    """Comma-separated values; the first row names the columns where `columns` does not."""
+    """Yield comma-separated values; the first row names the columns where `columns` does not."""
     rows = csv.reader(lines, strict=True)
     names, places = columns, None if columns is None else _places(lines, wanted, columns)
     while True:
@@ -116,7 +116,7 @@ def _miscounted(found: int, expected: int) -> str:
 def field_rows(
     lines: Lines, wanted: Sequence[str], columns: Sequence[str] | None, separator: str | None
 ) -> Rows:
-    """Fields between separators, None for blanks, under columns that the format names."""
+    """Yield fields between separators, None for blanks, under columns that the format names."""
     assert columns is not None
     places = _places(lines, wanted, columns)
     for line in lines:
@@ -132,7 +132,7 @@ def field_rows(
 
 
 def json_rows(lines: Lines, wanted: Sequence[str], columns: Sequence[str] | None) -> Rows:
-    """One JSON object on each line; numbers stay text, so that they are read like those of a table."""
+    """Yield one JSON object of each line; numbers stay text, so that they are read like those of a table."""
     del columns
     decoder = json.JSONDecoder(object_pairs_hook=_once, parse_int=str, parse_float=str, parse_constant=str)
     for line in lines:
@@ -167,14 +167,14 @@ class Cells:
     """
 
     def __init__(self, refuse: Callable[[str], NoReturn]) -> None:
-        """`refuse` raises a ValueError that says where."""
+        """Begin to read; `refuse` raises a ValueError that says where."""
         self._refuse = refuse
         self._origin: int | None = None
         self._zoned: bool | None = None
         self.moments: dict[str, bool] = {}  # by column: whether its cells are times of day
 
     def read(self, name: str, cell: Any) -> float:
-        """A cell of a column as a number, or as seconds since the first time of day."""
+        """Read a cell of a column as a number, or as seconds since the first time of day."""
         if not isinstance(cell, str):
             self._refuse(f"{name} = {cell!r}: must be a number")
         text = cell.strip(" \t")

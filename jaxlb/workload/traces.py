@@ -46,7 +46,7 @@ class TraceData:
         return float(self.time[-1] - self.time[0]) / (len(self.time) - 1)
 
     def workload(self, mean_size: float | None = None) -> tuple[Trace, Empirical]:
-        """The arrival process and size law of this trace.
+        """Make the arrival process and size law of this trace.
 
         Args:
           mean_size: rescale sizes to this mean, so that a scenario's deadlines and time constants keep
@@ -117,7 +117,7 @@ TRACE_FORMATS: dict[str, Format] = {
 
 
 def _likely_format(head: str) -> str | None:
-    """The format that a file's first line suggests."""
+    """Return the format that a file's first line suggests."""
     if head.startswith("{"):
         return "jsonl"
     if head.startswith(";") or len(head.split()) == 18:
@@ -130,7 +130,7 @@ def _likely_format(head: str) -> str | None:
 
 
 def _weights(option: str, value: Any) -> dict[str, float]:
-    """The columns whose weighted sum is meant: one by its name, or several with their weights."""
+    """Return the columns whose weighted sum is meant: one by its name, or several with their weights."""
     weights = {value: 1.0} if isinstance(value, str) else value
     if not isinstance(weights, Mapping) or not weights or not all(map(_is_name, weights)):
         raise ValueError(
@@ -266,7 +266,7 @@ def read_trace(path: str | Path, format: str, **options: object) -> TraceData:
 
 
 def _rows(lines: Lines, cells: Cells, format: str, selection: Selection) -> Iterator[list[float]]:
-    """Arrival time in seconds, size, then priority and deadline where they are asked for."""
+    """Yield arrival time in seconds, size, then priority and deadline where they are wanted."""
     wanted, sums = selection.wanted, selection.sums
     units: list[float] = []
     low, high = -math.inf, math.inf
@@ -285,7 +285,7 @@ def _rows(lines: Lines, cells: Cells, format: str, selection: Selection) -> Iter
 
 
 def _units(lines: Lines, cells: Cells, selection: Selection) -> list[float]:
-    """What each sum is divided by; refused if it makes no sense."""
+    """Return what each sum is divided by; refuse what makes no sense."""
     units = []
     for place, weights in enumerate(selection.sums):
         moments = {cells.moments[name] for name, weight in weights.items() if weight}
@@ -301,7 +301,7 @@ def _units(lines: Lines, cells: Cells, selection: Selection) -> list[float]:
 
 
 def _window(lines: Lines, cells: Cells, selection: Selection, unit: float) -> tuple[float, float]:
-    """The seconds between which tasks are wanted."""
+    """Return the seconds between which tasks are wanted."""
     bounds = {"start": -math.inf, "stop": math.inf}
     for name, text in selection.window.items():
         bounds[name] = cells.read(f"option {name}", text) / unit
