@@ -36,7 +36,7 @@ class Row:
     name: str
     stationary: bool
     hint: str | None  # why it is not, and what to change
-    queue_overflows: int  # tasks that found a queue too long to be counted, if the scheduler asks for lengths
+    queue_overflows: int  # tasks that found a queue too long to be counted, if the scheduler uses lengths
     figures: dict[str, Any]  # with intervals; a list holds a value for each priority
 
     def __getattr__(self, name: str) -> Any:
@@ -68,7 +68,7 @@ class Row:
 
     @property
     def mark(self) -> str:
-        """What has to be said wherever its figures are shown; empty if nothing has."""
+        """Return the remark that belongs to its figures wherever they are shown; empty if there is none."""
         short = "told lengths that are too short" if self.queue_overflows else ""
         return ", ".join(filter(None, ["" if self.stationary else "not stationary", short]))
 
@@ -238,7 +238,7 @@ class _Judged(NamedTuple):
     run: metrics.Run
     hint: str | None  # what keeps it from being stationary
     overflow: np.ndarray  # [P, N] tasks that found a queue too long to be counted
-    overflows: int = 0  # tasks for which the scheduler was told lengths that are too short
+    overflows: int = 0  # tasks for which the scheduler read lengths that are too short
 
 
 class _Work(NamedTuple):
@@ -258,7 +258,7 @@ class _Work(NamedTuple):
 
     @property
     def chunk(self) -> int:
-        """Tasks of each lane between two looks at the completion times."""
+        """Tasks of each lane between two batches of completion times."""
         return max(1, min(-(-self.total // _CHUNKS), _MAX_RECENT // self.num_lanes))
 
     def begin(self, env: Env, scheduler: Scheduler) -> Carry:

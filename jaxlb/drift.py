@@ -1,8 +1,8 @@
 """Drift detectors: pure (init, update) pairs of constant memory, over streams `[...]` side by side.
 
-A detector reads one number of each stream at a time and says where it sees a change; after an alarm it starts
-again. It reads residuals that are standardised, or, where it says so, deviations relative to the figure that
-is in doubt.
+A detector reads one number of each stream at a time and reports where there is a change; after an alarm it
+starts again. It reads residuals that are standardised, or, where it is `relative`, deviations relative to the
+figure that is in doubt.
 """
 
 import functools

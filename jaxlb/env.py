@@ -67,7 +67,7 @@ class Env(_Settings):
       num_processors: P.
       station: how processors serve, and how long their queues are counted, from `jaxlb.stations`.
       size_visible: whether the scheduler sees a task's size; if not, it sees the law's mean.
-      wait_visible: whether it sees load and wait; if not, it sees what queue lengths tell of them.
+      wait_visible: whether it sees load and wait; if not, they are inferred from queue lengths.
       reward: from `jaxlb.rewards`, its name there, or one of your own.
       allow_overload: whether a load of 1 or more, with which queues grow for ever, is meant.
     """

@@ -158,7 +158,7 @@ def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, 
             f"the factory of scenario {name!r} has the first parameter {first}: "
             "must be num_processors, with a whole number as default"
         )
-    # Whether overload is meant, `make` is told.
+    # Whether overload is meant is an argument of `make`.
     env = _env(
         settings, name=name, make_params=make_params, num_processors=first.default, allow_overload=True
     )

@@ -1,4 +1,4 @@
-"""Queue lengths that are exact however long the queues: counted further wherever somebody asks for them."""
+"""Queue lengths that are exact however long the queues: counted further wherever they matter."""
 
 import dataclasses
 import warnings

@@ -219,9 +219,9 @@ def rollout(
     Compiles once per environment, scheduler and number of lanes. Lane n sees the same tasks whatever the
     scheduler and however many lanes there are. May be vmapped over `params`, `scheduler` and `key`.
 
-    Where the scheduler, or the reward, asks for queue lengths, and queues were longer than the environment's
+    Where the scheduler, or the reward, uses queue lengths, and queues were longer than the environment's
     `queue_capacity`, all is run again with room for them. Under a trace that cannot be seen: there
-    `Summary.queue_overflows` tells.
+    `Summary.queue_overflows` shows it.
 
     Args:
       env: from `jaxlb.make`.
@@ -367,7 +367,7 @@ def _watched(
     params = with_lane_axis(params, lanes)
     spread_over = functools.partial(over_devices, num_lanes=tasks.gap.shape[-1] if lanes else 0)
     first = jax.tree.map(lambda leaf: leaf[0], tasks)
-    # After the last task comes the first again, with nobody looking.
+    # After the last task comes the first again, which nothing records.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
     state = env.start(params, first, fold_in(keys.observe, 0), station)
     start = state, first_memory(scheduler.name, scheduler.start, env, observe.nominal(params), lanes)

@@ -115,7 +115,7 @@ def advance(
 
 
 def record(monitor: MonitorState, action: Array, size: Array) -> MonitorState:
-    """Remember that work `size` `[...]`, as the scheduler saw it, went to processor `action` `[...]`."""
+    """Record that work `size` `[...]`, as the scheduler saw it, went to processor `action` `[...]`."""
     published = monitor.published
     if published is None:
         return monitor
@@ -141,7 +141,7 @@ def observe(
       params: of the environment.
       task: the true task, for the oracle.
       seen: the task as the scheduler may see it.
-      wait_visible: whether load and wait are measured; if not, they are what the queue lengths tell.
+      wait_visible: whether load and wait are measured; if not, they are inferred from the queue lengths.
       key: consumed where there is noise and figures are always fresh.
     """
     seen_at = monitor.published

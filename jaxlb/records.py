@@ -1,4 +1,4 @@
-"""The record of a run, `run.json`: what was asked for, by which versions, and what came of it.
+"""The record of a run, `run.json`: what was to be done, by which versions, and what came of it.
 
 Results, pictures and weights stand beside it.
 """

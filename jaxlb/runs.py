@@ -130,7 +130,7 @@ def make_room(directory: Path, overwrite: bool) -> None:
 
 
 def must_agree(wanted: dict[str, Any], started: Training) -> None:
-    """Raise ValueError if what is asked for is not what a run was started with."""
+    """Raise ValueError if the settings are not those that a run was started with."""
     flat = dataclasses.asdict(started)
     environment = flat.pop("environment") or {}
     flat |= environment | environment.get("overrides", {}) | flat.pop("settings")

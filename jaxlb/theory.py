@@ -1,6 +1,6 @@
-"""What queueing theory says: formulas and small solvers, in float64 on the host, apart from the simulator.
+"""Queueing theory: formulas and small solvers, in float64 on the host, apart from the simulator.
 
-Unless said otherwise the mean service time at speed 1 is 1, `load` is arrival rate x mean size / total
+Unless stated otherwise the mean service time at speed 1 is 1, `load` is arrival rate x mean size / total
 speed, a response is the time from arrival to departure and a wait the time from arrival to start.
 """
 
@@ -75,7 +75,7 @@ def round_robin_response(num_processors: int, load: float) -> float:
     return 1.0 / (1.0 - sigma)
 
 
-# Rules that look at queue lengths: a truncated Markov chain, solved.
+# Rules on queue lengths: a truncated Markov chain, solved.
 
 
 class Lengths:
@@ -186,7 +186,7 @@ def stale_power_of_d(load: float, d: float, interval: float, capacity: int = 120
       load: arrival rate for each processor, in (0, 1).
       d: number of samples; infinity is JSQ, ties evenly at random.
       interval: time between publications, in mean services.
-      capacity: longest queue that is told apart.
+      capacity: longest queue in the equations.
     """
     length = np.arange(capacity + 1)
 

@@ -120,7 +120,7 @@ def read(path: Path, **own: Any) -> Scheduler:
 
 
 def training_of(path: Path, found: Any) -> Training:
-    """Read what a file says of a training, if this jaxlb can use what came of it."""
+    """Read a file's description of a training, if this jaxlb can use what came of it."""
     try:
         training = Training(**found)
         known, theirs = dict(training.trainer().known), training.features

@@ -91,7 +91,7 @@ def guarded_sita(
         env,
         run,
         lambda found: found.queue_overflows,
-        lambda: not env.wait_visible,  # then waits are what lengths tell
+        lambda: not env.wait_visible,  # then waits are inferred from lengths
         lengths.room(env, len(rules) * num_lanes, warmup + num_tasks),
     )
     completion, violations = (

@@ -37,7 +37,7 @@ class Report(struct.PyTreeNode):
 
 
 class Publication(struct.PyTreeNode):
-    """Figures that are looked at until the next ones are published."""
+    """Figures that schedulers use until the next ones are published."""
 
     report: Report
     age: Array  # [...] time since they were published
@@ -52,14 +52,14 @@ class MonitorState(struct.PyTreeNode):
 
 
 class System(struct.PyTreeNode):
-    """The processors with what they hold, and who measures them."""
+    """The processors with what they hold, and what measures them."""
 
     station: Any  # state of the station
     monitor: MonitorState
 
 
 class Truth(struct.PyTreeNode):
-    """What only the oracle, the metrics and training targets may look at."""
+    """What only the oracle, the metrics and training targets may use."""
 
     size: Array  # [...] work
     wait: Array  # [P, ...] time
@@ -103,7 +103,7 @@ class EnvParams(struct.PyTreeNode):
     speed: Any  # [P] work per time
     arrival: Any  # an ArrivalProcess, such as those of jaxlb.workload.arrivals
     size: Any  # a SizeLaw, such as those of jaxlb.workload.sizes
-    nominal_speed: Any = None  # [P] speed that schedulers are told, right or wrong; None: the true one
+    nominal_speed: Any = None  # [P] speed that schedulers observe, right or wrong; None: the true one
     load: Any = 0.8  # arrival rate x mean size / total speed
     class_probability: Any = (1.0,)  # [C] share of each priority class
     class_slack: Any = (4.0,)  # [C] deadline per (size / mean speed)
@@ -128,7 +128,7 @@ class EnvState(struct.PyTreeNode):
 
 
 class Static(Protocol):
-    """What is settled of an environment before its numbers: `jaxlb.Env`, as a scheduler is told of it."""
+    """What is settled of an environment before its numbers: `jaxlb.Env`, as a scheduler gets it."""
 
     @property
     def name(self) -> str:
@@ -152,12 +152,12 @@ class Static(Protocol):
 
     @property
     def wait_visible(self) -> bool:
-        """Whether load and wait are seen; if not, what queue lengths tell of them."""
+        """Whether load and wait are seen; if not, they are inferred from queue lengths."""
         ...
 
 
 class ArrivalProcess(Protocol):
-    """Makes gaps, and may have a say in the tasks. A pytree whose leaves are its parameters."""
+    """Makes gaps, and may have a part in the tasks. A pytree whose leaves are its parameters."""
 
     extra_words: int  # random words a task beyond the two that every task gets
 
@@ -215,7 +215,7 @@ class Scheduler(struct.PyTreeNode):
     Attributes:
       name: what tables call it.
       variables: learned weights, any pytree; `()` for a scheduler that learns nothing.
-      start: (env, params, lanes) -> memory, what it carries from task to task; of the static `env` it may ask
+      start: (env, params, lanes) -> memory, what it carries from task to task; of the static `env` it may use
         what `Static` has.
       act: (variables, memory, observation, key) -> (action, memory); `action` is int32 of the lanes' shape.
     """

@@ -19,7 +19,7 @@ FORMAT = 1
 
 
 def write(path: Path, about: Mapping[str, Any], tree: Any) -> None:
-    """Write a pytree of arrays, and what is said about it; killed on the way, the old content stays."""
+    """Write a pytree of arrays, and a description of it; killed on the way, the old content stays."""
     arrays = {name: _plain(leaf) for name, leaf in _named(tree)}
     table = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
     header = {"format": FORMAT, **about, "arrays": table}
@@ -32,7 +32,7 @@ def write(path: Path, about: Mapping[str, Any], tree: Any) -> None:
 
 
 def about(path: Path) -> dict[str, Any]:
-    """Read what a file says about itself.
+    """Read a file's description of itself.
 
     Raises:
       ValueError: it is none, cannot be read, or is of a format that this version does not know.

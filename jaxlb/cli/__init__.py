@@ -51,7 +51,7 @@ XLA_FLAGS = " ".join(
         "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=4000000",
     ]
 )
-"""What XLA is told where the environment does not say otherwise."""
+"""The flags of XLA where the environment does not set them."""
 
 _PATHS = ("--out", "--trace", "--config", "--checkpoint")
 """Options that are paths."""

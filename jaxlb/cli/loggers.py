@@ -14,12 +14,12 @@ from jaxlb import checks, runs
 
 
 class Training(NamedTuple):
-    """One training, as a logger is told of it.
+    """One training, as a logger gets it.
 
     Attributes:
       directory: for what the logger writes.
       group: the name of the run.
-      seed: that tells it from others of the run.
+      seed: by which it differs from others of the run.
       id: the same if the run is stopped and goes on.
       settings: of the trainer.
       done: iterations that were logged before.

@@ -45,7 +45,7 @@ class Train(Writes, Where):
     overwrite: bool = False
     """Replace the run in the folder."""
     log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
-    """Loggers that are told the figures too."""
+    """Loggers that get the figures too."""
 
     def run(self) -> None:
         """Train, log, save, draw."""

@@ -33,7 +33,7 @@ class Picture:
         """Draw the system as the task that waits finds it."""
         ends = np.sort(np.maximum(np.asarray(system.departure) - np.asarray(system.clock), 0.0), axis=1)
         wait = np.asarray(system.wait)
-        # What is beyond the queue's memory is not told apart.
+        # Tasks beyond the queue's memory are drawn as one.
         ends[:, -1] = np.maximum(ends[:, -1], wait)
         starts = np.concatenate([np.zeros_like(ends[:, :1]), ends[:, :-1]], axis=1)
         processor, place = np.nonzero(ends > starts)

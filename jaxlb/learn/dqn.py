@@ -2,8 +2,8 @@
 
 What the trainer does beyond the textbook, and why:
 
-- The value of a choice is its reward, which the observation tells, plus what the network says of everything
-  after (`jaxlb.scheduling.learned`): the network learns consequences only.
+- The value of a choice is its reward, which the observation gives, plus what the network predicts of all that
+  follows (`jaxlb.scheduling.learned`): the network learns consequences only.
 - Rewards are taken relative to that of the same task alone on a processor of mean speed, and to their running
   average (Naik et al. 2024). Neither changes which policy is best; the first removes the noise that heavy
   tailed sizes bring, the second the offset of 1 / (1 - discount) rewards that all values share. With
@@ -49,7 +49,7 @@ class DQNConfig(struct.PyTreeNode):
 
     Attributes:
       weights: of the reward that is learned, in mean services; their leaves may be `[N]`, one for each lane,
-        and the network is told them: so one network learns a range of objectives.
+        and the network reads them: so one network learns a range of objectives.
       learning_rate: of Adam, at first; it falls as a cosine does.
       final_learning_rate: at the end.
       discount: of the reward one task later, in (0, 1]; 1 learns for the average reward.
@@ -60,7 +60,7 @@ class DQNConfig(struct.PyTreeNode):
       average_rate: how fast the average reward follows the errors of the values.
       max_gradient_norm: longer gradients are cut to this; None: never.
       network: from `jaxlb.learn.networks`, or your own (init, apply).
-      forecaster: of the waits that it is told and that rewards are expected by, from
+      forecaster: of the waits that it reads and that rewards are expected by, from
         `jaxlb.scheduling.forecasts`.
       num_lanes: N environments that collect, one task of each for every gradient step.
       memory_rows: steps of all lanes that are remembered.
@@ -321,7 +321,7 @@ def train_dqn(env: Systems, params: Any, config: DQNConfig | None, key: Key) -> 
     Raises:
       ValueError: a setting or a parameter out of bounds.
       FloatingPointError: the loss stopped being finite (only where the result is at hand, not under a trace,
-        where `TrainResult.diverged` tells).
+        where `TrainResult.diverged` shows it).
     """
     return trainer.train(DQN, env, params, config, key)
 

@@ -41,7 +41,7 @@ class GNNConfig(struct.PyTreeNode):
       learning_rate: of Adam, at first; it falls as a cosine does.
       final_learning_rate: at the end.
       network: from `jaxlb.learn.networks`, or your own.
-      forecaster: of the waits that it is told, from `jaxlb.scheduling.forecasts`.
+      forecaster: of the waits that it reads, from `jaxlb.scheduling.forecasts`.
       target: what is fitted: "time": completion times, by squares; "mean": their means, by the likelihood of
         a gamma law with a logarithmic link, which heavy tails do not upset; "log-time": their logarithms, by
         squares; "distribution": mean and spread of their logarithms, by Gaussian likelihood, with a network
@@ -56,7 +56,7 @@ class GNNConfig(struct.PyTreeNode):
       batch_size: sequences that a gradient is taken over, of decisions with all their processors.
       sequence: decisions in a row; more than 1 for networks that remember; the second half is what is fitted.
       num_iterations: gradient steps.
-      num_evaluations: rounds of examples; after each round's steps, lanes that were held out are looked at.
+      num_evaluations: rounds of examples; after each round's steps, lanes that were held out are judged.
     """
 
     learning_rate: Any = number(1e-2, above=0)

@@ -42,9 +42,9 @@ class _Perceptron(nn.Module):
 
 
 class _PerProcessor(nn.Module):
-    """The same layers for every processor, each told the mean, the most and the least of the layer before.
+    """The same layers for every processor, each given the mean, the most and the least of the layer before.
 
-    Permuting processors permutes the values, and any number of processors will do. The first layer is told of
+    Permuting processors permutes the values, and any number of processors will do. The first layer reads
     all processors too: who completes first is a matter of the least completion.
     """
 
@@ -68,7 +68,7 @@ class _PerProcessor(nn.Module):
 class _MessagePassing(nn.Module):
     """Processors as nodes; in each round every node learns what its neighbours have come to.
 
-    What all nodes are told alike is multiplied once for all of them, so it costs next to nothing.
+    What all nodes read alike is multiplied once for all of them, so it costs next to nothing.
     """
 
     widths: Sequence[int]
@@ -216,7 +216,7 @@ def gnn(
 
     Args:
       widths: of the layers, the same for every node.
-      rounds: layers, from the first on, that are told what the neighbours have come to; 0: none is.
+      rounds: layers, from the first on, that read what the neighbours have come to; 0: none does.
       pooling: of neighbours: "mean", "max" or "attention" (Vaswani et al. 2017).
       graph: who is a neighbour: "full": all; "speed", "load": those nearest in it; "learned": those that a
         learned score puts first, the same for all nodes.
@@ -287,7 +287,7 @@ NETWORKS: dict[str, Callable[..., Network | Recurrent]] = {
     "recurrent-gnn": recurrent_gnn,
 }
 OPTIONS = sorted({name for make in NETWORKS.values() for name in inspect.signature(make).parameters})
-"""What some network can be told."""
+"""The options of networks."""
 
 
 def network(name: str, **options: Any) -> Network | Recurrent:
@@ -351,7 +351,7 @@ def check_processors(name: str | None, trained: Any, scenario: str, met: Any) ->
     if len(met) != len(trained):
         raise ValueError(f"trained for {len(trained)} processors, {scenario} has {len(met)}: {free}")
     met = met.reshape(len(met), -1)
-    # In mean speeds, as networks are told them.
+    # In mean speeds, as networks read them.
     if not np.allclose(met / met.mean(0), (trained / trained.mean())[:, None], rtol=1e-3):
         was, now = (", ".join(f"{speed:.4g}" for speed in speeds) for speeds in (trained, met[:, 0]))
         warnings.warn(

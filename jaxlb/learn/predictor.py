@@ -37,7 +37,7 @@ class PredictorConfig(struct.PyTreeNode):
       warmup: tasks before these that no example is taken from.
       num_examples: drawn of all processors of a system at all those tasks, to fit to.
       num_iterations: steps of L-BFGS.
-      num_evaluations: how often the examples that were held out are looked at, evenly spread.
+      num_evaluations: how often the examples that were held out are judged, evenly spread.
       detector: of drift, for the scheduler, from `jaxlb.drift`.
       hold: decisions for which its alarms last.
     """
@@ -143,8 +143,8 @@ def _untrained(predictor: Predictor, key: Key, examples: Examples) -> Fit:
     return Fit(
         network=predictor.init(key, examples.x),
         feature_mean=feature_mean,
-        # What never varied is not listened to. What did has no bounds, unlike in `features.standardise`: a
-        # backlog is an account, linear in the work that is told, and as true of ten times as much.
+        # What never varied counts for nothing. What did has no bounds, unlike in `features.standardise`: a
+        # backlog is an account, linear in the work, and as true of ten times as much.
         feature_deviation=deviation(feature_mean, examples.x.var(1)),
         mean=examples.backlog.mean(),
         deviation=examples.backlog.std(),

@@ -35,7 +35,7 @@ class Trainer(NamedTuple):
       features: names of those that its network is given, by group.
       known: names of those that it could be given.
       objective: the figure of progress that is the largest for the best weights.
-      reached: the figures of progress that tell what was reached, the most telling first.
+      reached: the figures of progress that show what was reached, the most important first.
       remedy: what to try where training diverged.
       config: of its settings, whose fields are those of `jaxlb.learn.settings`.
       check: (env, params, config) -> None, or ValueError if settings do not agree with each other or with the
@@ -91,7 +91,7 @@ def train(trainer: Trainer, env: Systems, params: Any, config: Any, key: Key) ->
     Raises:
       ValueError: a setting or a parameter out of bounds.
       FloatingPointError: the loss stopped being finite (only where the result is at hand, not under a trace,
-        where `TrainResult.diverged` tells).
+        where `TrainResult.diverged` shows it).
     """
     config = trainer.config() if config is None else config
     check(trainer, env, params, config)

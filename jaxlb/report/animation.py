@@ -58,7 +58,7 @@ class Count(NamedTuple):
 
 
 class History:
-    """What became of tasks, to be looked at at any time; times in float64 from the first arrival on.
+    """What became of tasks, at any time; times in float64 from the first arrival on.
 
     Args:
       tasks: leaves `[T]`.

@@ -1,4 +1,4 @@
-"""One page that tells what was trained and how it compares: a single file that needs nothing else."""
+"""One page that shows what was trained and how it compares: a single file that needs nothing else."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from jaxlb.runs import Run
 from jaxlb.types import EnvParams, Outcome, Task
 
 ORACLE = "oracle"
-_MOST_TIMES = 160  # of a tail: more cannot be told apart on a screen
+_MOST_TIMES = 160  # of a tail: a screen shows no more
 _DIGITS = 5  # of what is only drawn
 
 _FAILS = 1.5

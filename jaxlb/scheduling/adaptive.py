@@ -2,7 +2,7 @@
 
 Every candidate governs a twin: a system of its own that gets the tasks that arrive, as far as they are seen,
 and is measured as the real one is. What a task takes in its twin is what the candidate would have cost, its
-later consequences included, which no look at the next task alone could tell.
+later consequences included, which the next task alone does not show.
 """
 
 from typing import Any

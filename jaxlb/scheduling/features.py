@@ -128,7 +128,7 @@ def followed(moments: Moments, batches: Sequence[Features], rate: Array) -> Mome
 
 
 BOUND = 6.0
-"""Deviations from the mean that a network is told at most: it has learned nothing of what lies beyond."""
+"""Deviations from the mean that a network reads at most: it has learned nothing of what lies beyond."""
 # Trained and tested on heavy-tail, 4, 6 and no bound at all do alike: completion 3.7 to 3.9, violations 1.2
 # to 1.5 %, and seeds differ by more; at a load of 0.9 and a tail index of 1.1 too, which are not far away.
 

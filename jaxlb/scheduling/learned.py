@@ -1,6 +1,6 @@
 """What a learned network becomes when it acts: observation -> features -> a value for each processor.
 
-A value is the reward that is known beforehand plus what the network says of everything after: the reward of
+A value is the reward that is known beforehand plus what the network predicts of all that follows: the reward of
 each choice follows from the observation (exactly, where sizes and waits are visible), so only its
 consequences need learning.
 """
@@ -67,7 +67,7 @@ NAMES = Names(
     task=("log size", "priority", "log deadline", "log age"),
     processor=tuple(features.PROCESSOR_FEATURES),
 )
-"""The features that a DQN has now; what it is told of the reward comes after those of the task."""
+"""The features that a DQN has now; what it reads of the reward comes after those of the task."""
 
 
 class Variables(struct.PyTreeNode):
@@ -76,7 +76,7 @@ class Variables(struct.PyTreeNode):
     network: Any  # parameters
     moments: Moments
     weights: Weights  # of the reward that it maximises
-    forecaster: Forecaster  # of the waits that it is told
+    forecaster: Forecaster  # of the waits that it reads
 
 
 def objective(weights: Weights) -> list[Array]:

@@ -86,7 +86,7 @@ def solve(params: EnvParams, grid: int = 160) -> Values:
 
     Args:
       params: of the environment: `speed` `[2, ...]` (of the first lane), `load` (capped at 0.99) and `size`.
-      grid: number of waits of each processor that are told apart.
+      grid: number of waits of each processor in the table.
     """
     speed, load = speeds(params), jnp.minimum(params.load, 0.99)
     rate = load * speed.sum() / params.size.mean()

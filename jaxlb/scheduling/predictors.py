@@ -17,7 +17,7 @@ from jaxlb.scheduling.tracking import FEATURES, Tracking
 from jaxlb.types import Array, Key, Observation
 
 ORIGINAL = ("sma", "ewma", "system load average")
-"""What the original predictor was told."""
+"""The features of the original predictor."""
 
 
 class Predictor(NamedTuple):
@@ -25,7 +25,7 @@ class Predictor(NamedTuple):
 
     Attributes:
       name: what tables call it.
-      features: what it is told, among those of `jaxlb.scheduling.tracking`.
+      features: what it reads, among those of `jaxlb.scheduling.tracking`.
       init: (key, x) -> parameters, of standardised features x `[L, P, ...]`.
       apply: (parameters, x) -> `[1, P, ...]` mean, or `[2, P, ...]` mean and logarithm of the variance, of
         the standardised backlog.
@@ -60,7 +60,7 @@ class _Regressor(nn.Module):
         h = jnp.moveaxis(x, 0, -1)
         for width in self.widths:
             h = nn.relu(nn.Dense(width)(h))
-        # From zero: what the examples do not tell apart gets no weight.
+        # From zero: what never differs in the examples gets no weight.
         return jnp.moveaxis(nn.Dense(self.outputs, kernel_init=nn.initializers.zeros)(h), -1, 0)
 
 

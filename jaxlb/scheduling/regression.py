@@ -32,7 +32,7 @@ class Regression(struct.PyTreeNode):
     moments: Moments
     mean: Array  # of the target
     deviation: Array
-    forecaster: Forecaster  # of the waits that it is told
+    forecaster: Forecaster  # of the waits that it reads
 
 
 def untrained(
@@ -67,7 +67,7 @@ class Feedback(struct.PyTreeNode):
     offset: Array  # [P, ...] logarithm of completion / predicted, of late
     due: Array  # [K, ...] mean services until a pending task departs; infinite: nothing is pending here
     processor: Array  # [K, ...] int32, where it is
-    error: Array  # [K, ...] its logarithm of completion / predicted, not to be looked at before it departs
+    error: Array  # [K, ...] its logarithm of completion / predicted, not to be used before it departs
     slot: Array  # int32, the place of the next
 
 
@@ -179,7 +179,7 @@ def _act(
         corrected = mean + jnp.moveaxis(feedback.offset, 0, -1)
     action = jnp.argmin(cost(decision, corrected, spread, seen.deadline), -1).astype(jnp.int32)
     if adaptation is not None:
-        # How long it will take is settled by now; it is not looked at before the task has departed.
+        # How long it will take is settled by now; it is not used before the task has departed.
         completion = at_processor(jnp.moveaxis(completions(seen.truth), -1, 0), action)
         predicted = at_processor(jnp.moveaxis(mean, -1, 0), action)
         feedback = add_pending(feedback, action, completion, predicted)

@@ -45,7 +45,7 @@ def update(tracking: Tracking, observation: Observation) -> tuple[Tracking, Obse
     newest = jnp.arange(WINDOW, dtype=jnp.int32) == tracking.count % WINDOW
     newest = newest.reshape(-1, *(1,) * o.load.ndim)
     # Nothing assigned since the measurement: it is newer than the last assignment. Otherwise what was
-    # assigned since the last look came then, whoever decided it.
+    # assigned since the last update came then, whoever decided it.
     measured = ~(o.assigned > 0).any(0)
     kept = tracking.reckoned + o.assigned - tracking.assigned
     before = jnp.where(measured, o.wait * o.speed, kept)
@@ -93,7 +93,7 @@ FEATURES: dict[str, Callable[[Tracking, Observation], Array]] = {
     "system load average": lambda tracking, o: jnp.broadcast_to(o.load_average, o.load.shape),
     "system load deviation": lambda tracking, o: jnp.broadcast_to(jnp.sqrt(o.load_variance), o.load.shape),
 }
-"""What a predictor may be told of each processor, after `update`: name -> `[P, ...]`."""
+"""What a predictor may read of each processor, after `update`: name -> `[P, ...]`."""
 
 
 def features(names: tuple[str, ...], tracking: Tracking, observation: Observation) -> Array:

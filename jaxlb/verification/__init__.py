@@ -2,7 +2,7 @@
 
 A case compares a measured mean with a value that `theory` computes or the literature gives. Lanes are
 independent, so their spread gives the standard error. A case fails if it is off by more than 4 standard
-errors and by more than its tolerance (0.5 % unless said otherwise), and also if its 95 % interval is wider
+errors and by more than its tolerance (0.5 % unless stated otherwise), and also if its 95 % interval is wider
 than its precision (0.5 % to either side, 2 % where the variance makes that dear).
 
 Lanes start empty. What they do before is forgotten at the rate of the relaxation time, which for a queue of
@@ -113,7 +113,7 @@ def verify(
 
     Args:
       key: consumed.
-      quick: a tenth of the tasks, and only the experiments that then say something.
+      quick: a tenth of the tasks, and only the experiments that are still significant then.
       on_progress: called with the name of an experiment that has ended and the share of all that have.
 
     Returns:

@@ -42,7 +42,7 @@ class Experiment(NamedTuple):
 
     Attributes:
       group: of its cases.
-      name: what the progress bar says.
+      name: what the progress bar shows.
       run: (key, thoroughness) -> its cases' names and findings; thoroughness 1 is the full run, less makes
         it shorter in proportion.
       quick: whether the quick run has it too.
@@ -129,7 +129,7 @@ def violation(summary: Summary) -> np.ndarray:
 def equal_processors(num_processors: int, load: float, **overrides: Any) -> tuple[Env, EnvParams]:
     """Make equal processors of speed 1, Poisson arrivals, exponential sizes of mean 1 unless overridden.
 
-    Rules that look at waits need no queue lengths; a short memory of them saves time.
+    Rules on waits need no queue lengths; a short memory of them saves time.
     """
     overrides = {"queue_capacity": 1} | overrides
     return make("stable", num_processors=num_processors, load=load, **overrides)

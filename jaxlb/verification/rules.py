@@ -1,4 +1,4 @@
-"""Dispatching rules: blind splitting, and those that look at queue lengths or sizes."""
+"""Dispatching rules: blind splitting, and those that use queue lengths or sizes."""
 
 import jax
 import jax.numpy as jnp

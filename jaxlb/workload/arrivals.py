@@ -19,7 +19,7 @@ from jaxlb.workload.sizes import balanced_probability
 
 
 class _Process:
-    """What a process does unless it says otherwise: no memory, no say in the tasks."""
+    """What a process does unless it defines otherwise: no memory, no part in the tasks."""
 
     extra_words: ClassVar[int] = 0
 

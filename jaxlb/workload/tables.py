@@ -22,13 +22,13 @@ _MOMENT = re.compile(
     r"(?:(Z)|([+-])([0-9]{2}):?([0-9]{2}))?"
 )
 TRUNCATED = " (file truncated?)"
-"""What is said of a row that is too short."""
+"""A remark on a row that is too short."""
 
 _EXAMPLE = "2023-11-16 18:17:03.98 or 2024-05-10T00:00:00Z"
 
 
 class Lines:
-    """The lines of a text file, in one pass; gzip is told by its first bytes, not by the file's name."""
+    """The lines of a text file, in one pass; gzip is known by its first bytes, not by the file's name."""
 
     def __init__(self, path: Path, comment: str | None = None) -> None:
         """Set up a file's lines; those that begin with `comment` are skipped, whatever bytes they hold."""

@@ -253,7 +253,7 @@ def read_trace(path: str | Path, format: str, **options: object) -> TraceData:
                 column.append(value)
     except ValueError as error:
         likely = _likely_format(lines.head)
-        # It is the first row, or its header, that tells a file of another format.
+        # It is the first row, or its header, that shows a file of another format.
         if columns[0] or not lines.head or likely == format:
             raise
         text, known = str(error).removesuffix(TRUNCATED), ", ".join(sorted(TRACE_FORMATS))
@@ -273,7 +273,7 @@ def _rows(lines: Lines, cells: Cells, format: str, selection: Selection) -> Iter
     for texts in TRACE_FORMATS[format].rows(lines, wanted, selection.columns):
         values = {name: cells.read(name, text) for name, text in zip(wanted, texts, strict=True)}
         if not units:
-            # The first row tells which columns are times of day.
+            # The first row shows which columns are times of day.
             units = _units(lines, cells, selection)
             low, high = _window(lines, cells, selection, units[0])
         row = [
