@@ -35,7 +35,7 @@ env, base = jaxlb.make("seed")
 
 
 def build(x: jax.Array) -> EnvParams:
-    """Parameters from one point of the search space; processors from fastest to slowest, mean speed 1."""
+    """Make parameters from a point of the search space; processors from fastest to slowest, mean speed 1."""
     speed = jnp.exp(x[0] * jnp.array([1.5, 0.5, -0.5, -1.5]))
     return base.replace(
         speed=speed / speed.mean(),
@@ -61,7 +61,7 @@ def rates(params: EnvParams, key: jax.Array, lanes: int, tasks: int) -> dict[str
 
 @functools.partial(jax.jit, static_argnames=("lanes", "tasks"))
 def losses(points: jax.Array, key: jax.Array, lanes: int, tasks: int) -> jax.Array:
-    """Squared distance to the targets, in percentage points, of every point `[S, 7]`."""
+    """Return the squared distance of every point `[S, 7]` to the targets, in percentage points."""
 
     def one(x: jax.Array) -> jax.Array:
         found = rates(build(x), key, lanes, tasks)

@@ -34,7 +34,7 @@ class Claim:
     bound: float
 
     def line(self) -> str:
-        """Of a table."""
+        """Write a line of the table."""
         if any(math.isnan(figure) for figure in self.figures):
             return f"| {self.name} | {self.bound:g} | | no claim: one of the two is not stationary |"
         holds = all(figure <= self.bound for figure in self.figures)
@@ -43,14 +43,14 @@ class Claim:
 
 
 def rules(*names: str) -> dict[str, Scheduler]:
-    """Schedulers by their names."""
+    """Make schedulers by their names."""
     return {name: jaxlb.scheduler(name) for name in names}
 
 
 def compared(
     env: jaxlb.Env, params: jaxlb.EnvParams, entries: Mapping[str, str | jaxlb.Scheduler], **options: Any
 ) -> jaxlb.Comparison:
-    """All on the same tasks, which no training saw; differences are to the first."""
+    """Compare all on the same tasks, which no training had; differences are to the first."""
     key = jax.random.key(TEST_SEED)
     options = {"num_lanes": LANES, "num_tasks": TASKS, "warmup": WARMUP} | options
     return jaxlb.compare(env, params, entries, key, baseline=next(iter(entries)), **options)
@@ -63,14 +63,14 @@ def settled(table: jaxlb.Comparison, name: str, what: str) -> float:
 
 
 def ratio(table: jaxlb.Comparison, name: str, rule: str, what: str) -> float:
-    """One row's figure divided by another's; not a number where one of them has not settled."""
+    """Divide one row's figure by another's; not a number where one of them has not settled."""
     return settled(table, name, what) / settled(table, rule, what)
 
 
 def at_most(
     ratios: Callable[[str, str], Sequence[float]], bounds: Mapping[tuple[str, str], float], where: str = ""
 ) -> list[Claim]:
-    """Claims that figures are at most so many times those of rules.
+    """Claim that figures are at most so many times those of rules.
 
     Args:
       ratios: (figure of a row, rule) -> the figure of each seed / that of the rule.
@@ -84,7 +84,7 @@ def at_most(
 
 
 def line(row: Any, name: str) -> str:
-    """One scheduler's figures."""
+    """Write a line of one scheduler's figures."""
     cells = []
     for figure, scale in (("sla_violation_rate", 100.0), ("mean_completion", 1.0), ("mean_slowdown", 1.0)):
         interval = getattr(row, f"{figure}_ci")
@@ -127,7 +127,7 @@ class Page:
     """A page of sections, each of which can be made again by itself."""
 
     def __init__(self, path: Path, head: str, names: Sequence[str]) -> None:
-        """Those of the named sections that the page has already."""
+        """Read those of the named sections that the page has already."""
         self.path, self.head, self.names = path, head, names
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         parts = text.split("\n## ")[1:]

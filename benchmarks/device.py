@@ -51,24 +51,24 @@ COLUMNS = (
 
 
 def seconds(run: Callable[[], Any], runs: int) -> list[float]:
-    """Of so many runs, after one that is not counted."""
+    """Time so many runs, after one that is not counted."""
     return alternate({"": timed(run)}, runs)[""]
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Return median, least and most."""
     return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
 
 
 def copy_bandwidth(runs: int, size: int = 2**28) -> float:
-    """Bytes read and written in a second by copies of `size` floats, spread over the devices as lanes are."""
+    """Return the bytes a second that copies of `size` floats move, spread over devices as lanes are."""
     copy = jax.jit(lambda x: x + 1.0)
     x = side_by_side(jnp.zeros(size, jnp.float32), size)
     return 8 * size / statistics.median(seconds(lambda: copy(x), runs))
 
 
 def rolling(processors: int, lanes: int, runs: int, work: float, dump: Path | None) -> dict[str, Any]:
-    """Tasks per second of a rollout, and the bytes of a lane's state."""
+    """Return the tasks per second of a rollout, and the bytes of a lane's state."""
     (env, params), rule, key = system(processors), observing_lwr(), jax.random.key(0)
     carry = start_rollout(env, params, rule, key, lanes)
     began = time.perf_counter()
@@ -96,7 +96,7 @@ def rolling(processors: int, lanes: int, runs: int, work: float, dump: Path | No
 
 
 def training(runs: int) -> dict[str, dict[str, float]]:
-    """Seconds of a thousand gradient steps on `heavy-tail`; the DQN's with the tasks between them.
+    """Time a thousand gradient steps on `heavy-tail`; the DQN's with the tasks between them.
 
     The difference of two trainings with as many evaluations: compilation, judging and, of the GNN, collecting
     examples are taken off.
@@ -124,7 +124,7 @@ def training(runs: int) -> dict[str, dict[str, float]]:
 
 
 def comparing(runs: int) -> dict[str, float]:
-    """Seconds of `compare` of four rules, 1024 lanes x 5,000 tasks on `heavy-tail`, compiled before."""
+    """Time `compare` of four rules, 1024 lanes x 5,000 tasks on `heavy-tail`, compiled before."""
     env, params = jaxlb.make("heavy-tail")
     names = ("lwr", "greedy", "jsq", "guarded-sita")
 
@@ -144,7 +144,7 @@ def comparing(runs: int) -> dict[str, float]:
 
 
 def page(out: Path) -> None:
-    """Of all devices that were measured."""
+    """Write the page of all devices that were measured."""
     lines = [HEAD]
     for path in sorted(out.glob("device-*.json")):
         found = json.loads(path.read_text(encoding="utf-8"))

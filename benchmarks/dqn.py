@@ -94,22 +94,22 @@ class Row:
 
 
 def completion_time(exponent: float = 1.0) -> jaxlb.Weights:
-    """Completion times alone."""
+    """Return the objective of completion times alone."""
     return jaxlb.Weights(1.0, exponent, 0.0, 0.0)
 
 
 def bounded(bounds: Mapping[tuple[str, str], float]) -> Claims:
-    """Claims that figures are at most so many times those of rules."""
+    """Claim that figures are at most so many times those of rules."""
     return lambda found: at_most(lambda figure, rule: [found.ratio(figure, rule)], bounds)
 
 
 def guarded() -> dict[str, Scheduler]:
-    """Guarded SITA in every setting of a grid, and FPI."""
+    """Make guarded SITA in every setting of a grid, and FPI."""
     return rules(*tuning.GUARDED_SITA, "fpi")
 
 
 def heavy_tail(found: Found) -> list[Claim]:
-    """Against LWR and greedy, and better than each guarded SITA and FPI in all three figures at once."""
+    """Claim to beat LWR and greedy, and each guarded SITA and FPI in all three figures at once."""
     bounds = {("violations", "lwr"): 0.10, ("slowdown", "lwr"): 0.40}
     bounds |= {("completion", rule): 0.70 for rule in ("lwr", "greedy")}
     others = guarded()
@@ -121,7 +121,7 @@ def heavy_tail(found: Found) -> list[Claim]:
 
 
 def seed_scenario(found: Found) -> list[Claim]:
-    """Reward rises by 40 % while it learns; violations at most LWR's. RR, overloaded, is no measure."""
+    """Claim that the reward rises by 40 % and violations are at most LWR's; RR, overloaded, is no measure."""
     reward = np.asarray(found.result.history.reward)
     return [
         *bounded({("violations", "lwr"): 1.0, ("completion", "lwr"): 1.0})(found),
@@ -130,7 +130,7 @@ def seed_scenario(found: Found) -> list[Claim]:
 
 
 def exactly(optimum: Callable[[], float], within: float, *others: str) -> Claims:
-    """Mean completion within a share of the optimum, and at most that of other rules."""
+    """Claim a mean completion within a share of the optimum, and at most that of other rules."""
 
     def claimed(found: Found) -> list[Claim]:
         mean = found.row().mean_completion
@@ -146,7 +146,7 @@ def exactly(optimum: Callable[[], float], within: float, *others: str) -> Claims
 
 
 def control(found: Found) -> list[Claim]:
-    """Within 2 % of JSQ, and not significantly better."""
+    """Claim to be within 2 % of JSQ, and not significantly better."""
     interval = found.row().completion_difference_ci
     assert interval is not None
     mean = found.table.row("jsq").mean_completion
@@ -157,7 +157,7 @@ def control(found: Found) -> list[Claim]:
 
 
 def rows() -> dict[str, Row]:
-    """All of them."""
+    """List all rows."""
     small = {"size_visible": True, "wait_visible": True}
     dqn = jaxlb.DQNConfig
     exact = dqn(weights=completion_time())
@@ -329,7 +329,7 @@ def train(
 
 
 def front(out: Path) -> str:
-    """One network for many objectives: a picture of its front of completion and violations, and a section."""
+    """Draw one network's front of completion and violations over many objectives; write the section."""
     env, params = jaxlb.make("heavy-tail")
     exponent_key, weight_key = jax.random.split(jax.random.key(TEST_SEED))
     lanes = jaxlb.DQNConfig().num_lanes
@@ -391,7 +391,7 @@ def front(out: Path) -> str:
 
 
 def choices(found: Found, out: Path) -> None:
-    """Which processor gets which tasks, as a picture."""
+    """Draw which processor gets which tasks."""
     tasks = workload.sample(jax.random.key(TEST_SEED), found.params, 2000, (128,))
     best = found.table.best("sla_violation_rate", tuning.GUARDED_SITA).name
     entries = {

@@ -86,13 +86,13 @@ def trained(name: str, seed: int) -> tuple[Predictor, Fit]:
 
 
 def scheduler_of(found: tuple[Predictor, Fit], detector: str | None = "threshold") -> Scheduler:
-    """LWR with that predictor, switched by a detector or always on."""
+    """Make LWR with that predictor, switched by a detector or always on."""
     watching = None if detector is None else drift.detector(detector)
     return predictive.predicting("trained", *found, watching)
 
 
 def ours(seeds: int) -> dict[str, Scheduler]:
-    """`drift-aware` with the predictor of each seed; the first with the account that needs no training."""
+    """Make `drift-aware` with each seed's predictor, and first with the account that needs no training."""
     each = [
         jaxlb.scheduler("drift-aware"),
         *(scheduler_of(trained("linear", seed)) for seed in range(1, seeds)),
@@ -113,14 +113,14 @@ def others() -> dict[str, Scheduler]:
 def bounded(
     table: jaxlb.Comparison, seeds: int, bounds: dict[tuple[str, str], float], where: str = ""
 ) -> list[Claim]:
-    """Claims that figures of all seeds are at most so many times those of rules."""
+    """Claim that figures of all seeds are at most so many times those of rules."""
     return at_most(
         lambda figure, rule: [ratio(table, name, rule, figure) for name in ours(seeds)], bounds, where
     )
 
 
 def short(seeds: int) -> str:
-    """Situations, and whether prediction helps there."""
+    """List situations, and whether prediction helps there."""
     del seeds
     situations: dict[str, tuple[str, dict[str, Any]]] = {
         "fresh: `stable`": ("stable", {}),
@@ -157,7 +157,7 @@ def short(seeds: int) -> str:
 
 
 def fresh(seeds: int) -> str:
-    """Where nothing is stale."""
+    """Compare where nothing is stale."""
     rows, claims = [], []
     for scenario in ("stable", "heavy-tail", "seed"):
         env, params = jaxlb.make(scenario)
@@ -187,7 +187,7 @@ def stale(seeds: int) -> str:
 
 
 def intervals(seeds: int) -> str:
-    """One predictor for all intervals."""
+    """Compare one predictor over all intervals."""
     rows, claims = [], []
     for interval in (0.5, 2.0, 10.0, 20.0):
         env, params = jaxlb.make("stale", measure_interval=interval)
@@ -199,7 +199,7 @@ def intervals(seeds: int) -> str:
 
 
 def shift(seeds: int) -> str:
-    """Abrupt changes of rate and sizes."""
+    """Compare under abrupt changes of rate and sizes."""
     env, params = jaxlb.make("shift")
     table = compared(env, params, rules("lwr", "rr", "greedy", "oracle") | ours(seeds) | others())
     claims = bounded(table, seeds, {("violations", "lwr"): 0.6})
@@ -224,7 +224,7 @@ def snapshot(seeds: int) -> str:
 
 
 def hidden(seeds: int) -> str:
-    """Where the backlog cannot be known."""
+    """Compare where the backlog cannot be known."""
     rows, claims = [], []
     for title, overrides in {
         "sizes hidden": {"size_visible": False},
@@ -241,7 +241,7 @@ def hidden(seeds: int) -> str:
 
 
 def recovery(seeds: int) -> str:
-    """How soon completion times are those of the new load after it jumps."""
+    """Measure how soon completion times are those of the new load after it jumps."""
     before, after, smooth = 1500, 3500, 20
     lines = ["| measured every | load | scheduler | steady state | reached after | good after |"]
     lines.append("|---|---|---|---|---|---|")
@@ -263,7 +263,7 @@ def recovery(seeds: int) -> str:
             return np.convolve(mean, np.ones(smooth) / smooth, "valid")
 
         def until(inside: np.ndarray, elapsed: np.ndarray = elapsed) -> float:
-            """When it is inside for good."""
+            """Return when it is inside for good."""
             outside = np.flatnonzero(~inside)
             if not len(outside):
                 return 0.0
@@ -300,7 +300,7 @@ def recovery(seeds: int) -> str:
 
 
 def detectors(seeds: int) -> str:
-    """Any detector, with the account of backlogs that is kept."""
+    """Compare detectors, with the account of backlogs that is kept."""
     del seeds
     rows = []
     for scenario in ("stale", "shift", "seed", "stable"):
@@ -319,7 +319,7 @@ begin to differ from predictions, and then get used to it; what matters here is 
 
 
 def control(seeds: int) -> str:
-    """Detectors set to a rate of false alarms, where nothing drifts."""
+    """Compare detectors set to a rate of false alarms, where nothing drifts."""
     del seeds
     env, params = jaxlb.make("stable", measure_interval=1.0, measure_noise=0.3)
     tasks, lanes = 2000, 64
@@ -435,7 +435,7 @@ def network(seeds: int) -> str:
 
 
 def cost(seeds: int) -> str:
-    """Tasks per second against LWR, in one alternating run."""
+    """Measure tasks per second against LWR, in one alternating run."""
     del seeds
     env, params = jaxlb.make("stale")
     key, lanes, tasks, rounds = jax.random.key(0), 4096, 512, 9

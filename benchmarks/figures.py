@@ -19,7 +19,7 @@ _TWO = ListedColormap(["#4c78a8", "#f2cf5b"])
 
 
 def trade_off(fronts: Mapping[str, np.ndarray], rules: Mapping[str, tuple[float, float]]) -> Figure:
-    """Mean completion against violations: fronts as lines, single schedulers as points.
+    """Draw mean completion against violations: fronts as lines, single schedulers as points.
 
     Args:
       fronts: by name, `[K, 2]` of mean completion and violation rate.
@@ -58,7 +58,7 @@ def trade_off(fronts: Mapping[str, np.ndarray], rules: Mapping[str, tuple[float,
 
 
 def optimal_policies(systems: Sequence[EnvParams], relative_sizes: Sequence[float], most: float) -> Figure:
-    """Which of two processors the optimal rule chooses, over the plane of their waits, by task size.
+    """Draw which of two processors the optimal rule chooses, over the plane of their waits, by size.
 
     Args:
       systems: parameters of environments of two processors, a row each.
@@ -144,7 +144,7 @@ def predictions(
 
 
 def detection(curves: Mapping[str, np.ndarray]) -> Figure:
-    """Delay after a change against false alarms without one, a line for each detector.
+    """Draw delay after a change against false alarms without one, a line for each detector.
 
     Args:
       curves: by detector, `[K, 2]` of false alarms per number read, and mean delay in numbers read.
@@ -168,7 +168,7 @@ def detection(curves: Mapping[str, np.ndarray]) -> Figure:
 
 
 def over_time(times: np.ndarray, lines: Mapping[str, np.ndarray], change: float, ylabel: str) -> Figure:
-    """Figures over tasks, a line for each scheduler, with a mark where something changed."""
+    """Draw figures over tasks, a line for each scheduler, with a mark where something changed."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
         for index, (name, line) in enumerate(lines.items()):

@@ -60,7 +60,7 @@ OPTIONS: dict[str, Any] = {"out": Path("docs/results")}
 def trained(
     seeds: int, env: Any, params: Any, config: GNNConfig = CONFIG, name: str = "gnn"
 ) -> tuple[dict[str, str | jaxlb.Scheduler], list[jaxlb.TrainResult], list[float]]:
-    """Schedulers by name, what was trained, and how long it took."""
+    """Train; return schedulers by name, what was trained, and how long it took."""
     entries: dict[str, str | jaxlb.Scheduler] = {}
     results, seconds = [], []
     for seed in range(seeds):
@@ -74,12 +74,12 @@ def trained(
 
 
 def ratios(table: jaxlb.Comparison, seeds: int, name: str = "gnn") -> Callable[[str, str], list[float]]:
-    """Figures of every seed, divided by those of a rule."""
+    """Divide figures of every seed by those of a rule."""
     return lambda figure, rule: [ratio(table, f"{name}, seed {seed}", rule, figure) for seed in range(seeds)]
 
 
 def beside(table: jaxlb.Comparison, seeds: int, ours: str, theirs: str, what: str) -> list[float]:
-    """Figures of one training divided by those of another with the same seed."""
+    """Divide figures of one training by those of another with the same seed."""
     return [
         ratio(table, f"{ours}, seed {seed}", f"{theirs}, seed {seed}", FIGURES[what]) for seed in range(seeds)
     ]
@@ -95,7 +95,7 @@ AGREEMENT = "oracle's choice %"
 
 
 def disagreement(table: jaxlb.Comparison, seeds: int, name: str = "gnn") -> list[float]:
-    """Share of choices that are not the oracle's."""
+    """Return the share of choices that are not the oracle's."""
     return [1.0 - settled(table, f"{name}, seed {seed}", "oracle_agreement") for seed in range(seeds)]
 
 
@@ -133,7 +133,7 @@ def snapshot(seeds: int) -> str:
 
 
 def unexplained(found: gnn.Inspection) -> float:
-    """1 - R² of completion times."""
+    """Return 1 - R² of completion times."""
     return float(((found.predicted - found.truth) ** 2).mean() / found.truth.var())
 
 
@@ -193,7 +193,7 @@ def linear_forecaster(env: Any, params: Any, seed: int) -> forecasts.Forecaster:
 
 
 def noisy(rule: str, forecaster: forecasts.Forecaster) -> GNNConfig:
-    """Of targets that cannot be known: more examples, smaller steps, from the states of one sensible rule."""
+    """Configure for targets that cannot be known: more examples, small steps, states of one sensible rule."""
     return CONFIG.replace(
         target="mean",
         forecaster=forecaster,
@@ -205,12 +205,12 @@ def noisy(rule: str, forecaster: forecasts.Forecaster) -> GNNConfig:
 
 
 def with_memory(config: GNNConfig) -> GNNConfig:
-    """Every node keeps a recurrent state from task to task."""
+    """Let every node keep a recurrent state from task to task."""
     return config.replace(network=networks.recurrent_gnn(), sequence=16, batch_size=32)
 
 
 def each_by_itself(config: GNNConfig) -> GNNConfig:
-    """Every processor by itself: no messages, no load of the system, a forecast of its own figures alone."""
+    """Keep processors apart: no messages, no load of the system, a forecast of their own figures alone."""
     return config.replace(network=without(ALONE, "log system load"), forecaster=forecasts.FLUID)
 
 
@@ -233,7 +233,7 @@ Variants = dict[str, Callable[[GNNConfig], GNNConfig]]
 def lane_errors(
     situation: Situation, variants: Variants, seeds: int
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]]]:
-    """Mean squared and mean absolute errors in each lane, by name, of every seed."""
+    """Return mean squared and mean absolute errors in each lane, by name, of every seed."""
     scenario, overrides, rule = situation
     env, params = jaxlb.make(scenario, **overrides)
     place = regression.NAMES.processor.index("log forecast completion")
@@ -286,7 +286,7 @@ def errors(
 
 
 def hidden(seeds: int) -> str:
-    """Where completion times are no formula of what is seen."""
+    """Compare where completion times are no formula of what is observed."""
     variants: Variants = {
         "each by itself": each_by_itself,
         "without messages": lambda config: config.replace(network=ALONE),
@@ -323,7 +323,7 @@ recurrent state from task to task."""
 
 
 def stale(seeds: int) -> str:
-    """Old and noisy figures, in closed loop."""
+    """Compare in closed loop on old and noisy figures."""
     rows, claims = [], []
     for title, overrides in {"stale": {}, "noise 0.5": {"measure_noise": 0.5}}.items():
         env, params = jaxlb.make("stale", **overrides)
@@ -355,7 +355,7 @@ def stale(seeds: int) -> str:
 
 
 def several_systems() -> tuple[tuple, tuple, GNNConfig]:
-    """Of 4 to 16 processors, each lane with speeds and a load of its own."""
+    """Make systems of 4 to 16 processors, each lane with speeds and a load of its own."""
     config = CONFIG.replace(num_lanes=80, num_tasks=100, batch_size=500)
     envs, all_params = [], []
     for index, number in enumerate((4, 6, 8, 12, 16)):
@@ -370,7 +370,7 @@ def several_systems() -> tuple[tuple, tuple, GNNConfig]:
 
 
 def sizes(seeds: int) -> str:
-    """One network for any number of processors."""
+    """Compare one network over numbers of processors."""
     envs, all_params, config = several_systems()
     entries, _, _ = trained(seeds, envs, all_params, config)
     rows, claims = [], []
@@ -418,7 +418,7 @@ def q_network(seeds: int) -> str:
 
 
 def adaptation(seeds: int) -> str:
-    """Speeds are permuted in mid-run, and nobody is told."""
+    """Permute speeds in mid-run, which no scheduler observes."""
     chunk, before, after = 250, 8, 16
     settings = {"frozen": CONFIG, "adapting": CONFIG.replace(adaptation=0.05)}
     text = (
@@ -476,7 +476,7 @@ def adaptation(seeds: int) -> str:
 
 
 def objectives(seeds: int) -> str:
-    """Imitating the oracle's choice against regression of what each choice takes."""
+    """Compare imitation of the oracle's choice with regression of what each choice takes."""
     rows, claims = [], []
     situations: dict[str, tuple[str, dict[str, Any]]] = {
         "seed": ("seed", {}),
@@ -501,13 +501,13 @@ def objectives(seeds: int) -> str:
 
 
 def median_seconds(programs: Mapping[str, Callable[[], Any]], rounds: int = 7) -> dict[str, float]:
-    """Of alternating runs."""
+    """Return median seconds of alternating runs."""
     taken = alternate({name: timed(run) for name, run in programs.items()}, rounds)
     return {name: float(np.median(each)) for name, each in taken.items()}
 
 
 def some_features(lanes: int, number: int) -> Features:
-    """Of that many lanes and processors."""
+    """Make features of that many lanes and processors."""
     task_key, processor_key = jax.random.split(jax.random.key(0))
     return Features(
         task=jax.random.normal(task_key, (lanes, 5)),
@@ -516,7 +516,7 @@ def some_features(lanes: int, number: int) -> Features:
 
 
 def inference(network: Any, lanes: int, number: int) -> Callable[[], Any]:
-    """Values for so many lanes."""
+    """Return a function that computes values for so many lanes."""
     x = some_features(lanes, number)
     parameters = network.init(jax.random.key(1), x)
     apply = jax.jit(network.apply)
@@ -524,7 +524,7 @@ def inference(network: Any, lanes: int, number: int) -> Callable[[], Any]:
 
 
 def cost(seeds: int) -> str:
-    """Inference alone, in alternating runs."""
+    """Time inference alone, in alternating runs."""
     del seeds
     # Without the skip, as the MLPs have none.
     nets = {
@@ -581,7 +581,7 @@ def cost(seeds: int) -> str:
 
 
 def pictures(seeds: int) -> str:
-    """Predictions, agreement, and who listens to whom."""
+    """Draw predictions, agreement, and how far each processor counts for each."""
     del seeds
     env, params = jaxlb.make("seed")
     _, results, _ = trained(1, env, params)

@@ -50,7 +50,7 @@ def fastest(make_program: Callable[[Choice], Program], choices: Iterable[Choice]
 
 
 def observing_lwr() -> Scheduler:
-    """LWR that looks at every number of the observation, as a learned scheduler would."""
+    """Make LWR that uses every number of the observation, as a learned scheduler would."""
     return with_memory("lwr, observing", _no_sum, _sum_up)
 
 
@@ -73,7 +73,7 @@ def system(num_processors: int) -> tuple[Env, EnvParams]:
 
 
 def rolling(env: Env, params: EnvParams, scheduler: Scheduler, lanes: int, steps: int) -> Program:
-    """`rollout`, compiled: tasks per second."""
+    """Compile `rollout`: tasks per second."""
     key = jax.random.key(0)
     carry = start_rollout(env, params, scheduler, key, lanes)
     run = functools.partial(continue_rollout, env, params, scheduler, carry, steps)
@@ -81,7 +81,7 @@ def rolling(env: Env, params: EnvParams, scheduler: Scheduler, lanes: int, steps
 
 
 def stepping(env: Any, params: Any, lanes: int, steps: int) -> Program:
-    """`vmap(env.step)` in a scan with a key and a random action for each lane, as users write it.
+    """Scan `vmap(env.step)` with a key and a random action for each lane, as users write it.
 
     The observation is carried to the next step, as for a policy that would act on it. Every device runs the
     scan on its share of the lanes, so that none waits for another.
@@ -213,7 +213,7 @@ def simpy_program(num_processors: int, num_tasks: int) -> Program:
 
 
 def products(widths: tuple[int, ...], lanes: int, steps: int) -> Program:
-    """Nothing but a perceptron's matrix products, as often as a rollout asks it: decisions per second."""
+    """Compile a perceptron's matrix products alone, as often as a rollout needs them: decisions a second."""
     keys = jax.random.split(jax.random.key(0), len(widths))
     shapes = zip(keys, widths[:-1], widths[1:], strict=False)
     weights = [0.1 * jax.random.normal(key, (rows, columns)) for key, rows, columns in shapes]

@@ -80,7 +80,7 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether the bound is reached."""
+        """Return whether the bound is reached."""
         if self.value is None or self.bound is None:
             return False
         return self.value >= self.bound if self.better == "more" else self.value <= self.bound
@@ -106,7 +106,7 @@ class Sweep:
 def quotient(
     name: str, ours: Program, theirs: Program, rounds: int, bound: float, aim: float, detail: str
 ) -> Row:
-    """Our rate divided by theirs: of medians, and of each round."""
+    """Divide our rate by theirs: of medians, and of each round."""
     rates, others = alternate({"ours": ours, "theirs": theirs}, rounds).values()
     each = [rate / other for rate, other in zip(rates, others, strict=True)]
     value = statistics.median(rates) / statistics.median(others)
@@ -132,12 +132,12 @@ class Settings:
     threads: int
 
     def steps(self, lanes: int, work: float = 1.0) -> int:
-        """Tasks of each lane in a run; one takes `work` times as long as at P = 4 with a classical rule."""
+        """Return each lane's tasks in a run; one takes `work` times as long as by a classical rule, P = 4."""
         return max(1, int(self.tasks / (work * lanes)))
 
 
 def against_c(settings: Settings, num_processors: int, source: str, bound: float, aim: float) -> Row:
-    """LWR, all of the observation consumed, beside a C program."""
+    """Measure LWR, all of the observation consumed, beside a C program."""
     s, name = settings, f"LWR, P = {num_processors}: rate / {source}.c"
     (env, params), rule, work = system(num_processors), observing_lwr(), num_processors / 4
     with tempfile.TemporaryDirectory() as folder:
@@ -156,7 +156,7 @@ def against_c(settings: Settings, num_processors: int, source: str, bound: float
 
 
 def against_cartpole(settings: Settings, api: bool) -> Row:
-    """`rollout`, or the environment in a user's own loop, beside gymnax's CartPole with random actions.
+    """Measure `rollout`, or a user's own loop, beside gymnax's CartPole with random actions.
 
     What is a user's own loop runs in processes of its own, with XLA's flags of here and without, and the
     better of both counts.
@@ -186,7 +186,7 @@ def against_cartpole(settings: Settings, api: bool) -> Row:
 
 
 def against_simpy(settings: Settings) -> Row:
-    """LWR beside SimPy; neither observes more than it needs."""
+    """Measure LWR beside SimPy; neither observes more than it needs."""
     s = settings
     peer, (env, params), rule = simpy_program(4, 20_000), system(4), scheduler("lwr")
     lanes, own = fastest(lambda lanes: rolling(env, params, rule, lanes, s.steps(lanes)), s.lanes)
@@ -201,7 +201,7 @@ def untrained(env: Env, params: EnvParams, widths: tuple[int, ...]) -> Scheduler
 
 
 def overhead(settings: Settings) -> Row:
-    """Time of a rollout with a DQN that chooses, divided by that of its network's matrix products."""
+    """Divide a rollout's time, where a DQN chooses, by that of its network's matrix products."""
     s, widths = settings, (128, 128)
     env, params = system(4)
     rule = untrained(env, params, widths)
@@ -216,7 +216,7 @@ def overhead(settings: Settings) -> Row:
 
 
 def sweep(settings: Settings, over: str) -> Sweep:
-    """Throughput of rollouts over numbers of lanes, processors or tasks."""
+    """Measure rollouts over numbers of lanes, processors or tasks."""
     s = settings
     values = {
         "lanes": [4**power for power in range(9)],
@@ -274,7 +274,7 @@ def compiling(settings: Settings) -> Row:
 
 
 def importing(settings: Settings) -> Row:
-    """Seconds of `import jaxlb` beyond those of `import jax, flax`."""
+    """Time `import jaxlb` beyond `import jax, flax`."""
 
     def program(statement: str) -> Program:
         def run() -> float:
@@ -292,7 +292,7 @@ def importing(settings: Settings) -> Row:
 
 
 def memory(lanes: int = 1024) -> Row:
-    """Bytes of the state of a lane."""
+    """Count the bytes of the state of a lane."""
     env, params = system(4)
     carry = start_rollout(env, params, scheduler("lwr"), jax.random.key(0), lanes)
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(carry.state))
@@ -346,7 +346,7 @@ def measure(
 
 
 def throughput(sweeps: Sequence[Sweep]) -> Figure:
-    """Tasks per second over lanes, processors or tasks; and what a task costs for each processor."""
+    """Draw tasks per second over lanes, processors or tasks; and what a task costs for each processor."""
     with plt.rc_context(STYLE):
         per_processor = [sweep for sweep in sweeps if sweep.over == "processors"]
         count = len(sweeps) + len(per_processor)
@@ -374,7 +374,7 @@ def throughput(sweeps: Sequence[Sweep]) -> Figure:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """Where this runs, and what it runs."""
+    """Return where this runs, and what it runs."""
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),

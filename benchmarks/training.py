@@ -55,7 +55,7 @@ class HeavyTail:
     """The scenario in plain Python: first come, first served queues, and jaxlb's features and reward."""
 
     def __init__(self, seed: int):
-        """Empty queues at the first arrival."""
+        """Start with empty queues at the first arrival."""
         self.random = random.Random(seed)
         self.speeds = np.asarray(PARAMS.speed).tolist()
         self.mean_size = float(PARAMS.size.mean())
@@ -77,7 +77,7 @@ class HeavyTail:
                 queue.popleft()
 
     def features(self) -> np.ndarray:
-        """Of the task and of each processor, those that `jaxlb.scheduling.learned.features` makes."""
+        """Return features of the task and of each processor, as `jaxlb.scheduling.learned` has them."""
         size = self.size / self.mean_size
         # What never varies here is 0: priority, age, weights of the reward, work not measured yet.
         x = [math.log(size), math.log1p(4.0 * size), *(0.0,) * 6]
@@ -89,7 +89,7 @@ class HeavyTail:
         return np.array(x, np.float32)
 
     def step(self, action: int) -> float:
-        """Assign the task, let the next one arrive; returns the reward."""
+        """Assign the task, let the next one arrive; return the reward."""
         completion = self.waits[action] + self.size / self.speeds[action]
         self.free_at[action] = self.now + completion
         self.departures[action].append(self.free_at[action])
@@ -103,7 +103,7 @@ class TorchLoop:
     """DQN with one environment: a task, a gradient step, a task, ..."""
 
     def __init__(self, torch: Any, batch_size: int, memory_rows: int):
-        """Networks, and a memory filled at random."""
+        """Make networks, and a memory filled at random."""
         self.torch, self.batch_size = torch, batch_size
         self.random, self.system = np.random.default_rng(0), HeavyTail(0)
         self.state = self.system.features()
@@ -121,7 +121,7 @@ class TorchLoop:
             self.collect(exploration=1.0)
 
     def collect(self, exploration: float) -> None:
-        """One decision into the memory."""
+        """Put one decision into the memory."""
         if self.random.random() < exploration:
             action = int(self.random.integers(4))
         else:
@@ -135,7 +135,7 @@ class TorchLoop:
         self.count += 1
 
     def learn(self) -> None:
-        """One gradient step."""
+        """Take one gradient step."""
         tensor = self.torch.from_numpy
         rows = self.random.integers(min(self.count, len(self.actions)), size=self.batch_size)
         with self.torch.no_grad():
@@ -150,7 +150,7 @@ class TorchLoop:
             self.target.load_state_dict(self.online.state_dict())
 
     def run(self, threads: int, seconds: float) -> int:
-        """Tasks, each with a gradient step, for so long; returns how many."""
+        """Run tasks, each with a gradient step, for so long; return how many."""
         self.torch.set_num_threads(threads)
         first, end = self.count, time.perf_counter() + seconds
         while time.perf_counter() < end:
@@ -179,7 +179,7 @@ def compiled(name: str, amount: int, function: Callable[[Any], Any], key: Any) -
 
 
 def ours(name: str, settings: jaxlb.DQNConfig) -> Program:
-    """One seed of `train_dqn`."""
+    """Compile one seed of `train_dqn`."""
     tasks = settings.num_iterations * settings.num_lanes
     return compiled(name, tasks, lambda key: jaxlb.train_dqn(ENV, PARAMS, settings, key), jax.random.key(0))
 
@@ -216,7 +216,7 @@ def measure(
 
 
 def torch_duel(torch: Any, rounds: int) -> dict[str, Any]:
-    """One gradient step a task."""
+    """Compare with PyTorch: one gradient step a task."""
     batch, rows = 64, 16_384
     settings = config(
         num_lanes=1, batch_size=batch, memory_rows=rows, num_iterations=8000, n_step=1, double=False
@@ -241,7 +241,7 @@ def torch_duel(torch: Any, rounds: int) -> dict[str, Any]:
 
 
 def rejax_duel(rejax: Any, memory: int, rounds: int) -> dict[str, Any]:
-    """Many environments, one gradient step for each step of all."""
+    """Compare with rejax: many environments, one gradient step for each step of all."""
     lanes, batch, iterations = 256, 512, 500
     settings = config(
         num_lanes=lanes, batch_size=batch, memory_rows=memory // lanes, num_iterations=iterations, n_step=1
@@ -277,7 +277,7 @@ def rejax_duel(rejax: Any, memory: int, rounds: int) -> dict[str, Any]:
 
 
 def seeds_duel(rounds: int) -> dict[str, Any]:
-    """Seeds vmapped and spread over the devices, against one after the other."""
+    """Compare seeds vmapped and spread over the devices with one after the other."""
     settings = config(memory_rows=512, num_iterations=250)
     tasks = settings.num_iterations * settings.num_lanes
     keys = side_by_side(jax.vmap(jax.random.key)(jnp.arange(SEEDS)), SEEDS)

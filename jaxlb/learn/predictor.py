@@ -185,8 +185,8 @@ def continue_predictor(
     def step(carry: tuple, _: None) -> tuple[tuple, Array]:
         network, optimiser = carry
         value, gradient = optax.value_and_grad_from_state(loss_of)(network, state=optimiser)
-        asked = {"value": value, "grad": gradient, "value_fn": loss_of}
-        return descend(_OPTIMISER, gradient, optimiser, network, **asked), jnp.asarray(value)
+        extra = {"value": value, "grad": gradient, "value_fn": loss_of}
+        return descend(_OPTIMISER, gradient, optimiser, network, **extra), jnp.asarray(value)
 
     with jax.numpy_dtype_promotion("standard"):
         (network, optimiser), losses = jax.lax.scan(

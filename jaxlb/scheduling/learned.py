@@ -1,7 +1,7 @@
 """What a learned network becomes when it acts: observation -> features -> a value for each processor.
 
-A value is the reward that is known beforehand plus what the network predicts of all that follows: the reward of
-each choice follows from the observation (exactly, where sizes and waits are visible), so only its
+A value is the reward that is known beforehand plus what the network predicts of all that comes later: the
+reward of each choice follows from the observation (exactly, where sizes and waits are visible), so only its
 consequences need learning.
 """
 
