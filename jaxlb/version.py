@@ -1,3 +1,3 @@
 """The version of the package, for itself and for what it writes."""
 
-__version__ = "0.3.0"
+__version__ = "0.1.0"

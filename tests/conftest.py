@@ -1,4 +1,6 @@
+import os
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -6,6 +8,13 @@ import pytest
 
 import jaxlb  # noqa: F401
 
+# Compiling is most of what tests do, and these halve it. What an optimised program might do otherwise is
+# tested where XLA_FLAGS is set, if only to nothing, as CI does for the slow tests and on its second Python.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+QUICK += " --xla_cpu_parallel_codegen_split_count=1"
+if version("jax").startswith("0.10."):  # XLA ends a program that sets a flag it does not know
+    QUICK += " --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", QUICK)
 # Two devices, as on a user's machine: results must not depend on how lanes are spread. And nothing may be
 # promoted by accident.
 jax.config.update("jax_num_cpu_devices", 2)

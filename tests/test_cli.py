@@ -213,6 +213,7 @@ def test_a_full_disk_is_told_in_one_line(command):
     assert done.returncode == 2 and done.stderr == "jaxlb: error: [Errno 28] No space left on device\n"
 
 
+@pytest.mark.slow
 def test_warmup_is_what_theory_asks_for_up_to_the_number_of_tasks():
     def warmup(*options):
         done = jaxlb_command("compare", "--schedulers", "lwr", "--lanes", "2", "--json", *options)

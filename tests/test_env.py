@@ -244,7 +244,7 @@ def test_replays_of_rules_that_choose_can_be_differentiated(rule, key):
     assert np.isfinite(slope).all() and (np.asarray(slope) < 0).any()
 
 
-@pytest.mark.parametrize("queue_capacity", [8, 128])
+@pytest.mark.parametrize("queue_capacity", [8, pytest.param(128, marks=pytest.mark.slow)])
 def test_the_holding_cost_has_a_gradient_whatever_is_remembered(queue_capacity, key):
     env, params = jaxlb.make("park", queue_capacity=queue_capacity, num_processors=2, load=0.7)
 

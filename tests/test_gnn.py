@@ -113,6 +113,7 @@ def test_other_targets_are_learned_too(key, target):
     assert np.isnan(history.r_squared[-1]) == (target == "choice")
 
 
+@pytest.mark.slow
 def test_one_network_for_several_numbers_of_processors(key):
     systems = [jaxlb.make("stable", num_processors=number) for number in (2, 3)]
     envs, params = zip(*systems, strict=True)
@@ -126,6 +127,7 @@ def test_one_network_for_several_numbers_of_processors(key):
         train_gnn(envs, params[:1], config, key)
 
 
+@pytest.mark.slow
 def test_a_network_that_remembers(key):
     """Its state stays with the processor, and what it says depends on what it saw before."""
     env, params = make(measure_interval=2.0, measure_noise=0.5)

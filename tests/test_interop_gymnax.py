@@ -88,6 +88,7 @@ def test_gymnax_to_gym_wrapper(gymnax, key):
         assert (bool(terminated), bool(truncated)) == (False, step == 3)
 
 
+@pytest.mark.slow
 def test_gymnax_to_vector_gym_wrapper(gymnax):
     """Its lanes are ours, through resets too, though it puts batched functions into its copy."""
     from gymnax.wrappers.gym import GymnaxToVectorGymWrapper

@@ -88,6 +88,7 @@ def run(training, **settings):
 SETTINGS = {"JAX_ENABLE_X64": "1", "JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_DEBUG_KEY_REUSE": "1"}
 
 
+@pytest.mark.slow
 def test_all_runs_under_other_settings_of_jax():
     run(DQN, **SETTINGS)
 
@@ -103,6 +104,7 @@ def test_trainers_and_figures_are_in_float32_under_64_bits():
     assert run(DQN + OTHERS, JAX_ENABLE_X64="1") == run("")
 
 
+@pytest.mark.slow
 def test_both_kinds_of_keys_are_taken_and_mean_the_same():
     typed, raw = jax.random.key(3), jax.random.PRNGKey(3)
     env, params = jaxlb.make("seed", max_steps_in_episode=2)
@@ -146,7 +148,7 @@ def test_a_number_is_one_program_however_it_is_given(key):
     assert continue_rollout._cache_size() == before
 
 
-@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("checked", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_rollouts_replays_and_trainings_run_within_shard_map(checked, key):
     """Each device a rollout of its own: the same as one after the other."""
     mesh, keys = jaxlb.device_mesh(2), jax.random.split(key, 2)

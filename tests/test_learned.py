@@ -111,7 +111,9 @@ def trained(method):
     return env, params, train(env, params, config, jax.random.key(3))
 
 
-@pytest.mark.parametrize("method", TRAININGS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(one, marks=[pytest.mark.slow] * (one == "gnn")) for one in TRAININGS]
+)
 def test_what_never_varied_in_training_moves_no_choice(key, method):
     """Three priorities with one deadline: to who learned with one, the same tasks as ever."""
     env, params, result = trained(method)

@@ -47,6 +47,7 @@ def test_scenarios_are_what_the_table_says():
     np.testing.assert_allclose(np.diff(np.log(large.speed)), np.log(16) / 63, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_seed_reproduces_the_published_snapshot_table(key):
     """Round Robin 25.8 % agreement and 63.7 % violations, LWR 71.2 % and 42.6 %, oracle 39 % violations."""
     env, params = jaxlb.make("seed")

@@ -372,14 +372,17 @@ def test_bad_names_with_options_are_refused(name, message):
         jaxlb.scheduler("guarded-sita(big=1)", big=2)
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("scenario", "overrides", "name", "options", "response"),
     [
         ("stable", {}, "lwl", {}, 1.745541),  # M/M/4
-        ("stable", {"num_processors": 2}, "rr", {}, 3.843980),  # E2/M/1
-        ("stable", {"num_processors": 2}, "jsq", {"ties": "random"}, 2.955737),
-        ("two-server", {}, "sed", {}, 3.7148),
-        ("two-server", {}, "lwr", {}, 3.4616),  # smallest n / speed
+        pytest.param("stable", {"num_processors": 2}, "rr", {}, 3.843980, marks=SLOW),  # E2/M/1
+        pytest.param("stable", {"num_processors": 2}, "jsq", {"ties": "random"}, 2.955737, marks=SLOW),
+        pytest.param("two-server", {}, "sed", {}, 3.7148, marks=SLOW),
+        pytest.param("two-server", {}, "lwr", {}, 3.4616, marks=SLOW),  # smallest n / speed
         ("two-server", {}, "jsq", {"ties": "random"}, 4.8643),
     ],
 )
@@ -412,6 +415,7 @@ def test_optimal_promises_what_an_independent_solver_found_and_keeps_it(speed, l
     assert (np.asarray(greedy.mean_completion) - lanes).mean() > 0.01 * response
 
 
+@pytest.mark.slow
 def test_optimal_acts_on_its_values(key):
     # Its choices, task by task, from the solved table in float64 with SciPy's interpolation.
     env, params = jaxlb.make("stable", speed=[1.0, 0.5], load=0.7)

@@ -86,6 +86,7 @@ def test_verbose_adds_tracebacks_and_what_is_compiled(capsys):
     assert "Compiling" in done.stderr and "Compiling" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_terminal_is_coloured_unless_it_is_not_wanted():
     for arguments, code in ((["--help"], 0), (["verify", "--lanse"], 2)):
         got, shown = on_a_terminal(*arguments, NO_COLOR="")
@@ -97,6 +98,7 @@ def test_a_terminal_is_coloured_unless_it_is_not_wanted():
         assert "\x1b" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_is_told_what_takes_so_long():
     code, shown = on_a_terminal("compare", *SMALL)
     assert code == 0 and "compiling" in shown
@@ -185,8 +187,8 @@ def test_completion_scripts_complete(shell, tmp_path):
     assert "--trace-format" in completed("jaxlb compare --tra", 2)
 
 
-@pytest.mark.parametrize("reader", ["head -1", "true"])
-@pytest.mark.parametrize("form", ["", " --json"])
+@pytest.mark.parametrize("reader", [pytest.param("head -1", marks=pytest.mark.slow), "true"])
+@pytest.mark.parametrize("form", [pytest.param("", marks=pytest.mark.slow), " --json"])
 def test_results_are_written_though_nobody_reads_them(reader, form, tmp_path):
     command = " ".join([*JAXLB, "compare", *SMALL, "--out", str(tmp_path)]) + form
     done = subprocess.run(
@@ -208,6 +210,7 @@ def test_signs_that_a_terminal_cannot_show_are_replaced():
     assert "? is half the 95 % interval" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_was_compiled_is_kept_for_the_next_command(tmp_path):
     def programs(**asked):
         environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)} | asked

@@ -148,6 +148,7 @@ def exact_waits(state):
     return np.maximum(free - clock, 0.0)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**31), num_processors=st.integers(1, 12))
 def test_work_is_conserved_and_no_task_is_lost(seed, num_processors):
@@ -167,6 +168,7 @@ def test_work_is_conserved_and_no_task_is_lost(seed, num_processors):
         assert in_system[action] == sorted(in_system[action])  # first come, first served
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_permuting_processors_permutes_everything(seed):

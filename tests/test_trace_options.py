@@ -34,6 +34,7 @@ def trace(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_options_of_its_trace(trace, tmp_path, capsys, monkeypatch):
     named = ["--trace", str(trace), "--trace-format", "csv", "--set", *CLASSES]
     given = [*named, "--trace-options", *OPTIONS]

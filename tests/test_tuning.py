@@ -8,6 +8,7 @@ import jaxlb
 from jaxlb import tuning
 
 
+@pytest.mark.slow
 def test_settings_side_by_side_do_what_each_does_alone(key):
     env, params = jaxlb.make("heavy-tail")
     run = {"num_lanes": 16, "num_tasks": 400, "warmup": 50}
