@@ -80,11 +80,11 @@ def test_snapshot_and_other_parameters():
 
 
 @pytest.mark.parametrize("command", ["scenarios", "schedulers"])
-def test_lists(command):
-    done = jaxlb_command(command)
-    assert done.returncode == 0, done.stderr
+def test_lists(command, capsys):
+    assert cli.run([command]) == 0
+    shown = capsys.readouterr().out
     for name in getattr(jaxlb, command)():
-        assert name in done.stdout
+        assert name in shown
 
 
 @pytest.mark.parametrize(
@@ -127,12 +127,12 @@ def test_lists(command):
         (["--lanes", "four"], "four"),
     ],
 )
-def test_bad_input_exits_with_2_and_one_clear_line(arguments, message):
-    done = jaxlb_command("compare", *arguments)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1, done.stderr
+def test_bad_input_exits_with_2_and_one_clear_line(arguments, message, capsys):
+    assert cli.run(["compare", *arguments]) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    lines = [line for line in written.err.splitlines() if line.strip()]
+    assert len(lines) == 1, written.err
     assert lines[0].startswith("jaxlb: error: ") and message in lines[0]
 
 
