@@ -76,7 +76,7 @@ def read(directory: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from None
     if not isinstance(about, dict) or not {"command", "started", "versions"} <= about.keys():
-        raise ValueError(f"{path}: not one that jaxlb wrote")
+        raise ValueError(f"{path}: not one that jaxlb wrote, or of another version: choose another folder")
     return about
 
 

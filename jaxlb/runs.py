@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxlb import records, trained, weights
 from jaxlb.devices import device_mesh, side_by_side
+from jaxlb.learn.settings import own_fields
 from jaxlb.learn.trainer import Systems, prepared
 from jaxlb.trained import Training, describe, training_of
 from jaxlb.types import Scheduler
@@ -78,14 +79,16 @@ class Run:
         """Write a checkpoint: the best weights and, until training is over, the whole state."""
         (self.directory / WEIGHTS).mkdir(exist_ok=True)
         iteration = int(state.iteration[0])
+        # Before the weights: killed on the way, training goes on from here and writes them again.
+        if not over:
+            weights.write(self.directory / STATE, {"iteration": iteration}, state)
         for index, seed in enumerate(self.training.seeds):
             training = dataclasses.replace(self.training, seeds=[seed])
             best = jax.tree.map(operator.itemgetter(index), state.best)
             trained.write(self.weights(seed), training, best, iteration=iteration)
         if over:
-            (self.directory / STATE).unlink(missing_ok=True)
-        else:
-            weights.write(self.directory / STATE, {"iteration": iteration}, state)
+            for name in (STATE, f".{STATE}"):  # the second: of a write that was killed
+                (self.directory / name).unlink(missing_ok=True)
 
     def load(self, **own: Any) -> dict[int, Scheduler]:
         """Load what was trained, by seed: the scheduler with its best weights.
@@ -116,17 +119,22 @@ def make_room(directory: Path, overwrite: bool) -> None:
     Raises:
       ValueError: the folder holds one and is not to be overwritten.
     """
-    if "training" not in (records.read(directory) or {}):
+    recorded = "training" in (records.read(directory) or {})
+    parts = (METRICS, STATE, WEIGHTS)
+    if not recorded and not any((directory / name).exists() for name in parts):
         return
     if not overwrite:
-        raise ValueError(
-            f"{directory} holds a run: --resume continues it, --overwrite replaces it, "
-            "--out DIR goes elsewhere"
+        ways = (
+            "--resume continues it, --overwrite replaces it"
+            if recorded
+            else "--overwrite replaces what is left"
         )
-    for name in (records.RECORD, METRICS, STATE):
-        (directory / name).unlink(missing_ok=True)
+        raise ValueError(f"{directory} holds a run: {ways}, --out DIR goes elsewhere")
     for name in (WEIGHTS, LOGS):
         shutil.rmtree(directory / name, ignore_errors=True)
+    # The record last: killed on the way, this is still the folder of a run.
+    for name in (METRICS, STATE, f".{STATE}", *((records.RECORD,) if recorded else ())):
+        (directory / name).unlink(missing_ok=True)
 
 
 def must_agree(wanted: dict[str, Any], started: Training) -> None:
@@ -163,14 +171,10 @@ def go_on(
     Raises:
       FloatingPointError: a loss was not finite; the weights before that are kept.
     """
-    trainer, seeds, total, done = (
-        run.training.trainer(),
-        run.training.seeds,
-        config.num_iterations,
-        run.iteration(),
-    )
+    trainer, seeds = run.training.trainer(), run.training.seeds
+    total, done = config.num_iterations, run.iteration()
     run.forget_after(done)
-    if done == total:
+    if done == total and not (run.directory / STATE).exists():
         return
     ready = prepared(params, config)
 
@@ -186,6 +190,7 @@ def go_on(
         # The state that goes in is not needed again, and what it remembers is the largest thing there is.
         advance = jax.jit(jax.vmap(functools.partial(trainer.advance, env, *ready)), donate_argnums=0)
         advance = advance.lower(state).compile()
+        _check_finite(run, state.diverged)
         while done < total:
             began = time.perf_counter()
             state, figures = jax.block_until_ready(advance(state))
@@ -195,17 +200,22 @@ def go_on(
             # Logged first: what was logged after the last checkpoint is made again.
             run.log(rows)
             on_rows(rows)
-            run.save(state, over=done >= total)
+            run.save(state, over=done >= total and not (np.asarray(state.diverged) >= 0).any())
             if on_progress is not None:
                 on_progress(f"iteration {done:,}", done / total)
-            diverged = np.asarray(state.diverged)
-            if (diverged >= 0).any():
-                which = int(np.argmax(diverged >= 0))
-                raise FloatingPointError(
-                    f"training diverged: with seed {seeds[which]} the loss was not finite at "
-                    f"iteration {diverged[which]:,}; {run.directory} keeps the weights before that. "
-                    f"Try {trainer.remedy}"
-                )
+            _check_finite(run, state.diverged)
+
+
+def _check_finite(run: Run, diverged: Any) -> None:
+    """Raise FloatingPointError if a training has diverged: where it did, and what to try."""
+    diverged = np.asarray(diverged)
+    if (diverged >= 0).any():
+        which = int(np.argmax(diverged >= 0))
+        raise FloatingPointError(
+            f"training diverged: with seed {run.training.seeds[which]} the loss was not finite at "
+            f"iteration {diverged[which]:,}; {run.directory} keeps the weights before that. "
+            f"Try {run.training.trainer().remedy}"
+        )
 
 
 def _rows(seeds: list[int], figures: Any, iterations_per_second: float) -> Rows:
@@ -238,7 +248,8 @@ def train(
       params: of the environment.
       config: of the method that is wanted, such as `jaxlb.DQNConfig`.
       seeds: trained side by side.
-      resume: whether the training in the folder, which was begun with the same arguments, goes on.
+      resume: whether the training in the folder goes on, which was begun with the same arguments: settings,
+        seeds and speeds are compared, other parameters and functions of your own are not.
       overwrite: whether it is replaced.
       on_rows: called with the figures of each judgement, a dictionary for each seed.
 
@@ -251,7 +262,13 @@ def train(
     """
     directory = Path(directory)
     training = describe(env, params, config, seeds)
+    if not training.seeds:
+        raise ValueError("seeds = (): must be at least one")
     if resume:
+        if own_fields(type(config), training.settings) != own_fields(
+            type(config), find(directory).training.settings
+        ):
+            raise ValueError("resume: the run was started with another network, forecaster or the like")
         wanted = dataclasses.asdict(training)
         must_agree(
             wanted.pop("settings") | {name: wanted[name] for name in ("method", "seeds", "speed")},
@@ -264,7 +281,7 @@ def train(
     run = find(directory)
     go_on(run, env, params, config, on_rows=on_rows)
     objective = training.trainer().objective
-    record.finish(f"{objective} {best(run)[objective]:.4g}")
+    record.finish(f"{objective} {figure(best(run)[objective])}")
     return run
 
 
@@ -272,7 +289,14 @@ def best(run: Run, seed: int | None = None) -> dict[str, Any]:
     """Return the line of the weights that are kept; of one seed, or of the best."""
     objective = run.training.trainer().objective
     rows = [row for row in run.logged() if seed is None or row["seed"] == seed]
+    if not rows:
+        raise ValueError(f"{run.directory / METRICS}: has no figures")
     return max(rows, key=lambda row: -math.inf if row[objective] is None else row[objective])
+
+
+def figure(value: float | None, scale: float = 1.0) -> str:
+    """Write a figure of a line, which is None where it was not finite."""
+    return "nan" if value is None else f"{scale * value:.4g}"
 
 
 def load(path: str | Path, seed: int | None = None, **own: Any) -> Scheduler:

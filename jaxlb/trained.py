@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlb import weights
+from jaxlb import checks, weights
 from jaxlb.env import Env
 from jaxlb.environments import Spec
 from jaxlb.learn import TRAINERS, Trainer
@@ -51,7 +51,9 @@ class Training:
           ValueError: it was one's own.
         """
         if self.environment is None:
-            raise ValueError("trained in an environment of its own, which only its program can make")
+            raise ValueError(
+                "trained in Python, so what its environment was made from is not known: --scenario names one"
+            )
         return Spec(**self.environment)
 
     def config(self, **own: Any) -> Any:
@@ -79,7 +81,16 @@ def describe(
     Raises:
       ValueError: a setting is out of bounds, or does not agree with others or the environment.
     """
-    trainer = next(trainer for trainer in TRAINERS.values() if isinstance(config, trainer.config))
+    of_config = (trainer for trainer in TRAINERS.values() if isinstance(config, trainer.config))
+    trainer = next(of_config, None)
+    if trainer is None:
+        kinds = ", ".join(trainer.config.__name__ for trainer in TRAINERS.values())
+        raise ValueError(f"config = {checks.shown(config)}: must be one of {kinds}")
+    seeds = [seed.item() if isinstance(seed, np.integer) else seed for seed in seeds]
+    for seed in seeds:
+        checks.seed("seed", seed)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds = {seeds}: must differ")
     check(trainer, env, params, config)
     first = params if isinstance(params, EnvParams) else params[0]
     return Training(
@@ -88,7 +99,7 @@ def describe(
         features={group: list(names) for group, names in trainer.features},
         speed=np.asarray(first.speed).tolist(),
         environment=None if spec is None else dataclasses.asdict(spec),
-        seeds=list(seeds),
+        seeds=seeds,
     )
 
 
@@ -112,7 +123,7 @@ def read(path: Path, **own: Any) -> Scheduler:
     trainer = training.trainer()
     try:
         config = training.config(**own)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
     like = jax.eval_shape(functools.partial(trainer.variables, config, len(training.speed)))
     names = {group: tuple(names) for group, names in training.features.items()}
@@ -123,6 +134,8 @@ def training_of(path: Path, found: Any) -> Training:
     """Read a file's description of a training, if this jaxlb can use what came of it."""
     try:
         training = Training(**found)
+        if not (isinstance(training.settings, dict) and isinstance(training.speed, list) and training.speed):
+            raise TypeError("settings or speeds are missing")
         known, theirs = dict(training.trainer().known), training.features
         missing = [name for group in theirs for name in theirs[group] if name not in known[group]]
     except (TypeError, LookupError, AttributeError) as error:

@@ -21,7 +21,12 @@ FORMAT = 1
 def write(path: Path, about: Mapping[str, Any], tree: Any) -> None:
     """Write a pytree of arrays, and a description of it; killed on the way, the old content stays."""
     arrays = {name: _plain(leaf) for name, leaf in _named(tree)}
-    table = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
+    # What NumPy has no letter for, such as bfloat16, has a name.
+    kinds = {
+        name: array.dtype.name if array.dtype.kind == "V" else array.dtype.str
+        for name, array in arrays.items()
+    }
+    table = [[name, kinds[name], list(array.shape)] for name, array in arrays.items()]
     header = {"format": FORMAT, **about, "arrays": table}
     new = path.with_name(f".{path.name}")
     with new.open("wb") as file:
@@ -54,11 +59,13 @@ def read(path: Path, like: Any) -> Any:
     with _opened(path) as file:
         header, arrays = _header(path, file), {}
         try:
-            for name, dtype, shape in header["arrays"]:
-                kind = np.dtype(dtype)
-                content = file.read(kind.itemsize * math.prod(shape))
-                arrays[name] = np.frombuffer(content, kind).reshape(shape)
-        except (KeyError, TypeError, ValueError) as error:
+            table = [(name, jnp.dtype(kind), shape) for name, kind, shape in header["arrays"]]
+            sizes = [kind.itemsize * math.prod(shape) for _, kind, shape in table]
+            if sum(sizes) != path.stat().st_size - file.tell():
+                raise ValueError("it is cut off, or longer than it says")
+            for (name, kind, shape), size in zip(table, sizes, strict=True):
+                arrays[name] = np.frombuffer(file.read(size), kind).reshape(shape)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{path}: cannot be read: {error}") from None
     wanted = _named(like)
     if {name for name, _ in wanted} != set(arrays):
@@ -81,7 +88,7 @@ def _is_key(leaf: Any) -> bool:
 def _plain(leaf: Any) -> np.ndarray:
     leaf = jnp.asarray(leaf)
     array = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-    return array.astype(array.dtype.newbyteorder("<"))
+    return array if array.dtype.kind == "V" else array.astype(array.dtype.newbyteorder("<"))
 
 
 def _like(array: np.ndarray, leaf: Any) -> Any:
@@ -99,7 +106,7 @@ def _header(path: Path, file: BinaryIO) -> dict[str, Any]:
     try:
         header = json.loads(file.readline(2**24).decode())
         number = header["format"]
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read: {error}") from None
     if number != FORMAT:
         raise ValueError(

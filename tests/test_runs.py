@@ -12,6 +12,7 @@ from pathlib import Path
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -316,6 +317,49 @@ def test_weights_describe_themselves_and_keep_their_features(trained, key, tmp_p
     weights.write(tmp_path / "newer", {"training": training, "format": 2}, expected.variables)
     with pytest.raises(ValueError, match=r"newer: of format 2, this jaxlb reads format 1"):
         jaxlb.load(tmp_path / "newer")
+
+
+def test_a_run_killed_within_its_first_checkpoint_goes_on(trained, tmp_path, monkeypatch):
+    """Between the state and the weights: from that state, or from nothing."""
+    out, write = tmp_path / "cut", runs.trained.write
+
+    def cut(*given, **about):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.trained, "write", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(out, seed=3, seeds=2, load=0.6, set=("tail_index=1.3",))
+    with pytest.raises(ValueError, match="nothing was saved yet"):
+        jaxlb.load(out)
+    monkeypatch.setattr(runs.trained, "write", write)
+    assert runs.find(out).iteration() == 10
+    Train(method="dqn", out=out, resume=True).run()
+    for seed in (3, 4):
+        chex.assert_trees_all_equal(jaxlb.load(out, seed).variables, jaxlb.load(trained, seed).variables)
+    (out / "run.json").unlink()
+    with pytest.raises(ValueError, match="holds a run: --overwrite replaces what is left"):
+        train(out)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [((), "at least one"), ((-1,), "seed = -1"), ((3, 3), "must differ"), ((0.5,), "seed = 0.5")],
+)
+def test_bad_seeds_are_refused_before_anything_is_written(seeds, message, tmp_path):
+    env, params = jaxlb.make("heavy-tail")
+    with pytest.raises(ValueError, match=message):
+        runs.train(tmp_path / "no", env, params, jaxlb.DQNConfig(), seeds=seeds)
+    with pytest.raises(ValueError, match="config = None: must be one of DQNConfig"):
+        runs.train(tmp_path / "no", env, params, None)
+    assert not (tmp_path / "no").exists()
+
+
+def test_weights_of_any_dtype_come_back(tmp_path):
+    tree = {"a": jnp.arange(3, dtype=jnp.bfloat16), "b": jnp.ones((2, 0)), "c": jax.random.key(3)}
+    weights.write(tmp_path / "file", {}, tree)
+    found = weights.read(tmp_path / "file", tree)
+    for name, leaf in tree.items():
+        assert found[name].dtype == leaf.dtype and (found[name] == leaf).all()
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,12 @@ class _Judge(Writes):
         env, params = spec.make()
         trace = None if spec.trace is None else Path(spec.trace[0]).name
         described = {"scenario": env.name, "trace": trace, "load": float(params.load), "seed": self.seed}
-        return Setup(env, params, entries(self.schedulers, checkpoints, env, params), behaviour, described)
+        chosen = entries(self.schedulers, checkpoints, env, params)
+        if self.baseline is not None:
+            checks.known("baseline", self.baseline, chosen)
+        if self.warmup is not None:
+            checks.at_least("warmup", self.warmup, 0)
+        return Setup(env, params, chosen, behaviour, described)
 
     def judge(self, setup: Setup) -> Comparison:
         """Compare."""
@@ -156,7 +161,10 @@ def entries(names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams
     """Return the schedulers that options name, those that were trained last."""
     chosen: dict[str, Scheduler] = {name: scheduler(name) for name in checks.entries(names)}
     for directory in checkpoints:
-        chosen |= _trained(directory, env, params)
+        for name, one in _trained(directory, env, params).items():
+            if name in chosen:
+                raise ValueError(f"{directory}: the table has a {name!r} already; rename the folder")
+            chosen[name] = one
     return chosen
 
 

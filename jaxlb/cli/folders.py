@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,9 @@ def begin(
     except KeyboardInterrupt as stop:
         if stop.args:
             raise
-        again = f"jaxlb {name} --config {directory / RECORD} --out {directory}"
+        again = shlex.join(["jaxlb", name, "--config", str(directory / RECORD), "--out", str(directory)])
         raise KeyboardInterrupt(f"stopped before there were results; {again} begins again") from None
-    written = (path.name for path in sorted(directory.iterdir()) if path.is_file())
+    written = (path.name for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != ".")
     note(f"wrote {', '.join(written)} to {directory}")
 
 

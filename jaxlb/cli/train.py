@@ -1,6 +1,7 @@
 """jaxlb train: a scheduler into a run folder, and on from there if it is stopped."""
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,12 +15,13 @@ from jaxlb import checks, runs
 from jaxlb.cli import folders, loggers
 from jaxlb.cli.common import Where, Writes, console, note, progress
 from jaxlb.env import Env
+from jaxlb.environments import Spec
 from jaxlb.learn import TRAINERS
 from jaxlb.learn.settings import configure
 from jaxlb.learn.trainer import prepared
 from jaxlb.report.data import curve
 from jaxlb.runs import Run
-from jaxlb.trained import Training, describe
+from jaxlb.trained import describe
 from jaxlb.types import EnvParams
 
 
@@ -61,16 +63,17 @@ class Train(Writes, Where):
         loggers.check(self.log)
         checks.known("method", self.method, TRAINERS)
         out = Path("runs", f"{self.method}-{self.scenario}") if self.out is None else self.out
-        spec = self.spec()
-        config = configure(TRAINERS[self.method].config, **checks.settings("--train", self.train))
-        env, params = spec.make()
-        training = describe(env, params, config, range(self.seed, self.seed + self.seeds), spec)
+        spec, seeds = self.spec(), list(range(self.seed, self.seed + self.seeds))
         if self.resume:
-            started = runs.find(out).training
-            runs.must_agree(self._given(training), started)
-            training, spec, config = started, started.spec(), started.config()
+            training = runs.find(out).training
+            runs.must_agree(self._given(spec, seeds), training)
+            spec, config = training.spec(), training.config()
             env, params = spec.make()
         else:
+            config = configure(TRAINERS[self.method].config, **checks.settings("--train", self.train))
+            env, params = spec.make()
+            training = describe(env, params, config, seeds, spec)
+            folders.writable(out)
             runs.make_room(out, self.overwrite)
         about = {"training": dataclasses.asdict(training)}
         with folders.begin(self, out, spec.scenario, self.resume, **about) as folder:
@@ -82,30 +85,28 @@ class Train(Writes, Where):
                 ):
                     shown = {"on_rows": log, "on_progress": show, "spread_lanes": self.spread_lanes}
                     runs.go_on(run, env, params, config, **shown)
+                _draw(run, env, params, config)
             except KeyboardInterrupt:
-                again = f"jaxlb train {self.method} --out {out} --resume"
-                again += f" --log {' '.join(self.log)}" if self.log else ""
+                again = ["jaxlb", "train", self.method, "--out", str(out), "--resume"]
+                again = shlex.join([*again, *(["--log", *self.log] if self.log else [])])
                 raise KeyboardInterrupt(
                     f"stopped at iteration {run.iteration():,}; {again} goes on from there"
                 ) from None
-            _draw(run, env, params, config)
             table, result = _reached(run)
             folder.finish(result)
         console().print(table)
         note(f"next: jaxlb evaluate {out}")
 
-    def _given(self, training: Training) -> dict[str, Any]:
+    def _given(self, spec: Spec, seeds: list[int]) -> dict[str, Any]:
         """Return the options that were given, as the run's record would have them."""
-        wanted = dataclasses.asdict(training)
-        environment = wanted["environment"]
         given = {
             field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default
         }
         found = {"method": self.method, **self.overrides(), **checks.settings("--train", self.train)}
         found |= {
-            name: environment[name] for name in ("scenario", "trace", "allow_overload") if name in given
+            name: getattr(spec, name) for name in ("scenario", "trace", "allow_overload") if name in given
         }
-        return found | ({"seeds": wanted["seeds"]} if given & {"seed", "seeds"} else {})
+        return found | ({"seeds": seeds} if given & {"seed", "seeds"} else {})
 
 
 def _draw(run: Run, env: Env, params: EnvParams, config: Any) -> None:
@@ -136,7 +137,7 @@ def _reached(run: Run) -> tuple[Table, str]:
         table.add_column(heading, justify="right")
 
     def figures(row: dict[str, Any]) -> list[str]:
-        return [f"{scale * row[name]:.4g}" for name, _, scale in shown]
+        return [runs.figure(row[name], scale) for name, _, scale in shown]
 
     for seed in training.seeds:
         top = runs.best(run, seed)

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from jaxlb import checks
 from jaxlb.functions import partial
+from jaxlb.learn.settings import json_value
 from jaxlb.numerics import stored
 from jaxlb.scheduling.features import PROCESSOR_FEATURES, Features
 from jaxlb.scheduling.learned import Network, Recurrent
@@ -314,11 +315,7 @@ def described(network: Network | Recurrent) -> dict[str, Any] | None:
     name = _NAMES.get((type(module), type(network)))
     if name is None or NETWORKS[name](**_options(name, module)) != network:
         return None
-    plain = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in _options(name, module).items()
-    }
-    return {"network": name, **plain}
+    return {"network": name, **{key: json_value(value) for key, value in _options(name, module).items()}}
 
 
 def _options(name: str, module: Any) -> dict[str, Any]:
@@ -340,7 +337,7 @@ def check_processors(name: str | None, trained: Any, scenario: str, met: Any) ->
 
     Args:
       name: of the network; None: one's own.
-      trained: speeds `[P]` that it was trained for.
+      trained: speeds `[P]` that it was trained for, or `[P, N]`, any of these.
       scenario: how messages name where it is to serve.
       met: speeds `[P, ...]` there.
     """
@@ -350,10 +347,11 @@ def check_processors(name: str | None, trained: Any, scenario: str, met: Any) ->
     trained, met = np.asarray(trained), np.asarray(met)
     if len(met) != len(trained):
         raise ValueError(f"trained for {len(trained)} processors, {scenario} has {len(met)}: {free}")
-    met = met.reshape(len(met), -1)
+    trained, met = trained.reshape(len(trained), -1), met.reshape(len(met), -1)
     # In mean speeds, as networks read them.
-    if not np.allclose(met / met.mean(0), (trained / trained.mean())[:, None], rtol=1e-3):
-        was, now = (", ".join(f"{speed:.4g}" for speed in speeds) for speeds in (trained, met[:, 0]))
+    known, here = (trained / trained.mean(0))[:, None], (met / met.mean(0))[:, :, None]
+    if not np.isclose(here, known, rtol=1e-3).all(0).any(-1).all():
+        was, now = (", ".join(f"{speed:.4g}" for speed in speeds[:, 0]) for speeds in (trained, met))
         warnings.warn(
             f"network 'mlp' was trained for processors of speeds {was}, in this order, and {scenario} has "
             f"{now}: it may choose badly there; {free}",

@@ -122,7 +122,7 @@ def plain(config: Any) -> dict[str, Any]:
     for field in dataclasses.fields(config):
         value, about = getattr(config, field.name), field.metadata
         if "group" in about:
-            found |= {part.name: _json(getattr(value, part.name)) for part in dataclasses.fields(value)}
+            found |= {part.name: json_value(getattr(value, part.name)) for part in dataclasses.fields(value)}
         elif about.get("describe"):
             found |= about["describe"](value) or {}
         elif "make" in about:
@@ -130,13 +130,15 @@ def plain(config: Any) -> dict[str, Any]:
             with contextlib.suppress(ValueError):  # one of its own, that no name makes
                 found |= {field.name: name} if _same(value, about["make"](name)) else {}
         else:
-            found[field.name] = _json(value)
+            found[field.name] = json_value(value)
     return found
 
 
-def _json(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """Return a number of any library, or numbers, as JSON has them."""
-    return list(value) if isinstance(value, tuple) else value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, (tuple, list)):
+        return [json_value(entry) for entry in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def own_fields(kind: type, settings: Mapping[str, Any]) -> list[str]:
