@@ -343,8 +343,7 @@ def _row(name: str, found: _Judged, baseline: _Judged) -> Row:
     """Return the table row of one scheduler."""
     figures: dict[str, Any] = {}
     for figure, estimate in metrics.estimates(found.run, baseline.run).items():
-        of_two = figure.endswith("_difference")
-        valid = found.hint is None and not (of_two and baseline.hint)
+        valid = found.hint is None and not (metrics.FIGURES[figure].paired and baseline.hint)
 
         def shown(interval: Interval, valid: bool = valid) -> Interval:
             return interval if valid else None

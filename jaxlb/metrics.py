@@ -58,6 +58,7 @@ class Figure(NamedTuple):
         none.
       scale: of what such tables show.
       plain: whether they show it without its interval.
+      paired: whether it is a difference to the baseline, which has none to itself.
     """
 
     meaning: str
@@ -67,6 +68,7 @@ class Figure(NamedTuple):
     heading: str | None = None
     scale: float = 1.0
     plain: bool = False
+    paired: bool = False
 
 
 def _imbalance(decided: Decided) -> Array:
@@ -151,20 +153,28 @@ FIGURES: dict[str, Figure] = {
         "completion time less the baseline's, lane by lane",
         "time",
         of_run=functools.partial(_difference, "mean_completion"),
+        paired=True,
         heading="completion - {baseline}",
     ),
     "sla_violation_difference": Figure(
         "SLA violations less the baseline's, lane by lane",
         "share",
         of_run=functools.partial(_difference, "sla_violation_rate"),
+        paired=True,
     ),
     "reward_difference": Figure(
         "reward less the baseline's, lane by lane",
         "reward",
         of_run=functools.partial(_difference, "mean_reward"),
+        paired=True,
     ),
 }
 """By name, in the order of tables. What is added here is summed, estimated, printed and written."""
+
+
+def columns() -> dict[str, Figure]:
+    """Return the figures that tables for people have."""
+    return {name: figure for name, figure in FIGURES.items() if figure.heading}
 
 
 def estimates(run: Run, baseline: Run) -> dict[str, Estimate | list[Estimate]]:

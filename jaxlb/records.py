@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxlb import files
 from jaxlb.version import __version__
 
 RECORD = "run.json"
@@ -41,7 +42,7 @@ class Record:
     def save(self) -> None:
         """Write the record."""
         if self.directory is not None:
-            write(self.directory / RECORD, json.dumps(self.about, indent=2, allow_nan=False) + "\n")
+            files.write(self.directory / RECORD, json.dumps(self.about, indent=2, allow_nan=False) + "\n")
 
 
 def begin(directory: Path, command: str, *, resumed: bool = False, **about: Any) -> Record:
@@ -78,13 +79,6 @@ def read(directory: Path) -> dict[str, Any] | None:
     if not isinstance(about, dict) or not {"command", "started", "versions"} <= about.keys():
         raise ValueError(f"{path}: not one that jaxlb wrote, or of another version: choose another folder")
     return about
-
-
-def write(path: Path, text: str) -> None:
-    """Replace a file's content; killed on the way, the old content stays."""
-    new = path.with_name(f".{path.name}")
-    new.write_text(text, encoding="utf-8")
-    new.replace(path)
 
 
 def versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlb import records, trained, weights
+from jaxlb import files, records, trained, weights
 from jaxlb.devices import device_mesh, side_by_side
 from jaxlb.learn.settings import own_fields
 from jaxlb.learn.trainer import Systems, prepared
@@ -56,7 +56,7 @@ class Run:
         """Drop figures that were logged after the last checkpoint, and a line that was cut off."""
         lines = self._lines()
         whole = [line for line in lines if line.endswith("\n") and json.loads(line)["iteration"] <= iteration]
-        records.write(self.directory / METRICS, "".join(whole))
+        files.write(self.directory / METRICS, "".join(whole))
 
     def _lines(self) -> list[str]:
         try:
@@ -76,9 +76,9 @@ class Run:
         return 0
 
     def save(self, state: Any, over: bool) -> None:
-        """Write a checkpoint: the best weights and, until training is over, the whole state."""
+        """Write a checkpoint: the best weights and, until training ends well, the whole state."""
         (self.directory / WEIGHTS).mkdir(exist_ok=True)
-        iteration = int(state.iteration[0])
+        iteration, over = int(state.iteration[0]), over and not (np.asarray(state.diverged) >= 0).any()
         # Before the weights: killed on the way, training goes on from here and writes them again.
         if not over:
             weights.write(self.directory / STATE, {"iteration": iteration}, state)
@@ -87,8 +87,8 @@ class Run:
             best = jax.tree.map(operator.itemgetter(index), state.best)
             trained.write(self.weights(seed), training, best, iteration=iteration)
         if over:
-            for name in (STATE, f".{STATE}"):  # the second: of a write that was killed
-                (self.directory / name).unlink(missing_ok=True)
+            for path in (self.directory / STATE, files.unfinished(self.directory / STATE)):
+                path.unlink(missing_ok=True)
 
     def load(self, **own: Any) -> dict[int, Scheduler]:
         """Load what was trained, by seed: the scheduler with its best weights.
@@ -133,8 +133,8 @@ def make_room(directory: Path, overwrite: bool) -> None:
     for name in (WEIGHTS, LOGS):
         shutil.rmtree(directory / name, ignore_errors=True)
     # The record last: killed on the way, this is still the folder of a run.
-    for name in (METRICS, STATE, f".{STATE}", *((records.RECORD,) if recorded else ())):
-        (directory / name).unlink(missing_ok=True)
+    for path in (METRICS, STATE, files.unfinished(Path(STATE)), *((records.RECORD,) if recorded else ())):
+        (directory / path).unlink(missing_ok=True)
 
 
 def must_agree(wanted: dict[str, Any], started: Training) -> None:
@@ -189,8 +189,8 @@ def go_on(
             state = side_by_side(state, len(seeds))
         # The state that goes in is not needed again, and what it remembers is the largest thing there is.
         advance = jax.jit(jax.vmap(functools.partial(trainer.advance, env, *ready)), donate_argnums=0)
+        _check_finite(run, state.diverged)  # of a run that goes on
         advance = advance.lower(state).compile()
-        _check_finite(run, state.diverged)
         while done < total:
             began = time.perf_counter()
             state, figures = jax.block_until_ready(advance(state))
@@ -200,7 +200,7 @@ def go_on(
             # Logged first: what was logged after the last checkpoint is made again.
             run.log(rows)
             on_rows(rows)
-            run.save(state, over=done >= total and not (np.asarray(state.diverged) >= 0).any())
+            run.save(state, over=done >= total)
             if on_progress is not None:
                 on_progress(f"iteration {done:,}", done / total)
             _check_finite(run, state.diverged)
@@ -265,20 +265,20 @@ def train(
     if not training.seeds:
         raise ValueError("seeds = (): must be at least one")
     if resume:
-        if own_fields(type(config), training.settings) != own_fields(
-            type(config), find(directory).training.settings
-        ):
+        started = find(directory).training
+        if own_fields(type(config), training.settings) != own_fields(type(config), started.settings):
             raise ValueError("resume: the run was started with another network, forecaster or the like")
         wanted = dataclasses.asdict(training)
         must_agree(
             wanted.pop("settings") | {name: wanted[name] for name in ("method", "seeds", "speed")},
-            find(directory).training,
+            started,
         )
+        training = started
     else:
         make_room(directory, overwrite)
     about = {"options": None, "scenario": getattr(env, "name", None), "seed": training.seeds[0]}
     record = records.begin(directory, "train", resumed=resume, **about, training=dataclasses.asdict(training))
-    run = find(directory)
+    run = Run(directory, training)
     go_on(run, env, params, config, on_rows=on_rows)
     objective = training.trainer().objective
     record.finish(f"{objective} {figure(best(run)[objective])}")

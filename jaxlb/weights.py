@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlb import files
+
 FORMAT = 1
 
 
@@ -28,12 +30,10 @@ def write(path: Path, about: Mapping[str, Any], tree: Any) -> None:
     }
     table = [[name, kinds[name], list(array.shape)] for name, array in arrays.items()]
     header = {"format": FORMAT, **about, "arrays": table}
-    new = path.with_name(f".{path.name}")
-    with new.open("wb") as file:
+    with files.replacing(path) as new, new.open("wb") as file:
         file.write(json.dumps(header, allow_nan=False).encode() + b"\n")
         for array in arrays.values():
             file.write(array.tobytes())
-    new.replace(path)
 
 
 def about(path: Path) -> dict[str, Any]:

@@ -10,13 +10,12 @@ import jax
 import tyro
 from rich.table import Table
 
-from jaxlb import checks, runs, stationarity
+from jaxlb import checks, metrics, runs, stationarity
 from jaxlb.cli import folders
 from jaxlb.cli.common import Where, Writes, console, dumps, progress
 from jaxlb.comparison import Comparison, compare
 from jaxlb.env import Env
 from jaxlb.environments import Spec
-from jaxlb.metrics import FIGURES
 from jaxlb.scheduling import scheduler
 from jaxlb.statistics import Interval
 from jaxlb.types import EnvParams, Scheduler
@@ -201,14 +200,14 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
         title += f", asked in the states that {comparison.behaviour} visits"
     table = Table(title=title, title_justify="left")
     table.add_column("scheduler", no_wrap=True)
-    shown = {name: figure for name, figure in FIGURES.items() if figure.heading}
+    shown = metrics.columns()
     for figure in shown.values():
         table.add_column(str(figure.heading).format(baseline=comparison.baseline), justify="right")
     for row in comparison.schedulers:
         base = row.name == comparison.baseline
         cells = [
             ""
-            if base and name.endswith("_difference")
+            if base and figure.paired
             else _pm(getattr(row, name), None if figure.plain else getattr(row, f"{name}_ci"), figure.scale)
             for name, figure in shown.items()
         ]

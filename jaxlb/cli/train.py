@@ -77,7 +77,7 @@ class Train(Writes, Where):
             runs.make_room(out, self.overwrite)
         about = {"training": dataclasses.asdict(training)}
         with folders.begin(self, out, spec.scenario, self.resume, **about) as folder:
-            run = runs.find(out)
+            run = Run(out, training)
             try:
                 with (
                     loggers.opened(self.log, run, folder.about["id"], run.iteration()) as log,

@@ -193,7 +193,7 @@ def continue_dqn(env: Systems, params: Any, config: DQNConfig, state: DQNState) 
     each = trainer.systems(env, params)
     keys = trainer.keys(jax.random.clone(state.evaluate_key), len(each))
     found = [_judged(greedy, config, *one, key) for one, key in zip(each, keys, strict=True)]
-    found = jax.tree.map(lambda *values: jnp.stack(values).mean(), *found)
+    found = trainer.averaged(found)
     state = trainer.judged(state, variables, found["greedy_objective"])
     sums = jax.tree.map(lambda total: total / num_iterations, sums)
     return state, Progress(iteration=state.iteration, **sums, **found)
@@ -226,7 +226,7 @@ def _iterate(env: Systems, params: Any, config: DQNConfig, state: DQNState) -> t
         ),
         strict=True,
     )
-    figures = jax.tree.map(lambda *values: jnp.stack(values).mean(), *figures)
+    figures = trainer.averaged(figures)
     rate = jnp.maximum(1.0 / (1.0 + state.iteration.astype(jnp.float32)), MOMENTS_RATE)
     moments = features.followed(variables.moments, seen, rate)
     state = state.replace(systems=systems, variables=variables.replace(moments=moments))
@@ -278,7 +278,7 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
                     "value": estimate.mean(),
                 }
             )
-        found = jax.tree.map(lambda *values: jnp.stack(values).mean(), *found)
+        found = trainer.averaged(found)
         return found["loss"], found
 
     (loss, found), gradient = jax.value_and_grad(loss_of, has_aux=True)(variables.network)

@@ -235,8 +235,7 @@ def continue_gnn(env: Systems, params: Any, config: GNNConfig, state: GNNState) 
         return jax.tree.map(lambda leaf: leaf[which, time, lane], pool)
 
     def loss_of(network: Any, batches: tuple[Examples, ...]) -> Array:
-        found = [loss(c, variables.replace(network=network), batch) for batch in batches]
-        return jnp.stack(found).mean()
+        return trainer.averaged([loss(c, variables.replace(network=network), batch) for batch in batches])
 
     def step(carry: tuple, index: Array) -> tuple[tuple, Array]:
         network, optimiser = carry
@@ -250,8 +249,7 @@ def continue_gnn(env: Systems, params: Any, config: GNNConfig, state: GNNState) 
     )
     variables = variables.replace(network=network)
     held_out = jax.tree.map(lambda leaf: leaf[:, ::HELD_OUT], new)
-    figures = [_judged(c, variables, examples) for examples in held_out]
-    figures = jax.tree.map(lambda *values: jnp.stack(values).mean(), *figures)
+    figures = trainer.averaged([_judged(c, variables, examples) for examples in held_out])
     objective = -loss_of(network, jax.tree.map(lambda leaf: leaf[0, :, ::HELD_OUT], pool))
     finite, iteration = jnp.isfinite(losses).all(), state.iteration + num_steps
     state = trainer.updated(state, finite, iteration, variables=variables, optimiser=optimiser)

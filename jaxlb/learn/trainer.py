@@ -1,7 +1,7 @@
 """What all trainers are: a start and a step from one judgement to the next, both pure."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -135,6 +135,11 @@ def checked_systems(env: Systems, params: Any, num_lanes: int) -> tuple[tuple[En
 def keys(key: Key, count: int) -> tuple[Key, ...]:
     """Return a key for each system, or the key itself for one system; it is consumed."""
     return (key,) if count == 1 else tuple(jax.random.split(key, count))
+
+
+def averaged(figures: Sequence[Any]) -> Any:
+    """Average figures of several systems, leaf by leaf, and over what each leaf still has."""
+    return jax.tree.map(lambda *values: jnp.stack(values).mean(), *figures)
 
 
 def prepared(params: Any, config: Any) -> tuple[Any, Any]:

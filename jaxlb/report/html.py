@@ -102,9 +102,14 @@ def section(
         "baseline": comparison.baseline,
         "misfits": dict(misfits),
         "figures": [
-            {"name": name, "heading": figure.heading, "scale": figure.scale, "plain": figure.plain}
-            for name, figure in metrics.FIGURES.items()
-            if figure.heading
+            {
+                "name": name,
+                "heading": figure.heading,
+                "scale": figure.scale,
+                "plain": figure.plain,
+                "paired": figure.paired,
+            }
+            for name, figure in metrics.columns().items()
         ],
         "schedulers": [
             row.as_dict() | {"kind": kinds[row.name], "trained": trained.get(row.name), "mark": row.mark}
