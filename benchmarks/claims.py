@@ -4,6 +4,7 @@ import math
 import os
 import platform
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,9 +134,29 @@ class Page:
         parts = text.split("\n## ")[1:]
         self.sections = {part.split("\n")[0]: f"## {part.rstrip()}\n" for part in parts}
 
+    def check(self, only: Sequence[str]) -> None:
+        """Refuse names that no section may have."""
+        for name in only:
+            if name not in self.names:
+                raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, self.names))}")
+
     def put(self, name: str, section: str) -> None:
         """Write the page with this section, in place of what it had by that name."""
         self.sections[name] = section
         print(self.sections[name], flush=True)
         sections = [self.sections[name] for name in self.names if name in self.sections]
         self.path.write_text("\n".join([self.head, *sections]), encoding="utf-8")
+
+
+def write(
+    path: Path, head: str, sections: Mapping[str, Callable[[int], str]], only: Sequence[str], seeds: int
+) -> None:
+    """Make sections of a page one after the other: those that are named, all if none is."""
+    page = Page(path, head, list(sections))
+    page.check(only)
+    for name in only or sections:
+        began = time.perf_counter()
+        page.put(name, sections[name](seeds))
+        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
+        # Hundreds of programs in one process use up the memory maps that Linux allows it (vm.max_map_count).
+        jax.clear_caches()

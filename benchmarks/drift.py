@@ -6,7 +6,6 @@ Predictors are trained on `stale` with intervals from 0.5 to 20, once for each s
 tasks: 1024 lanes x 4000 tasks after 10,000 of warm-up, the same for all.
 """
 
-import functools
 import itertools
 import os
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from typing import Any
 
 import figures
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 from claims import (
@@ -25,7 +23,6 @@ from claims import (
     TEST_SEED,
     WARMUP,
     Claim,
-    Page,
     at_most,
     compared,
     line,
@@ -33,18 +30,19 @@ from claims import (
     rules,
     section,
     settled,
+    write,
 )
+from drift_detectors import control, detection, detectors
+from drift_recovery import recovery
+from drift_schedulers import others, ours
 from timing import Program, alternate, timed
 
 import jaxlb
 from jaxlb import drift, workload
-from jaxlb.env import with_lane_axis
 from jaxlb.loop import continue_rollout, start_rollout, watch
 from jaxlb.scheduling import forecasts, predictive, predictors
 from jaxlb.scheduling.forecasts import Forecaster
-from jaxlb.scheduling.predictors import Fit, Predictor
 from jaxlb.scheduling.units import in_mean_services, mean_service
-from jaxlb.statistics import mean_interval
 from jaxlb.types import Scheduler
 
 HEAD = f"""# When prediction helps
@@ -73,41 +71,6 @@ per cent of LWR's rate, with half of 95 % intervals. "Helps" and "hurts" leave o
   are old even it is better than LWR, and both are bad.
 - Switching is an insurance against bad predictors. With a good one it costs or gains next to nothing
   against being always on."""
-
-
-@functools.cache
-def trained(name: str, seed: int) -> tuple[Predictor, Fit]:
-    """Train a predictor for all intervals on `stale`."""
-    env, params = jaxlb.make("stale")
-    config = jaxlb.PredictorConfig(predictor=predictors.predictor(name))
-    params = params.replace(measure_interval=jnp.geomspace(0.5, 20.0, config.num_lanes))
-    result = jaxlb.train_predictor(env, params, config, jax.random.key(seed))
-    return config.predictor, result.scheduler.variables
-
-
-def scheduler_of(found: tuple[Predictor, Fit], detector: str | None = "threshold") -> Scheduler:
-    """Make LWR with that predictor, switched by a detector or always on."""
-    watching = None if detector is None else drift.detector(detector)
-    return predictive.predicting("trained", *found, watching)
-
-
-def ours(seeds: int) -> dict[str, Scheduler]:
-    """Make `drift-aware` with each seed's predictor, and first with the account that needs no training."""
-    each = [
-        jaxlb.scheduler("drift-aware"),
-        *(scheduler_of(trained("linear", seed)) for seed in range(1, seeds)),
-    ]
-    return {f"drift-aware, seed {seed}": one for seed, one in enumerate(each)}
-
-
-def others() -> dict[str, Scheduler]:
-    """Return schedulers that show where the gain comes from."""
-    original = trained("original", 0)
-    return {
-        "predictive": jaxlb.scheduler("predictive"),
-        "original, drift-aware": scheduler_of(original),
-        "original, always on": scheduler_of(original, None),
-    }
 
 
 def bounded(
@@ -240,136 +203,6 @@ def hidden(seeds: int) -> str:
     return section("uncertain", "`stale` with sizes that are not visible, or noisy figures.", rows, claims)
 
 
-def recovery(seeds: int) -> str:
-    """Measure how soon completion times are those of the new load after it jumps."""
-    before, after, smooth = 1500, 3500, 20
-    lines = ["| measured every | load | scheduler | steady state | reached after | good after |"]
-    lines.append("|---|---|---|---|---|---|")
-    claims = []
-    for interval, (first, second) in itertools.product((2.0, 5.0), ((0.5, 0.9), (0.9, 0.5))):
-        env, params = jaxlb.make("stale", measure_interval=interval)
-        fresh = jaxlb.make("stale", measure_interval=None)
-        parts = []
-        for index, (load, count) in enumerate(((first, before), (second, after))):
-            key = jax.random.fold_in(jax.random.key(TEST_SEED), index)
-            at = with_lane_axis(params.replace(load=jnp.float32(load)), (LANES,))
-            parts.append(workload.sample(key, at, count, (LANES,)))
-        tasks = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
-        elapsed = np.cumsum(np.asarray(tasks.gap).mean(1)[before:])
-
-        def path(env: Any, params: Any, entry: Scheduler, tasks: Any = tasks) -> np.ndarray:
-            outcome = jaxlb.replay(env, params, entry, tasks, jax.random.key(0))
-            mean = np.asarray(outcome.completion).mean(1)[before:]
-            return np.convolve(mean, np.ones(smooth) / smooth, "valid")
-
-        def until(inside: np.ndarray, elapsed: np.ndarray = elapsed) -> float:
-            """Return when it is inside for good."""
-            outside = np.flatnonzero(~inside)
-            if not len(outside):
-                return 0.0
-            return float(elapsed[outside[-1] + 1]) if outside[-1] + 1 < len(inside) else np.inf
-
-        paths = {name: path(env, params, entry) for name, entry in (rules("lwr") | ours(seeds)).items()}
-        paths["lwr, fresh figures"] = path(*fresh, jaxlb.scheduler("lwr"))
-        paths["oracle"] = path(env, params, jaxlb.scheduler("oracle"))
-        steady = {name: mean[-1500:].mean() for name, mean in paths.items()}
-        reached = {name: until(abs(mean / steady[name] - 1.0) <= 0.1) for name, mean in paths.items()}
-        good = {name: until(mean <= 1.1 * steady["lwr, fresh figures"]) for name, mean in paths.items()}
-        for name in paths:
-            cells = [f"{at:.1f}" if np.isfinite(at) else "never" for at in (reached[name], good[name])]
-            where = f"| {interval:g} | {first} to {second} | {name} | {steady[name]:.2f} | "
-            lines.append(where + " | ".join(cells) + " |")
-        where = f"every {interval:g}, load {first} to {second}"
-        for title, times in ((f"good again, {where}", good), (f"its own steady state, {where}", reached)):
-            # Where LWR is never good, it is taken to be so at the end.
-            theirs = min(times["lwr"], elapsed[-1])
-            ratios = [times[name] / theirs if theirs else np.inf for name in ours(seeds)]
-            claims.append(Claim(f"time until {title} / lwr's", ratios, 0.5))
-    lines = [
-        f'Load jumps; completion, mean over {LANES} lanes and {smooth} tasks. "Reached": it stays within',
-        '10 % of the new steady state that the scheduler itself has. "Good": it stays below that of LWR with',
-        "fresh figures + 10 %.",
-        "",
-        *lines,
-        "",
-        "LWR's own steady state is a bad one, which herding brings about within an interval or two, and",
-        "which may be the same at both loads. A queue takes its own time to fill after the load has risen:",
-        "that of the oracle is no shorter.",
-    ]
-    return section("recovery", "\n".join(lines), [], claims)
-
-
-def detectors(seeds: int) -> str:
-    """Compare detectors, with the account of backlogs that is kept."""
-    del seeds
-    rows = []
-    for scenario in ("stale", "shift", "seed", "stable"):
-        env, params = jaxlb.make(scenario)
-        made = {
-            f"{name}, hold {hold}": jaxlb.scheduler("drift-aware", detector=name, hold=hold)
-            for name in drift.DETECTORS
-            for hold in (1, 20)
-        }
-        table = compared(env, params, rules("lwr", "predictive") | made, num_tasks=1000, warmup=500)
-        rows += [line(row, f"{scenario}: {row.name}") for row in table.schedulers]
-    text = """Any detector, with the account of backlogs that is kept; 1000 tasks after 500 of warm-up. Those
-that measure what they read against its own past (the adaptive threshold, Page-Hinkley) alarm when reports
-begin to differ from predictions, and then get used to it; what matters here is that they differ."""
-    return section("detectors", text, rows, [])
-
-
-def control(seeds: int) -> str:
-    """Compare detectors set to a rate of false alarms, where nothing drifts."""
-    del seeds
-    env, params = jaxlb.make("stable", measure_interval=1.0, measure_noise=0.3)
-    tasks, lanes = 2000, 64
-    predictor, scheduler = predictors.reckoned()[0], jaxlb.scheduler("predictive")
-
-    def loads(rule: Scheduler, memory: Any, observation: jaxlb.Observation) -> Any:
-        _, seen, backlog, _ = predictors.forecast(predictor, rule.variables, memory.tracking, observation)
-        return seen.load, backlog
-
-    def stream(seed: int) -> Any:
-        task_key, key = jax.random.split(jax.random.key(TEST_SEED + seed))
-        given = workload.sample(task_key, with_lane_axis(params, (lanes,)), tasks, (lanes,))
-        _, (load, backlog) = watch(env, params, scheduler, given, key, loads)
-        return load[500:], backlog[500:] - load[500:]
-
-    (quiet_load, quiet), (other_load, other) = stream(1), stream(2)
-    middle, deviation = quiet.mean(), quiet.std()
-    lines = [
-        "`stable`, measured every 1, with noise 0.3. Each detector reads predicted less reported load of",
-        f"every processor, is set to a rate of false alarms on {lanes} lanes and tried on {lanes} others.",
-        "The interval is that of the difference between the two, from lane to lane.",
-        "",
-        "| detector | set to, % | false alarms, % | 95 % interval of the difference |",
-        "|---|---|---|---|",
-    ]
-    claims = []
-    for name in drift.DETECTORS:
-        rate = 0.01
-        if drift.detector(name).relative:
-            a, b = quiet / jnp.maximum(quiet_load, deviation), other / jnp.maximum(other_load, deviation)
-        else:
-            a, b = (quiet - middle) / deviation, (other - middle) / deviation
-        detector = drift.calibrated(name, a, rate)
-
-        def alarms(x: Any, detector: drift.Detector = detector) -> np.ndarray:
-            _, found = jax.lax.scan(detector.update, detector.init(x.shape[1:]), x)
-            return np.asarray(found, np.float64).mean((0, 1))
-
-        found = alarms(b)
-        mean, interval = mean_interval(found - alarms(a))
-        assert interval is not None
-        low, high = interval
-        lines.append(
-            f"| {name} | {100 * rate:g} | {100 * found.mean():.3f} | {100 * low:.3f} to {100 * high:.3f} |"
-        )
-        off = 2 * abs(mean) / (high - low)
-        claims.append(Claim(f"distance from the rate / half of the interval, {name}", [off], 1.0))
-    return section("no drift", "\n".join(lines), [], claims)
-
-
 def adaptive(seeds: int) -> str:
     """Compare the meta-scheduler, which does not know which of its candidates is best."""
     del seeds
@@ -488,27 +321,6 @@ def pictures(seeds: int) -> str:
     return section("pictures", images, [], [])
 
 
-def detection() -> dict[str, np.ndarray]:
-    """Return false alarms and delays of every detector on normal numbers, over its sensitivity."""
-    key = jax.random.key(TEST_SEED)
-    quiet = jax.random.normal(key, (4000, 64))
-    settle, steps = 200, 1200
-    shifted = jax.random.normal(jax.random.fold_in(key, 1), (steps, 512))
-    shifted = shifted.at[settle:].add(1.0)
-    curves = {}
-    for name in drift.DETECTORS:
-        points = []
-        for rate in (0.03, 0.01, 0.003, 0.001):
-            one = drift.calibrated(name, quiet, rate)
-            scan = jax.jit(lambda x, one=one: jax.lax.scan(one.update, one.init(x.shape[1:]), x)[1])
-            false = float(np.asarray(scan(quiet)).mean())
-            found = np.asarray(scan(shifted))[settle:]
-            delay = np.where(found.any(0), found.argmax(0) + 1, steps - settle).mean()
-            points.append((max(false, 1e-6), delay))
-        curves[name] = np.array(points)
-    return curves
-
-
 SECTIONS: dict[str, Callable[[int], str]] = {
     "in short": short,
     "fresh": fresh,
@@ -534,14 +346,7 @@ def main(only: tuple[str, ...] = (), seeds: int = 3) -> None:
       only: sections by name; all if not given.
       seeds: of the training.
     """
-    for name in only:
-        if name not in SECTIONS:
-            raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, SECTIONS))}")
-    page = Page(OUT / "drift.md", HEAD, list(SECTIONS))
-    for name in only or SECTIONS:
-        page.put(name, SECTIONS[name](seeds))
-        # Hundreds of programs in one process use up the memory maps that Linux allows it (vm.max_map_count).
-        jax.clear_caches()
+    write(OUT / "drift.md", HEAD, SECTIONS, only, seeds)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Every claim is held for every seed, on tasks that no training saw. Training time
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from claims import (
     TEST_SEED,
     WARMUP,
     Claim,
-    Page,
     at_most,
     compared,
     line,
@@ -31,8 +30,11 @@ from claims import (
     rules,
     section,
     settled,
+    write,
 )
-from timing import alternate, timed
+from gnn_cost import cost
+from gnn_errors import ablations, hidden, memory, unexplained
+from gnn_training import ALONE, CONFIG, linear_forecaster, noisy, trained, with_memory
 
 import jaxlb
 from jaxlb.learn import gnn, networks
@@ -40,8 +42,6 @@ from jaxlb.learn.gnn import GNNConfig
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.metrics import summarise
 from jaxlb.report import plots
-from jaxlb.scheduling import forecasts, regression
-from jaxlb.scheduling.learned import Features, Network
 
 HEAD = f"""# What message passing reaches
 
@@ -51,26 +51,7 @@ after {WARMUP:,} of warm-up, the same for all; means with half their 95 % interv
 for every seed. Training time includes compilation, beside other work on the same machine.
 """
 
-CONFIG = GNNConfig()
-ORIGINAL = networks.gnn(skip=False)
-ALONE = networks.gnn(rounds=0)
 OPTIONS: dict[str, Any] = {"out": Path("docs/results")}
-
-
-def trained(
-    seeds: int, env: Any, params: Any, config: GNNConfig = CONFIG, name: str = "gnn"
-) -> tuple[dict[str, str | jaxlb.Scheduler], list[jaxlb.TrainResult], list[float]]:
-    """Train; return schedulers by name, what was trained, and how long it took."""
-    entries: dict[str, str | jaxlb.Scheduler] = {}
-    results, seconds = [], []
-    for seed in range(seeds):
-        began = time.perf_counter()
-        result = jax.block_until_ready(jaxlb.train_gnn(env, params, config, jax.random.key(seed)))
-        seconds.append(time.perf_counter() - began)
-        results.append(result)
-        entries[f"{name}, seed {seed}"] = result.scheduler
-        jax.clear_caches()
-    return entries, results, seconds
 
 
 def ratios(table: jaxlb.Comparison, seeds: int, name: str = "gnn") -> Callable[[str, str], list[float]]:
@@ -130,196 +111,6 @@ def snapshot(seeds: int) -> str:
         "Closed loop: each meets the states that its own choices lead to."
     )
     return section("snapshot", text, rows, claims, AGREEMENT)
-
-
-def unexplained(found: gnn.Inspection) -> float:
-    """Return 1 - R² of completion times."""
-    return float(((found.predicted - found.truth) ** 2).mean() / found.truth.var())
-
-
-def without(network: Network, *names: str) -> Network:
-    """Return a network that some features are kept from."""
-    task, processor = (
-        jnp.array([name not in names for name in all_names], jnp.float32) for all_names in regression.NAMES
-    )
-
-    def apply(parameters: Any, x: Features) -> jax.Array:
-        return network.apply(parameters, Features(task=x.task * task, processor=x.processor * processor))
-
-    return Network(network.init, apply)
-
-
-def ablations(seeds: int) -> str:
-    """Compare variants to find what it needs where everything is visible."""
-    env, params = jaxlb.make("seed")
-    formula = ("log forecast wait", "log forecast completion")
-    variants: dict[str, Network] = {
-        "as trained above": networks.gnn(),
-        "without messages": ALONE,
-        "without the skip": ORIGINAL,
-        "original: no skip, not told the forecast completion": without(ORIGINAL, *formula),
-        "the same without messages": without(networks.gnn(rounds=0, skip=False), *formula),
-        "two rounds": networks.gnn(rounds=2),
-        "max": networks.gnn(pooling="max"),
-        "attention": networks.gnn(pooling="attention"),
-        "2 nearest in speed": networks.gnn(graph="speed", neighbours=2),
-        "2 nearest in load": networks.gnn(graph="load", neighbours=2),
-        "2 by a learned score": networks.gnn(graph="learned", neighbours=2),
-    }
-    lines = ["| network | 1 - R² | oracle's choice % | seconds |", "|---|---|---|---|"]
-    for place, (name, network) in enumerate(variants.items()):
-        config = CONFIG.replace(network=network)
-        _, results, seconds = trained(seeds if place < 5 else 1, env, params, config)
-        inspections = [
-            gnn.inspect(env, params, config, r.scheduler.variables, jax.random.key(TEST_SEED))
-            for r in results
-        ]
-        missing = [unexplained(one) for one in inspections]
-        agreed = [100 * float((one.chosen <= one.truth.min(-1) * (1 + 1e-6)).mean()) for one in inspections]
-        cells = [", ".join(f"{x:.1e}" for x in missing), ", ".join(f"{x:.1f}" for x in agreed)]
-        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {np.median(seconds):.0f} |")
-        jax.clear_caches()
-    text = (
-        "`seed`, all visible: the time each processor would take follows from what is known of it. Messages\n"
-        "of others cannot help there, and the table shows that they do not. Each seed, or seed 0 alone."
-    )
-    return section("ablation", "\n".join([text, "", *lines]), [], [])
-
-
-def linear_forecaster(env: Any, params: Any, seed: int) -> forecasts.Forecaster:
-    """Train a linear predictor of all features there, and forecast waits by it."""
-    linear = jaxlb.train_predictor(env, params, None, jax.random.key(seed))
-    return forecasts.predicted(jaxlb.PredictorConfig().predictor, linear.scheduler.variables)
-
-
-def noisy(rule: str, forecaster: forecasts.Forecaster) -> GNNConfig:
-    """Configure for targets that cannot be known: more examples, small steps, states of one sensible rule."""
-    return CONFIG.replace(
-        target="mean",
-        forecaster=forecaster,
-        behaviours=(rule,),
-        learning_rate=3e-3,
-        num_iterations=4000,
-        num_lanes=800,
-    )
-
-
-def with_memory(config: GNNConfig) -> GNNConfig:
-    """Let every node keep a recurrent state from task to task."""
-    return config.replace(network=networks.recurrent_gnn(), sequence=16, batch_size=32)
-
-
-def each_by_itself(config: GNNConfig) -> GNNConfig:
-    """Keep processors apart: no messages, no load of the system, a forecast of their own figures alone."""
-    return config.replace(network=without(ALONE, "log system load"), forecaster=forecasts.FLUID)
-
-
-Situation = tuple[str, dict[str, Any], str]
-"""A scenario, what is changed of it, and the rule whose states errors are measured in."""
-HIDDEN: dict[str, Situation] = {
-    "`stable`, sizes hidden": ("stable", {"size_visible": False}, "greedy"),
-    "`heavy-tail`, sizes hidden": ("heavy-tail", {"size_visible": False}, "greedy"),
-    "`heavy-tail`, sizes and waits hidden": (
-        "heavy-tail",
-        {"size_visible": False, "wait_visible": False},
-        "greedy",
-    ),
-    "`stale`": ("stale", {}, "drift-aware"),
-    "`stale`, noise 0.5": ("stale", {"measure_noise": 0.5}, "drift-aware"),
-}
-Variants = dict[str, Callable[[GNNConfig], GNNConfig]]
-
-
-def lane_errors(
-    situation: Situation, variants: Variants, seeds: int
-) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]]]:
-    """Return mean squared and mean absolute errors in each lane, by name, of every seed."""
-    scenario, overrides, rule = situation
-    env, params = jaxlb.make(scenario, **overrides)
-    place = regression.NAMES.processor.index("log forecast completion")
-    squared: dict[str, list[np.ndarray]] = {name: [] for name in ("linear predictor", *variants)}
-    absolute: dict[str, list[np.ndarray]] = {name: [] for name in squared}
-    for seed in range(seeds):
-        base = noisy(rule, linear_forecaster(env, params, seed))
-        for name, variant in variants.items():
-            own = variant(base)
-            result = jaxlb.train_gnn(env, params, own, jax.random.key(seed))
-            tests, key = own.replace(num_lanes=LANES, num_tasks=400), jax.random.key(TEST_SEED)
-            held_out = gnn.examples(env, params, tests, result.scheduler, jnp.array(False), key)
-            predictions = {name: gnn.predicted(own, result.scheduler.variables, held_out.features)}
-            if name == "gnn":
-                predictions["linear predictor"] = jnp.exp(held_out.features.processor[..., place])
-            for each, predicted in predictions.items():
-                # What remembers is looked at when it has something to remember.
-                off = (predicted - held_out.completion)[200:]
-                squared[each].append(np.asarray((off**2).mean((0, 2)), np.float64))
-                absolute[each].append(np.asarray(jnp.abs(off).mean((0, 2)), np.float64))
-        jax.clear_caches()
-    return squared, absolute
-
-
-def errors(
-    seeds: int,
-    name: str,
-    text: str,
-    situations: tuple[str, ...],
-    variants: Variants,
-    pairs: tuple[tuple[str, str], ...],
-) -> str:
-    """Write a section with a table of errors, and claims that those of the first of each pair are less."""
-    names = ("linear predictor", *variants)
-    head = [f"| situation | {' | '.join(names)} |", "|" + "---|" * (1 + len(names))]
-    lines: tuple[list[str], ...] = ([], [])
-    claims = []
-    for title in situations:
-        found = lane_errors(HIDDEN[title], variants, seeds)
-        for of_each, power, rows in zip(found, (0.5, 1.0), lines, strict=True):
-            cells = [", ".join(f"{each.mean() ** power:.4g}" for each in of_each[n]) for n in names]
-            rows.append(f"| {title} | " + " | ".join(cells) + " |")
-        for ours, theirs in pairs:
-            both = zip(found[0][ours], found[0][theirs], strict=True)
-            quotients = [float(one.mean() / other.mean()) ** 0.5 for one, other in both]
-            claims.append(Claim(f"error of {ours} / {theirs}, {title}", quotients, 1.0))
-    root = ["", "Root of the mean squared error:", "", *head, *lines[0]]
-    absolute = ["", "Mean absolute error:", "", *head, *lines[1]]
-    return section(name, "\n".join([text, *root, *absolute]), [], claims)
-
-
-def hidden(seeds: int) -> str:
-    """Compare where completion times are no formula of what is observed."""
-    variants: Variants = {
-        "each by itself": each_by_itself,
-        "without messages": lambda config: config.replace(network=ALONE),
-        "gnn": lambda config: config,
-    }
-    text = f"""Errors of completion times, of all processors, in mean services, each seed, on the same states
-of {LANES:,} lanes under greedy or, where figures are old, `drift-aware`. "Linear predictor": on all features
-(`train_predictor`, trained in the same situation). The networks have its forecast, and the load of the
-system, as features; "each by itself" has neither, so that it uses figures of one processor alone. All are
-fitted to means, so claims are of squared errors.
-
-By theory, some of these claims cannot hold. Where waits are visible and sizes are hidden, the mean completion
-is wait + mean size / speed: linear, so nothing is better than the linear predictor, and nothing is learned
-from other processors. On `stale` without noise and with visible sizes, the account that the linear predictor
-keeps is exact: its error is rounding. There is room where figures are noisy, and where waits are hidden.
-There the load of the system already has what other processors could add: messages add nothing to it."""
-    others = ("linear predictor", "each by itself", "without messages")
-    return errors(seeds, "hidden", text, tuple(HIDDEN), variants, tuple(("gnn", name) for name in others))
-
-
-def memory(seeds: int) -> str:
-    """Compare networks with and without a recurrent state for each node."""
-    variants: Variants = {
-        "gnn": lambda config: config,
-        "with memory": with_memory,
-        "with memory, without messages": lambda config: with_memory(config).replace(
-            network=networks.recurrent_gnn(rounds=0)
-        ),
-    }
-    text = """Errors as above, where more can be had than from the last figures: every node keeps a
-recurrent state from task to task."""
-    pairs = ("with memory", "linear predictor"), ("with memory", "gnn")
-    return errors(seeds, "memory", text, tuple(HIDDEN)[2::2], variants, pairs)
 
 
 def stale(seeds: int) -> str:
@@ -500,86 +291,6 @@ def objectives(seeds: int) -> str:
     return section("classification or regression", text, rows, claims, AGREEMENT)
 
 
-def median_seconds(programs: Mapping[str, Callable[[], Any]], rounds: int = 7) -> dict[str, float]:
-    """Return median seconds of alternating runs."""
-    taken = alternate({name: timed(run) for name, run in programs.items()}, rounds)
-    return {name: float(np.median(each)) for name, each in taken.items()}
-
-
-def some_features(lanes: int, number: int) -> Features:
-    """Make features of that many lanes and processors."""
-    task_key, processor_key = jax.random.split(jax.random.key(0))
-    return Features(
-        task=jax.random.normal(task_key, (lanes, 5)),
-        processor=jax.random.normal(processor_key, (lanes, number, len(regression.NAMES.processor))),
-    )
-
-
-def inference(network: Any, lanes: int, number: int) -> Callable[[], Any]:
-    """Return a function that computes values for so many lanes."""
-    x = some_features(lanes, number)
-    parameters = network.init(jax.random.key(1), x)
-    apply = jax.jit(network.apply)
-    return lambda: apply(parameters, x)
-
-
-def cost(seeds: int) -> str:
-    """Time inference alone, in alternating runs."""
-    del seeds
-    # Without the skip, as the MLPs have none.
-    nets = {
-        "gnn": ORIGINAL,
-        "the same MLP for each": networks.gnn(rounds=0, skip=False),
-        "one MLP over all": networks.mlp((64, 32)),
-    }
-    at_64 = median_seconds({name: inference(net, 1024, 64) for name, net in nets.items()})
-    lines = ["| P = 64, 1024 lanes | time / gnn's |", "|---|---|"]
-    lines += [f"| {name} | {seconds / at_64['gnn']:.2f} |" for name, seconds in at_64.items()]
-    numbers, nodes = (64, 128, 256, 512, 1024), 65536
-    # As many nodes in all, so that caches are filled alike: linear cost is the same time.
-    dense = median_seconds({str(n): inference(ORIGINAL, nodes // n, n) for n in numbers})
-    neighbours = (4, 8, 16, 32)
-    lines += ["", "| P, 65,536 nodes in all | time / that of P = 64 |", "|---|---|"]
-    lines += [f"| {name} | {seconds / dense['64']:.2f} |" for name, seconds in dense.items()]
-    claims = [
-        Claim(
-            "time / that of the same MLP for each, P = 64",
-            [at_64["gnn"] / at_64["the same MLP for each"]],
-            2.0,
-        ),
-        Claim("time / that of one MLP over all, P = 64", [at_64["gnn"] / at_64["one MLP over all"]], 2.0),
-        Claim("time for each node, P = 1024 / P = 64, mean", [dense["1024"] / dense["64"]], 1.5),
-    ]
-    for graph in ("speed", "learned"):
-        of_k = median_seconds(
-            {
-                str(k): inference(networks.gnn(graph=graph, neighbours=k, pooling="attention"), 16, 1024)
-                for k in neighbours
-            }
-        )
-        of_p = median_seconds(
-            {
-                str(n): inference(networks.gnn(graph=graph, neighbours=8, pooling="attention"), 16384 // n, n)
-                for n in (64, 1024)
-            }
-        )
-        lines += [
-            "",
-            f"| {graph} graph with attention, P = 1024, 16 lanes: K | time / that of K = 4 |",
-            "|---|---|",
-        ]
-        lines += [f"| {k} | {seconds / of_k['4']:.2f} |" for k, seconds in of_k.items()]
-        claims += [
-            Claim(f"time for each edge, K = 32 / K = 4, {graph} graph", [of_k["32"] / of_k["4"] / 8], 1.5),
-            Claim(
-                f"time for each node, P = 1024 / P = 64, K = 8, {graph} graph",
-                [of_p["1024"] / of_p["64"]],
-                1.5,
-            ),
-        ]
-    return section("cost", "\n".join(["Inference, medians of alternating runs.", "", *lines]), [], claims)
-
-
 def pictures(seeds: int) -> str:
     """Draw predictions, agreement, and how far each processor counts for each."""
     del seeds
@@ -632,17 +343,8 @@ def main(only: tuple[str, ...] = (), seeds: int = 3, out: Path = Path("docs/resu
       seeds: of the training.
       out: folder of the page.
     """
-    for name in only:
-        if name not in SECTIONS:
-            raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, SECTIONS))}")
     OPTIONS["out"] = out
-    page = Page(out / "gnn.md", HEAD, list(SECTIONS))
-    for name in only or SECTIONS:
-        began = time.perf_counter()
-        page.put(name, SECTIONS[name](seeds))
-        print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
-        # Hundreds of programs in one process use up the memory maps that Linux allows it (vm.max_map_count).
-        jax.clear_caches()
+    write(out / "gnn.md", HEAD, SECTIONS, only, seeds)
 
 
 if __name__ == "__main__":

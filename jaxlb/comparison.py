@@ -43,6 +43,10 @@ class Row:
         """Return a figure, or its interval."""
         return metrics.attribute(self, "figures", name)
 
+    def __dir__(self) -> list[str]:
+        """List figures too, so that they complete in a notebook."""
+        return [*super().__dir__(), *self.figures]
+
     def as_dict(self) -> dict[str, Any]:
         """Return all of it, flat: what `Comparison.to_json` writes."""
         own = {name: value for name, value in vars(self).items() if name != "figures"}
@@ -235,7 +239,7 @@ def compare(
 class _Judged(NamedTuple):
     """What a run brought."""
 
-    run: metrics.Run
+    run: metrics.LaneFigures
     hint: str | None  # what keeps it from being stationary
     overflow: np.ndarray  # [P, N] tasks that found a queue too long to be counted
     overflows: int = 0  # tasks for which the scheduler read lengths that are too short
@@ -326,7 +330,7 @@ class _Work(NamedTuple):
         assert histogram is not None
         found = env.view(carry.state)
         summary = at_hand(metrics.summarise(carry.totals, found))
-        shown = stationarity.Run(
+        shown = stationarity.Evidence(
             halves=halves / np.maximum([[self.num_tasks // 2], [self.num_tasks - self.num_tasks // 2]], 1),
             wait_growth=np.asarray(summary.wait_growth, np.float64),
             utilisation=np.asarray(summary.utilisation, np.float64),
@@ -336,7 +340,7 @@ class _Work(NamedTuple):
         )
         rule = "this rule" if self.mover is None else self.mover.name
         hint = stationarity.unsettled(shown, self.params, rule)
-        return _Judged(metrics.Run(summary, histogram), hint, np.asarray(at_hand(found.overflow)))
+        return _Judged(metrics.LaneFigures(summary, histogram), hint, np.asarray(at_hand(found.overflow)))
 
 
 def _row(name: str, found: _Judged, baseline: _Judged) -> Row:

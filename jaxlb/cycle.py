@@ -1,7 +1,7 @@
 """What happens between two decisions, written once: a task is assigned, time passes, figures are measured.
 
-The environment, the twins of `hedge` and the trainers all go through here. Deterministic but for the noise of
-the monitor; any lane axes.
+The environment goes through here, and so do rollouts and trainers, and the systems that `hedge` runs beside
+the real one. Deterministic but for the noise of the monitor; any lane axes.
 """
 
 from typing import Any

@@ -40,9 +40,9 @@ def spread(tree: Any, num_lanes: int) -> Any:
 
 
 def over_devices(tree: Any, num_lanes: int) -> Any:
-    """Spread arrays of lanes, in a traced program, over the devices of the mesh that is set, if one is.
+    """Spread arrays of lanes, in a traced program, over the devices of the mesh that is set.
 
-    `jax.set_mesh(device_mesh(num_lanes))` sets it.
+    `jax.set_mesh(device_mesh(num_lanes))` sets it. Without one, lanes stay where they are.
     """
     if DEVICES not in jax.sharding.get_abstract_mesh().auto_axes:
         return differing(tree)

@@ -1,7 +1,8 @@
-"""The one loop: tasks in, decisions out. Lanes last, so that the compiler vectorises over lanes.
+"""The loops: tasks in, decisions out. Lanes last, so that the compiler vectorises over lanes.
 
+One step is `decide`; within it, tasks are assigned and time passes in `jaxlb.cycle`.
 `rollout` draws tasks as it goes and keeps sums only, so its memory does not grow with the number of tasks;
-`replay` runs given tasks and returns what became of each. Both make the same `decide` step.
+`replay` runs given tasks and returns what became of each.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ from jaxlb.types import (
 
 
 class Streams(struct.PyTreeNode):
-    """Keys of a rollout. Task i folds i into them, so each that is drawn from is drawn from once."""
+    """Keys of a rollout. An index is folded into them for every task, so that each is drawn from once."""
 
     workload: Key  # of its start
     task: Key
@@ -162,24 +163,25 @@ def continue_rollout(
 
     def body(_index: Array, carry: Carry) -> Carry:
         before, after = carry.state, carry.index + 1
+        task = before.task
         memory, behaviour_memory = carry.memory, carry.behaviour_memory
-        task, process = workload.draw(fold_in(keys.task, after), params, before.workload, lanes)
+        next_task, process = workload.draw(fold_in(keys.task, after), params, before.workload, lanes)
         observe_key, act_key = fold_in(keys.observe, after), fold_in(keys.act, carry.index)
         if behaviour is None:
             state, memory, _, outcome, reward = decide(
-                env, params, scheduler, before, memory, task, observe_key, act_key
+                env, params, scheduler, before, memory, next_task, observe_key, act_key
             )
             moved = outcome
         else:
             key = fold_in(keys.behaviour, carry.index)
             state, behaviour_memory, seen, moved, _ = decide(
-                env, params, behaviour, before, behaviour_memory, task, observe_key, key
+                env, params, behaviour, before, behaviour_memory, next_task, observe_key, key
             )
             action, memory = scheduler.act(scheduler.variables, memory, seen, act_key)
-            _, outcome, reward = env.assign(before, action, task.gap, params)
-        response = env.station.response(before.system.station, params.speed, before.task.size)
-        decided = metrics.Decided(env.view(before), response, before.task, outcome, reward)
-        counts, sums = metrics.of_task(decided, num_classes, task.gap)
+            _, outcome, reward = env.assign(before, action, next_task.gap, params)
+        response = env.station.response(before.system.station, params.speed, task.size)
+        decided = metrics.Decided(env.view(before), response, task, outcome, reward)
+        counts, sums = metrics.of_task(decided, num_classes, next_task.gap)
         recent = carry.recent
         if recent.shape[0]:
             recent = recent.at[carry.index % recent.shape[0]].set(outcome.completion)

@@ -38,7 +38,7 @@ class Decided(NamedTuple):
     reward: Array  # [N]
 
 
-class Run(NamedTuple):
+class LaneFigures(NamedTuple):
     """What a run of N lanes brought."""
 
     summary: "Summary"
@@ -64,7 +64,7 @@ class Figure(NamedTuple):
     meaning: str
     unit: str
     of_task: Callable[[Decided], Array] | None = None
-    of_run: Callable[[Run, Run], Estimate | list[Estimate]] | None = None
+    of_run: Callable[[LaneFigures, LaneFigures], Estimate | list[Estimate]] | None = None
     heading: str | None = None
     scale: float = 1.0
     plain: bool = False
@@ -77,31 +77,31 @@ def _imbalance(decided: Decided) -> Array:
     return jnp.sqrt(variance(after))
 
 
-def _mean(name: str, run: Run, baseline: Run) -> Estimate:
+def _mean(name: str, run: LaneFigures, baseline: LaneFigures) -> Estimate:
     del baseline
     return mean_interval(_lanes(run, name))
 
 
-def _difference(name: str, run: Run, baseline: Run) -> Estimate:
+def _difference(name: str, run: LaneFigures, baseline: LaneFigures) -> Estimate:
     return mean_interval(_lanes(run, name) - _lanes(baseline, name))
 
 
-def _lanes(run: Run, name: str) -> np.ndarray:
+def _lanes(run: LaneFigures, name: str) -> np.ndarray:
     return np.asarray(getattr(run.summary, name), np.float64)
 
 
-def _quantile(probability: float, run: Run, baseline: Run) -> Estimate:
+def _quantile(probability: float, run: LaneFigures, baseline: LaneFigures) -> Estimate:
     del baseline
     return quantile_interval(run.histogram, probability)
 
 
-def _by_priority(run: Run, baseline: Run) -> list[Estimate]:
+def _by_priority(run: LaneFigures, baseline: LaneFigures) -> list[Estimate]:
     del baseline
     counts = _lanes(run, "class_violations"), _lanes(run, "class_count")
     return [ratio_interval(hits, count) for hits, count in zip(*counts, strict=True)]
 
 
-def _utilisation(run: Run, baseline: Run) -> Estimate:
+def _utilisation(run: LaneFigures, baseline: LaneFigures) -> Estimate:
     del baseline
     return mean_interval(_lanes(run, "utilisation").mean(0))
 
@@ -177,7 +177,7 @@ def columns() -> dict[str, Figure]:
     return {name: figure for name, figure in FIGURES.items() if figure.heading}
 
 
-def estimates(run: Run, baseline: Run) -> dict[str, Estimate | list[Estimate]]:
+def estimates(run: LaneFigures, baseline: LaneFigures) -> dict[str, Estimate | list[Estimate]]:
     """Return the value of each figure with its 95 % interval."""
     return {
         name: (figure.of_run or functools.partial(_mean, name))(run, baseline)
@@ -213,6 +213,10 @@ class Summary(struct.PyTreeNode):
     def __getattr__(self, name: str) -> Array:
         """Return an average over tasks."""
         return attribute(self, "averages", name)
+
+    def __dir__(self) -> list[str]:
+        """List averages too, so that they complete in a notebook."""
+        return [*super().__dir__(), *self.averages]
 
 
 def attribute(owner: Any, mapping: str, name: str) -> Any:

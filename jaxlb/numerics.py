@@ -10,9 +10,9 @@ import jax.numpy as jnp
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _FEW = 8
-"""Of so many processors at most, all entries are read or rewritten sooner than one is picked."""
+"""Up to this many processors, reading or rewriting all entries is faster than picking one."""
 SHORT = 64
-"""Of so many places of a queue's memory, too."""
+"""Up to this many places of a queue's memory, the same holds."""
 
 
 def broadcasts(function: Function) -> Function:
@@ -77,8 +77,8 @@ def divide(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
 def stored(x: jax.Array) -> jax.Array:
     """Return `x` as it is, but computed once, and not anew by everything that uses it.
 
-    XLA repeats a formula in each of its consumers, and there for each processor, unless it ends in a
-    division: this one is by 1. Integers are to be below 2^24.
+    XLA repeats a formula in each of its consumers, and there for each processor, but not one that ends in a
+    division: so this divides by 1. Integers must be below 2^24.
     """
     value = x.astype(jnp.float32)
     return (value / jnp.where(value == value, 1.0, 2.0)).astype(x.dtype)

@@ -1,6 +1,6 @@
 """Run folders of trainings: what was trained, on what, with which settings; its weights; how it goes on.
 
-run.json           the record (`jaxlb.records`); its `training` is what the weights are of
+run.json           the record (`jaxlb.records`); its entry `training` says what was trained, and how
 metrics.jsonl      a line for each judgement and seed
 weights/seed-0     the best weights of that seed, which describe themselves (`jaxlb.weights`)
 state              the whole state of training, until it is over

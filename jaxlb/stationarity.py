@@ -22,7 +22,7 @@ _ALL_THE_TIME, _FALLS_BEHIND = 0.999, 0.1
 _STEPS = 256
 
 
-class Run(NamedTuple):
+class Evidence(NamedTuple):
     """What a run of N lanes shows of itself.
 
     Attributes:
@@ -42,7 +42,7 @@ class Run(NamedTuple):
     num_tasks: int
 
 
-def unsettled(run: Run, params: EnvParams, rule: str = "this rule") -> str | None:
+def unsettled(run: Evidence, params: EnvParams, rule: str = "this rule") -> str | None:
     """Return why a run's figures are not those of the long run, and what to do; None if they are.
 
     Args:
@@ -129,7 +129,7 @@ def _relaxation(params: EnvParams) -> float | None:
     return (load / (1.0 - load)) ** 2 * float(np.max(second / mean**2))
 
 
-def _missing(params: EnvParams, run: Run) -> float:
+def _missing(params: EnvParams, run: Evidence) -> float:
     """Return the share of the waits that a run lacks for having started empty."""
     unit = _relaxation(params)
     if unit is None:

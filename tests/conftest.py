@@ -32,9 +32,11 @@ def key():
 
 @pytest.fixture(scope="module", autouse=True)
 def programs():
-    """What a file's tests have compiled is dropped after it: Linux allows a process so many memory maps."""
+    """What has been compiled is dropped after a file that has left much of it: memory maps have an end."""
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_text().count("\n") > 10_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 
 import jaxlb
 from jaxlb import checks, cli, verification
-from jaxlb.cli.compare import entries
+from jaxlb.cli.compare import chosen_schedulers
 from jaxlb.verification import Experiment, Finding
 
 
@@ -174,7 +174,7 @@ def test_commas_within_brackets_do_not_separate_schedulers():
         "guarded-sita(big=2, share=0.8)": jaxlb.scheduler("guarded-sita", big=2, share=0.8),
         "power-of-d(d=3)": jaxlb.scheduler("power-of-d", d=3),
     }
-    assert entries(listed, (), env, params) == named
+    assert chosen_schedulers(listed, (), env, params) == named
 
 
 def test_what_has_not_settled_is_marked_in_all_that_is_written(tmp_path):

@@ -90,13 +90,7 @@ SETTINGS = {"JAX_ENABLE_X64": "1", "JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_DEB
 
 @pytest.mark.slow
 def test_all_runs_under_other_settings_of_jax():
-    run(DQN, **SETTINGS)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("setting", SETTINGS)
-def test_all_runs_under_each_setting_alone(setting):
-    run(DQN + OTHERS, **{setting: SETTINGS[setting]})
+    run(DQN + OTHERS, **SETTINGS)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Shapes and symmetries of the networks."""
+"""Shapes, symmetries and descriptions of the networks."""
 
 import jax
 import jax.numpy as jnp
@@ -149,3 +149,20 @@ def test_a_perceptron_for_other_processors_is_refused_in_one_line(key):
     with pytest.raises(ValueError, match=told) as caught:
         jaxlb.rollout(wide, wide_params, scheduler, key, 2, 3)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        networks.mlp,
+        lambda: networks.per_processor((4, 8), duelling=True),
+        lambda: networks.gnn(rounds=2, pooling="max"),
+        networks.recurrent_gnn,
+    ],
+)
+def test_built_in_networks_are_described(make):
+    made = make()
+    settings = networks.described(made)
+    name = settings.pop("network")
+    assert networks.network(name, **settings) == made
+    assert networks.described(made._replace(apply=lambda *given: made.apply(*given))) is None

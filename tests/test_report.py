@@ -11,7 +11,6 @@ import pytest
 
 import jaxlb
 from jaxlb import runs
-from jaxlb.cli import demo
 from jaxlb.environments import Spec
 from jaxlb.learn import TRAINERS
 from jaxlb.report import data, html
@@ -357,31 +356,6 @@ def test_colours_stand_out_from_the_background(browse, scheme):
             assert contrast(text, background) >= 4.5, (text, background)
         for line in drawn:
             assert contrast(line, background) >= 3, (line, background)
-
-
-@pytest.mark.slow
-def test_the_demo_trains_compares_and_tells(tmp_path, monkeypatch, capsys):
-    short = {"num_evaluations": 2, "num_lanes": 20}
-    small = {
-        "dqn": short | {"num_iterations": 20, "memory_rows": 16, "batch_size": 16},
-        "predictor": short | {"num_tasks": 40, "num_iterations": 10},
-        "gnn": short | {"num_tasks": 20, "num_iterations": 16},
-    }  # fmt: skip
-    monkeypatch.setattr(demo, "QUICK", small)
-    monkeypatch.setattr(demo, "FEWER", "lwr,oracle")
-    demo.Demo(quick=True, seed=3, out=tmp_path / "my demo").run()
-    out = capsys.readouterr()
-    told = json.loads((tmp_path / "my demo" / "demo.json").read_text())
-    trained = {"heavy-tail": "dqn", "stale": "predictor", "seed": "gnn"}
-    assert [(one["scenario"], one["name"]) for one in told["trainings"]] == list(trained.items())
-    for training, settings in zip(told["trainings"], small.values(), strict=True):
-        assert training["iterations"][-1] == settings["num_iterations"]
-        assert f"$ {training['command']}\n" in out.err
-    for one in told["scenarios"]:
-        assert [row["name"] for row in one["schedulers"]] == ["lwr", "oracle", trained[one["name"]]]
-        assert f"{one['name']}, load" in out.out
-    page = (tmp_path / "my demo" / "report.html").read_text()
-    assert html.page(told) == page
 
 
 def test_the_page_says_what_has_not_settled_and_what_fails_elsewhere(sections):

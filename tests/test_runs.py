@@ -1,13 +1,7 @@
 """Run folders: what `jaxlb train` leaves, how it goes on, and what is refused."""
 
 import json
-import os
-import random
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import chex
@@ -362,23 +356,6 @@ def test_weights_of_any_dtype_come_back(tmp_path):
         assert found[name].dtype == leaf.dtype and (found[name] == leaf).all()
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        networks.mlp,
-        lambda: networks.per_processor((4, 8), duelling=True),
-        lambda: networks.gnn(rounds=2, pooling="max"),
-        networks.recurrent_gnn,
-    ],
-)
-def test_built_in_networks_are_described(make):
-    made = make()
-    settings = networks.described(made)
-    name = settings.pop("network")
-    assert networks.network(name, **settings) == made
-    assert networks.described(made._replace(apply=lambda *given: made.apply(*given))) is None
-
-
 def test_features_have_a_name_each(trained):
     scheduler = jaxlb.load(trained)
     variables = scheduler.variables
@@ -388,46 +365,3 @@ def test_features_have_a_name_each(trained):
     assert variables.moments.mean.task.shape == (len(record.features["task"]) + 4,)
     # One scheduler, so what it does compiles once for all seeds.
     assert jax.tree.structure(scheduler) == jax.tree.structure(jaxlb.load(trained, seed=4))
-
-
-QUICK = {
-    "dqn": ("num_iterations=8000", "num_lanes=16", "memory_rows=64", "widths=[8]"),
-    "predictor": ("num_iterations=80", "num_lanes=20", "num_tasks=200", "num_examples=2000"),
-    "gnn": ("num_iterations=800", "num_lanes=10", "num_tasks=30"),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", QUICK)
-def test_kill_9_at_ten_random_moments_changes_nothing(method, tmp_path):
-    """Each training goes on from where the last kill left it, and what that left can be used."""
-    whole, out = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-m", "jaxlb", "train", method, "--scenario", "stale", "--out"]
-    rest = ["--train", *QUICK[method], "num_evaluations=80"]
-    # Twelve processes of one program: compiled once.
-    compiled = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": os.environ | compiled}
-    subprocess.run([*command, whole, *rest], check=True, timeout=600, **quiet)
-
-    def logged():
-        metrics = out / "metrics.jsonl"
-        return metrics.read_text().count("\n") if metrics.exists() else 0
-
-    # After so many of the 80 judgements, or the next, and then anywhere on the way from there.
-    draw = random.Random(method)
-    for moment in sorted(draw.sample(range(1, 60), 10)):
-        process = subprocess.Popen([*command, out, *rest], **quiet)
-        until = max(moment, logged() + 1)
-        while logged() < until:
-            assert process.poll() is None
-            time.sleep(0.0005)
-        time.sleep(draw.uniform(0.0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        left = runs.find(out)
-        assert left.iteration() < left.training.settings["num_iterations"]
-        if left.iteration():
-            chex.assert_tree_all_finite(jaxlb.load(out).variables)
-        rest = ["--resume"]
-    subprocess.run([*command, out, *rest], check=True, timeout=600, **quiet)
-    chex.assert_trees_all_equal(jaxlb.load(out).variables, jaxlb.load(whole).variables)

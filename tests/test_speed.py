@@ -8,8 +8,11 @@ import numpy as np
 import programs
 import pytest
 import speed
+import speed_rows
+import speed_sweeps
 import timing
-from speed import Row, Settings, Sweep
+from speed_rows import Row, Settings
+from speed_sweeps import Sweep
 
 import jaxlb
 
@@ -37,7 +40,7 @@ def test_the_fastest_number_of_lanes_is_taken():
 
 def test_a_quotient_is_that_of_medians_with_the_range_of_the_rounds():
     ours, theirs = iter([10.0, 30.0, 20.0]), iter([5.0, 5.0, 20.0])
-    row = speed.quotient("q", lambda: next(ours), lambda: next(theirs), 3, 1.0, 2.0, "")
+    row = speed_rows.quotient("q", lambda: next(ours), lambda: next(theirs), 3, 1.0, 2.0, "")
     assert (row.value, row.lowest, row.highest) == (4.0, 1.0, 6.0)
 
 
@@ -97,17 +100,17 @@ def test_a_sweep_has_a_rate_for_every_value(monkeypatch):
         seen.append((env.num_processors, lanes, steps))
         return lambda: float(lanes * env.num_processors)
 
-    monkeypatch.setattr(speed, "rolling", rolling)
+    monkeypatch.setattr(speed_sweeps, "rolling", rolling)
     settings = Settings(Path(), rounds=1, tasks=2**20, lanes=(2,), threads=1)
-    lanes = speed.sweep(settings, "lanes")
+    lanes = speed_sweeps.sweep(settings, "lanes")
     assert (lanes.values[0], lanes.values[-1]) == (1, 65_536)
     assert lanes.rates == {
         name: [4.0 * value for value in lanes.values] for name in ("random", "LWR, observing", "DQN, 64-64")
     }
-    processors = speed.sweep(settings, "processors")
+    processors = speed_sweeps.sweep(settings, "processors")
     assert processors.values == [1, 4, 16, 64, 256, 1024]
     assert processors.rates["random"] == [256.0 * value for value in processors.values]
-    speed.sweep(settings, "tasks")
+    speed_sweeps.sweep(settings, "tasks")
     assert seen[-1] == (4, 256, 65_536)
 
 
@@ -117,7 +120,7 @@ def test_throughput_is_drawn_over_what_changes_and_as_cost_of_each_processor():
         Sweep("lanes", [1, 4], rates, "P = 4"),
         Sweep("processors", [2, 8], rates, "256 lanes"),
     )
-    panels = speed.throughput([lanes, processors]).axes
+    panels = speed_sweeps.throughput([lanes, processors]).axes
     assert [panel.get_xlabel() for panel in panels] == ["lanes", "processors", "processors"]
     for panel, expected in zip(panels, ([2, 1], [2, 1], [250, 125]), strict=True):
         line = {line.get_label(): line for line in panel.get_lines()}["LWR"]

@@ -1,4 +1,4 @@
-"""The command line: the only place that parses arguments, prints, or writes files."""
+"""The command line: the only place that parses arguments and prints."""
 
 import argparse
 import contextlib

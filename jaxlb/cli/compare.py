@@ -16,7 +16,7 @@ from jaxlb.cli.common import Where, Writes, console, dumps, progress
 from jaxlb.comparison import Comparison, compare
 from jaxlb.env import Env
 from jaxlb.environments import Spec
-from jaxlb.scheduling import scheduler
+from jaxlb.scheduling import scheduler, schedulers
 from jaxlb.statistics import Interval
 from jaxlb.types import EnvParams, Scheduler
 
@@ -68,7 +68,7 @@ class _Judge(Writes):
         env, params = spec.make()
         trace = None if spec.trace is None else Path(spec.trace[0]).name
         described = {"scenario": env.name, "trace": trace, "load": float(params.load), "seed": self.seed}
-        chosen = entries(self.schedulers, checkpoints, env, params)
+        chosen = chosen_schedulers(self.schedulers, checkpoints, env, params)
         if self.baseline is not None:
             checks.known("baseline", self.baseline, chosen)
         if self.warmup is not None:
@@ -97,7 +97,7 @@ class _Judge(Writes):
 
     def judge_and_report(self, setup: Setup) -> None:
         """Compare, write, print."""
-        with folders.begin(self, self.out, setup.env.name) as folder:
+        with folders.begin(self, self.out, setup.env.name) as record:
             comparison = self.judge(setup)
             result = setup.described | comparison.as_dict()
             if self.out is not None:
@@ -108,7 +108,7 @@ class _Judge(Writes):
                 shown = comparison, setup.env, setup.params, setup.schedulers
                 plots.save_all(self.out, *shown, jax.random.key(self.seed))
             best = comparison.best("mean_completion")
-            folder.finish(f"{best.title}: completion {best.mean_completion:.4g}")
+            record.finish(f"{best.title}: completion {best.mean_completion:.4g}")
         # Once all is written: a reader may go, and a terminal may not know a sign.
         if self.json:
             sys.stdout.write(dumps(result))
@@ -156,9 +156,15 @@ class Evaluate(_Judge, Where):
         return Spec(trained.scenario, trained.overrides | self.overrides(), trace, overload)
 
 
-def entries(names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams) -> dict[str, Scheduler]:
+def chosen_schedulers(
+    names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams
+) -> dict[str, Scheduler]:
     """Return the schedulers that options name, those that were trained last."""
-    chosen: dict[str, Scheduler] = {name: scheduler(name) for name in checks.entries(names)}
+    given = checks.entries(names)
+    for name in given:
+        if name not in schedulers() and Path(name).exists():
+            raise ValueError(f"--schedulers: {name!r} is a path; --checkpoint takes run folders")
+    chosen: dict[str, Scheduler] = {name: scheduler(name) for name in given}
     for directory in checkpoints:
         for name, one in _trained(directory, env, params).items():
             if name in chosen:

@@ -11,7 +11,7 @@ import tyro
 from jaxlb import checks
 from jaxlb.cli import folders
 from jaxlb.cli.common import Where, alone
-from jaxlb.cli.compare import entries
+from jaxlb.cli.compare import chosen_schedulers
 
 NUM_FRAMES = 150
 
@@ -37,7 +37,7 @@ class Render(Where):
         checks.at_least("tasks", self.tasks, 2)
         checks.seed("seed", self.seed)
         env, params = self.spec().make()
-        shown = entries(self.schedulers, self.checkpoint, env, params)
+        shown = chosen_schedulers(self.schedulers, self.checkpoint, env, params)
         if not shown:
             raise ValueError("--schedulers: must name at least one")
         folders.writable(self.out.parent)

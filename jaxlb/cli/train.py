@@ -76,11 +76,11 @@ class Train(Writes, Where):
             folders.writable(out)
             runs.make_room(out, self.overwrite)
         about = {"training": dataclasses.asdict(training)}
-        with folders.begin(self, out, spec.scenario, self.resume, **about) as folder:
+        with folders.begin(self, out, spec.scenario, self.resume, **about) as record:
             run = Run(out, training)
             try:
                 with (
-                    loggers.opened(self.log, run, folder.about["id"], run.iteration()) as log,
+                    loggers.opened(self.log, run, record.about["id"], run.iteration()) as log,
                     progress() as show,
                 ):
                     shown = {"on_rows": log, "on_progress": show, "spread_lanes": self.spread_lanes}
@@ -93,7 +93,7 @@ class Train(Writes, Where):
                     f"stopped at iteration {run.iteration():,}; {again} goes on from there"
                 ) from None
             table, result = _reached(run)
-            folder.finish(result)
+            record.finish(result)
         console().print(table)
         note(f"next: jaxlb evaluate {out}")
 

@@ -43,7 +43,8 @@ class Trainer(NamedTuple):
       start: (env, params, config, key) -> state, before the first iteration; the key is consumed.
       advance: (env, params, config, state) -> (state, progress), the iterations up to the next judgement,
         and that. A state is a `TrainState`, with keys of its own.
-      variables: (config, number of processors) -> variables before training, of any numbers.
+      variables: (config, number of processors) -> variables before training, of which only structure and
+        shapes count.
       acting: (config, variables, features) -> the scheduler that has learned them, its network being given
         features of these names, by group.
       fits: (settings, speeds it was trained for, env, params) -> None, or ValueError if what was trained with
@@ -144,7 +145,11 @@ def averaged(figures: Sequence[Any]) -> Any:
 
 def prepared(params: Any, config: Any) -> tuple[Any, Any]:
     """Prepare parameters, of one environment or of several, and settings for programs: see `canonical`."""
-    params = jax.tree.map(canonical, params, is_leaf=lambda leaf: isinstance(leaf, EnvParams))
+    params = jax.tree.map(
+        lambda part: canonical(part) if isinstance(part, EnvParams) else single(part),
+        params,
+        is_leaf=lambda part: isinstance(part, EnvParams),
+    )
     return params, single(config)
 
 

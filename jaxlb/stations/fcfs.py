@@ -33,9 +33,9 @@ _LONG_AGO = -1e30
 class SystemState(struct.PyTreeNode):
     """P first-come-first-served queues at one instant, `clock`.
 
-    Times of the clock count from an origin that moves on every few tasks, so they stay small; but for the
-    clock, and what follows from it, a task changes nothing but its own processor's entries. A value and what
-    rounding has taken from it make a time of twice as many bits.
+    Times of the clock count from an origin that moves on every few tasks, so they stay small. A task changes
+    the clock, what follows from it, and the entries of its own processor. A time is a pair, its value and
+    what rounding has taken from it, and so has twice as many bits.
     """
 
     clock: Array  # [...] time
@@ -113,18 +113,18 @@ def assign(state: SystemState, speed: Array, size: Array, action: Array) -> tupl
     num_processors, capacity = state.departure.shape[:2]
     action = jnp.clip(action, 0, num_processors - 1)
     service, service_error = divide(size, at_processor(speed, action))
-    free, error = at_processor(state.free, action), at_processor(state.free_error, action)
-    until_free = _until(state, free, error)
+    free, free_error = at_processor(state.free, action), at_processor(state.free_error, action)
+    until_free = _until(state, free, free_error)
     wait, busy = stored(jnp.maximum(until_free, 0.0)), until_free > 0
-    start, error = jnp.where(busy, free, state.clock), jnp.where(busy, error, state.clock_error)
-    departure, error = compensated_add(start, error, service)
-    departure, error = stored(departure), stored(error + service_error)
+    begin, begin_error = jnp.where(busy, free, state.clock), jnp.where(busy, free_error, state.clock_error)
+    departure, departure_error = compensated_add(begin, begin_error, service)
+    departure, departure_error = stored(departure), stored(departure_error + service_error)
     place, chosen = stored(at_processor(state.slot, action)), processor_index(state.wait) == action
     full = stored((at_processor(state.queue_length, action) == capacity).astype(jnp.int32))
     overflow = at_processor(state.overflow, action) + full
     after = state.replace(
         free=put_at(state.free, departure, action),
-        free_error=put_at(state.free_error, error, action),
+        free_error=put_at(state.free_error, departure_error, action),
         departure=put_at(state.departure, departure, action, place),
         slot=put_at(state.slot, jnp.where(place == capacity - 1, 0, place + 1), action),
         overflow=put_at(state.overflow, overflow, action),
