@@ -1,6 +1,7 @@
 """Pictures that only benchmarks draw."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -177,4 +178,24 @@ def over_time(times: np.ndarray, lines: Mapping[str, np.ndarray], change: float,
         axes.set(xlabel="tasks", ylabel=ylabel)
         axes.set_ylim(bottom=0.0)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+        return figure
+
+
+def ratios(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Draw a dot with its interval for each setting, in the order given, on a logarithmic scale.
+
+    Args:
+      rows: each with a setting, a ratio, and the low and high end of its interval.
+      title: of the axis.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 0.19 * len(rows) + 1.2), layout="constrained")
+        for place, row in enumerate(rows):
+            colour = "C3" if row["low"] > 1 else "C2" if row["high"] < 1 else "0.5"
+            axes.plot([max(row["low"], 1e-3), row["high"]], [place, place], color=colour, lw=1.2)
+            axes.plot(row["ratio"], place, "o", ms=4, color=colour)
+        axes.axvline(1.0, color="0.3", lw=0.8)
+        axes.set(xscale="log", xlabel=title, ylim=(-0.7, len(rows) - 0.3))
+        axes.set_yticks(range(len(rows)), [row["setting"] for row in rows], fontsize=7)
+        plain_log(axes.xaxis)
         return figure

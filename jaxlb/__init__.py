@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         GNNConfig,
         PredictorConfig,
         TrainResult,
+        UniversalConfig,
         train_dqn,
         train_gnn,
         train_predictor,
+        train_universal,
     )
     from jaxlb.runs import load
     from jaxlb.trained import save
@@ -44,6 +46,7 @@ __all__ = [
     "Summary",
     "Task",
     "TrainResult",
+    "UniversalConfig",
     "Weights",
     "__version__",
     "compare",
@@ -62,6 +65,7 @@ __all__ = [
     "train_dqn",
     "train_gnn",
     "train_predictor",
+    "train_universal",
     "workloads",
 ]
 
@@ -71,11 +75,13 @@ _IMPORTED_WHEN_NEEDED = {
     "GNNConfig": "jaxlb.learn",
     "PredictorConfig": "jaxlb.learn",
     "TrainResult": "jaxlb.learn",
+    "UniversalConfig": "jaxlb.learn",
     "load": "jaxlb.runs",
     "save": "jaxlb.trained",
     "train_dqn": "jaxlb.learn",
     "train_gnn": "jaxlb.learn",
     "train_predictor": "jaxlb.learn",
+    "train_universal": "jaxlb.learn",
 }
 
 

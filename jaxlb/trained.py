@@ -15,7 +15,7 @@ from jaxlb.env import Env
 from jaxlb.environments import Spec
 from jaxlb.learn import TRAINERS, Trainer
 from jaxlb.learn.settings import configure, own_fields, plain
-from jaxlb.learn.trainer import Systems, check
+from jaxlb.learn.trainer import Systems, check, systems
 from jaxlb.types import EnvParams, Scheduler
 from jaxlb.version import __version__
 
@@ -92,12 +92,14 @@ def describe(
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds = {seeds}: must differ")
     check(trainer, env, params, config)
-    first = params if isinstance(params, EnvParams) else params[0]
+    first, own = next(iter(systems(env, params)))
+    # A prior draws speeds; of processors there are as many in all of its lanes.
+    speed = own.speed if isinstance(own, EnvParams) else np.ones(first.num_processors)
     return Training(
         method=trainer.name,
         settings=plain(config),
         features={group: list(names) for group, names in trainer.features},
-        speed=np.asarray(first.speed).tolist(),
+        speed=np.asarray(speed).tolist(),
         environment=None if spec is None else dataclasses.asdict(spec),
         seeds=seeds,
     )

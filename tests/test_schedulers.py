@@ -106,6 +106,7 @@ def test_lanes_decide_alone_and_memory_keeps_its_types(name, key):
         queue_length=jnp.asarray(rng.integers(0, 4, (4, lanes)), jnp.int32),
     )
     many = many.replace(truth=many.truth.replace(size=many.size))
+    many = jax.tree.map(lambda leaf: leaf if leaf.ndim else jnp.broadcast_to(leaf, (lanes,)), many)
     memory = scheduler.start(env, with_lane_axis(params, (lanes,)), (lanes,))
     action, after = scheduler.act(scheduler.variables, memory, many, key)
     assert action.shape == (lanes,) and action.dtype == jnp.int32

@@ -31,7 +31,7 @@ class Train(Writes, Where):
 
     method: tyro.conf.Positional[str]
     """dqn: deep Q-learning. predictor: of backlogs, for drift-aware. gnn: regression of completion
-    times by message passing."""
+    times by message passing. universal: prices of backlog."""
     train: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Settings of the trainer, such as num_iterations=5000 sla_weight=2 network=per-processor."""
     seed: int = 0

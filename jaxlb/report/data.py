@@ -33,6 +33,8 @@ CURVES = {
     "r_squared": ("R2 of completion", 1.0),
     "agreement": ("oracle's choice %", 100.0),
     "regret": ("regret, mean services", 1.0),
+    "relative_completion": ("completion / greedy's", 1.0),
+    "relative_violation": ("SLA violations / greedy's", 1.0),
 }
 """Figures of progress that are drawn: heading and factor; what a method has besides is only logged."""
 

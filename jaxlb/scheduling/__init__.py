@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 import jax
 
 from jaxlb import checks
-from jaxlb.scheduling import adaptive, classical, forecasts, optimal, predictive, size_based
+from jaxlb.scheduling import adaptive, classical, forecasts, optimal, predictive, size_based, universal
 from jaxlb.scheduling.base import stateless, with_memory
 from jaxlb.types import Scheduler
 
@@ -36,6 +36,7 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "predictive": predictive.predictive,
     "drift-aware": predictive.drift_aware,
     "hedge": adaptive.hedge,
+    "universal": universal.universal,
     "oracle": classical.oracle,
 }
 

@@ -1,0 +1,243 @@
+"""What `jaxlb.scheduler("universal")` reaches in systems it has never seen: writes docs/results/universal.md.
+
+    python benchmarks/universal.py [--only heavy-tail stale] [--lanes 512] [--out docs/results]
+    python benchmarks/universal.py --ship --minutes 60     # trains the network that comes with the package
+
+Every setting is a system of its own, with the best of the rules there in the same row: each rule as it is,
+CARD in each of six settings, and guarded SITA in the best of 20, which other tasks chose.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import figures
+import jax
+import numpy as np
+import tyro
+from claims import TEST_SEED, machine
+
+import jaxlb
+from jaxlb import runs, tuning, weights
+from jaxlb.learn import prior
+from jaxlb.learn.universal import UniversalConfig
+from jaxlb.scheduling import universal
+from jaxlb.types import Scheduler
+
+RULES = ("lwr", "greedy", "sed", "jsq", "lwl", "jiq", "power-of-d", "fpi", "drift-aware", "sita-e")
+CARD = tuple(f"card(band={band}, threshold={threshold})" for band in (0.1, 0.3) for threshold in (1, 2, 5))
+OURS = {"completion": "mean_completion", "violations": "sla_violation_rate"}
+DIFFERENCES = {"completion": "completion_difference_ci", "violations": "sla_violation_difference_ci"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A system: a scenario with overrides, perhaps on a recorded trace."""
+
+    scenario: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    trace: tuple[str, str] | None = None
+
+
+def _heavy(**overrides: Any) -> Setting:
+    return Setting("heavy-tail", overrides)
+
+
+SETTINGS: dict[str, Setting] = {
+    **{
+        name: Setting(name)
+        for name in ("seed", "stable", "heavy-tail", "heavy-tail-extreme", "slow-servers", "two-server")
+    },
+    **{name: Setting(name) for name in ("stale", "shift", "park", "large")},
+    **{f"load {load:g}": _heavy(load=load) for load in (0.3, 0.5, 0.9, 0.97)},
+    **{f"P = {number}": _heavy(num_processors=number) for number in (2, 8, 16, 64)},
+    "equal speeds": _heavy(speed=[1.0] * 4),
+    "permuted": _heavy(speed=[1.2, 0.5, 2.0, 0.8]),
+    "speeds 1 : 30": _heavy(speed=[0.1, 0.3, 1.0, 3.0]),
+    "squared CV 10": _heavy(size="lognormal", squared_cv=10.0),
+    "squared CV 50": _heavy(size="lognormal", squared_cv=50.0),
+    "one size": _heavy(size="deterministic"),
+    "two sizes": _heavy(size="bimodal"),
+    "bursty": _heavy(arrival="bursty"),
+    "batches": _heavy(arrival="batch"),
+    "diurnal": _heavy(arrival="diurnal"),
+    "shifting": _heavy(arrival="shift"),
+    **{f"stale {time}": Setting("stale", {"measure_interval": float(time)}) for time in (2, 10, 20)},
+    "stale, noise 0.5": Setting("stale", {"measure_noise": 0.5}),
+    "fresh, noise 0.5": Setting("stale", {"measure_noise": 0.5, "measure_interval": None}),
+    "sizes hidden": _heavy(size_visible=False),
+    "waits hidden": _heavy(wait_visible=False),
+    "both hidden": _heavy(size_visible=False, wait_visible=False),
+    "stable, both hidden": Setting("stable", {"size_visible": False, "wait_visible": False}),
+    "two-server, visible": Setting("two-server", {"size_visible": True, "wait_visible": True}),
+    **{
+        f"{trace}, load {load:g}": Setting("heavy-tail", {"load": load}, (file, kind))
+        for trace, file, kind in (
+            ("azure-llm-code", "azure-llm-2023-code.csv", "azure-llm"),
+            ("azure-llm-conv", "azure-llm-2023-conv.csv", "azure-llm"),
+        )
+        for load in (0.5, 0.7, 0.9)
+    },
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an objective reaches in a setting, beside the best rule."""
+
+    setting: str
+    objective: str
+    rule: str
+    theirs: float
+    ratio: float
+    low: float
+    high: float
+    note: str
+
+
+def measure(name: str, lanes: int, tasks: int, warmup: int, traces: Path) -> list[Found]:
+    """Compare all on the same unseen tasks; then each of ours with the rule that was best, in pairs."""
+    setting = SETTINGS[name]
+    trace = None
+    if setting.trace is not None:
+        trace = jaxlb.read_trace(traces / setting.trace[0], setting.trace[1])
+    env, params = jaxlb.make(setting.scenario, trace=trace, **setting.overrides)
+    few: dict[str, Any] = {"num_lanes": max(lanes // max(env.num_processors // 8, 1), 64), "num_tasks": tasks}
+    few["warmup"] = warmup * max(env.num_processors // 8, 1)
+    tuned = tuning.guarded_sita(env, params, jax.random.key(TEST_SEED + 1), num_lanes=256, num_tasks=1500)
+    rules: dict[str, Scheduler] = {rule: jaxlb.scheduler(rule) for rule in (*RULES, *CARD)}
+    rules |= {one.name: one.scheduler for one in tuned.values()}
+    key = jax.random.key(TEST_SEED)
+    table = jaxlb.compare(env, params, rules, key, **few, baseline="lwr")
+    settled = [row for row in table.schedulers if row.stationary] or list(table.schedulers)
+    found = []
+    for objective, figure in OURS.items():
+        best = min(settled, key=lambda row: getattr(row, figure))
+        ours = jaxlb.scheduler("universal", objective=objective)
+        both = {"rule": rules[best.name], "ours": ours}
+        pair = jaxlb.compare(env, params, both, jax.random.clone(key), **few, baseline="rule")
+        row, theirs = pair.row("ours"), getattr(pair.row("rule"), figure)
+        ratio = getattr(row, figure) / theirs if theirs else math.nan
+        interval = getattr(row, DIFFERENCES[objective])
+        low, high = (1 + end / theirs for end in interval) if interval and theirs else (math.nan, math.nan)
+        note = "" if row.stationary and pair.row("rule").stationary else "not stationary"
+        found.append(Found(name, objective, best.name, theirs, ratio, low, high, note))
+    jax.clear_caches()
+    return found
+
+
+def page(found: Sequence[Found], about: str) -> str:
+    """Write the page: what it loses first, then all."""
+    lines = ["# One scheduler for any system", "", about, ""]
+    for objective, figure in OURS.items():
+        rows = [one for one in found if one.objective == objective]
+        ratios = np.array([one.ratio for one in rows])
+        finite = ratios[np.isfinite(ratios) & (ratios > 0)]
+        lost = sorted((one for one in rows if one.low > 1.0), key=lambda one: -one.ratio)
+        lines += [f"## Objective: {objective}", ""]
+        named = ", ".join(f"{one.setting} ({one.ratio:.3f}, {one.rule})" for one in lost)
+        mean = np.exp(np.log(finite).mean())
+        lines += [
+            f"The best rule wins in {len(lost)} of {len(rows)} settings{': ' + named if lost else ''}.",
+            f"Worst setting: {finite.max():.3f} times the best rule's; geometric mean of all: {mean:.3f}.",
+            "",
+            f"![Ratios](universal-{objective}.png)",
+            "",
+            f"| setting | best rule | its {figure.replace('_', ' ')} | ours / its | 95 % interval | |",
+            "|---|---|---|---|---|---|",
+        ]
+        for one in sorted(rows, key=lambda one: -one.ratio):
+            lines.append(
+                f"| {one.setting} | {one.rule} | {one.theirs:.4g} | {one.ratio:.3f} | "
+                f"{one.low:.3f} to {one.high:.3f} | {one.note} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def train(minutes: float, seed: int, directory: Path) -> None:
+    """Train the network that comes with the package, and put it there."""
+    envs, priors = prior.systems()
+    # About 1.7 s an iteration on two cores.
+    evaluations = 20
+    iterations = max(int(minutes * 60 / 1.7 / evaluations), 1) * evaluations
+    config = UniversalConfig(num_iterations=iterations, num_evaluations=evaluations)
+    began = time.perf_counter()
+
+    def told(rows: list[dict[str, Any]]) -> None:
+        print(json.dumps(rows), flush=True)
+
+    resume = (directory / "run.json").exists()
+    run = runs.train(directory, envs, priors, config, seeds=(seed,), resume=resume, on_rows=told)
+    seconds = time.perf_counter() - began
+    put(run.load()[seed], config, {"seed": seed, "iterations": iterations, "seconds": round(seconds)})
+
+
+def put(scheduler: Scheduler, config: UniversalConfig, about: Mapping[str, Any]) -> None:
+    """Write a network to where the package has it."""
+    described = {"jaxlb": jaxlb.__version__, "widths": list(config.widths), "trained": dict(about)}
+    weights.write(universal.WEIGHTS, described, scheduler.variables.network)
+    print(f"wrote {universal.WEIGHTS}, {universal.WEIGHTS.stat().st_size / 1000:.0f} kB")
+
+
+def main(
+    only: tuple[str, ...] = (),
+    lanes: int = 512,
+    tasks: int = 4000,
+    warmup: int = 4000,
+    ship: bool = False,
+    minutes: float = 60.0,
+    seed: int = 0,
+    traces: Path = Path("../shared/traces"),
+    out: Path = Path("docs/results"),
+) -> None:
+    """Compare and write, or train and ship.
+
+    Args:
+      only: settings by name; all if not given.
+      lanes: environments of a setting; fewer where there are many processors.
+      tasks: counted in each lane.
+      warmup: tasks before these.
+      ship: train the network that comes with the package.
+      minutes: that training takes, about.
+      seed: of it.
+      traces: folder of the recorded traces.
+      out: folder of the page.
+    """
+    if ship:
+        train(minutes, seed, Path("runs/universal"))
+        return
+    for name in only:
+        if name not in SETTINGS:
+            raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, SETTINGS))}")
+    kept = out / "universal.json"
+    found = [Found(**one) for one in json.loads(kept.read_text())] if kept.exists() else []
+    for name in only or SETTINGS:
+        began = time.perf_counter()
+        new = measure(name, lanes, tasks, warmup, traces)
+        found = [one for one in found if one.setting != name] + new
+        kept.write_text(json.dumps([vars(one) for one in found], indent=1))
+        for one in new:
+            seconds = time.perf_counter() - began
+            print(f"{name}: {one.objective} {one.ratio:.3f} of {one.rule}'s, {seconds:.0f} s", flush=True)
+    about = json.dumps(weights.about(universal.WEIGHTS)["trained"])
+    text = (
+        f"Written by `python benchmarks/universal.py`. {lanes:,} lanes (fewer of more than 8 processors) x\n"
+        f"{tasks:,} tasks after {warmup:,} of warm-up (more there), which no training saw. Ratios are\n"
+        f"paired, with 95 % intervals. One network, that of the package: {about}. {machine()}."
+    )
+    (out / "universal.md").write_text(page(found, text))
+    for objective in OURS:
+        rows = sorted((one for one in found if one.objective == objective), key=lambda one: one.ratio)
+        figures.ratios([vars(one) for one in rows], f"{objective} / the best rule's").savefig(
+            out / f"universal-{objective}.png"
+        )
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", 2)
+    tyro.cli(main)

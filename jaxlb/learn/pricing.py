@@ -1,0 +1,116 @@
+"""Experience for prices of backlog: systems that run, and what prices turned out to be."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxlb import observe, workload
+from jaxlb.env import Env, canonical, with_lane_axis
+from jaxlb.functions import partial
+from jaxlb.learn.prior import Prior
+from jaxlb.loop import decide, first_arrival
+from jaxlb.numerics import processor_index
+from jaxlb.scheduling import belief
+from jaxlb.scheduling import universal as acting
+from jaxlb.scheduling.universal import COSTS, Objective, PriceFeatures, Universal
+from jaxlb.types import Array, EnvParams, EnvState, Key, Scheduler
+
+_HORIZON = 300.0
+"""Mean services over which what a delay leads to is forgotten: queues at high loads empty rarely."""
+
+
+class Running(struct.PyTreeNode):
+    """A system of N lanes on its way."""
+
+    params: EnvParams
+    objective: Objective
+    env: EnvState
+    memory: Any  # of the scheduler
+    scale: Array  # [N, 3] mean price of each lane
+
+
+def drawn(env: Env, params: Any, config: Any, key: Key) -> tuple[EnvParams, Objective, int]:
+    """Return systems with objectives and the number of lanes; the key is consumed where a prior draws."""
+    if not isinstance(params, Prior):
+        return params, config.objective, config.num_lanes
+    params_of_lanes, objective = params.draw(env.num_processors, key)
+    return canonical(params_of_lanes), objective, params.num_lanes
+
+
+def begin(env: Env, params: Any, config: Any, key: Key) -> Running:
+    """Return a system at its first arrivals; the key is consumed."""
+    draw_key, arrival_key = jax.random.split(key)
+    own, objective, num_lanes = drawn(env, params, config, draw_key)
+    lanes = (num_lanes,)
+    own = with_lane_axis(own, lanes)
+    classes = jnp.asarray(objective.class_weights, jnp.float32)
+    objective = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(jnp.asarray(leaf, jnp.float32), lanes),
+        objective.replace(class_weights=0.0),
+    ).replace(class_weights=jnp.broadcast_to(classes.reshape(len(classes), -1), (len(classes), num_lanes)))
+    state, _ = first_arrival(env, own, arrival_key, lanes)
+    memory = belief.start(env, observe.nominal(own), lanes)
+    return Running(own, objective, state, memory, jnp.ones((*lanes, len(COSTS)), jnp.float32))
+
+
+class Row(struct.PyTreeNode):
+    """One decision of every lane."""
+
+    x: PriceFeatures  # after it
+    action: Array  # [N] int32
+    marginal: Array  # [N, 3] what a little delay costs the task
+    busy: Array  # [N, P] whether the processor is busy up to the next arrival, discounted
+
+
+def step(
+    env: Env, config: Any, network: Any, explore: Array, running: Running, key: Key
+) -> tuple[Running, Row]:
+    """Let every lane decide once; the key is consumed."""
+    params, objective, before = running.params, running.objective, running.env
+    lanes = before.task.gap.shape
+    task_key, observe_key, act_key = jax.random.split(key, 3)
+    task, process = workload.draw(task_key, params, before.workload, lanes)
+    variables = Universal(network, objective), explore
+    act = partial(acting.exploring, acting.prices(config.widths))
+    policy = Scheduler("exploring", variables, belief.start, act)
+    after, memory, observation, outcome, _ = decide(
+        env, params, policy, before, running.memory, task, observe_key, act_key
+    )
+    chosen = processor_index(params.speed) == outcome.action
+    wait = env.station.view(before.system.station).wait + jnp.where(chosen, outcome.service, 0.0)
+    s = belief.situation(memory, observation)
+    took, size = outcome.completion / s.unit, before.task.size / (memory.size * memory.first_size)
+    exponent = objective.exponent
+    late = jax.nn.sigmoid(
+        (jnp.log(took) - jnp.log(jnp.clip(before.task.deadline / s.unit, 1e-6, 1e6))) / config.kernel
+    )
+    weight = acting.violation_weight(objective, before.task.priority) / jnp.maximum(memory.weight, 1e-6)
+    marginal = [
+        exponent * took ** (exponent - 1.0),
+        1.0 / (size * memory.inverse_size * memory.size),
+        weight * late * (1.0 - late) / (config.kernel * took),
+    ]
+    row = Row(
+        x=acting.price_features(memory, s, objective, s.wait[None], s.wait),
+        action=outcome.action,
+        marginal=jnp.stack(marginal, -1),
+        busy=((wait > task.gap).astype(jnp.float32) * jnp.exp(-task.gap / s.unit / _HORIZON)).T,
+    )
+    return running.replace(env=after.replace(workload=process), memory=memory), row
+
+
+def returns(config: Any, rows: Row, prices: Array) -> Array:
+    """Return what prices turned out to be, `[T - 1, N, P, 3]`, from the predicted ones `[T, N, P, 3]`."""
+    num_processors = prices.shape[-2]
+
+    def back(later: Array, row: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
+        busy, action, marginal, predicted = row
+        next_one = jnp.arange(num_processors, dtype=jnp.int32) == action[:, None]
+        direct = jnp.where(next_one[..., None], marginal[:, None], 0.0)
+        found = busy[..., None] * (direct + predicted + config.trace * (later - predicted))
+        return found, found
+
+    after = rows.busy[:-1], rows.action[1:], rows.marginal[1:], prices[1:]
+    return jax.lax.scan(back, prices[-1], after, reverse=True)[1]

@@ -1,0 +1,342 @@
+"""Training of a scheduler for any system: prices of backlog, by temporal differences of perturbed waits.
+
+A small delay of one processor's backlog delays each task that is assigned to it until it is empty. So its
+price after one decision follows from its price after the next. It is zero if the processor is empty by
+then; else it is what the delay costs the next task, if that goes there, plus the price after that. Each
+decision teaches the prices of all processors, and the size of a task, which prices do not depend on, adds
+no noise. Returns are those of TD(lambda) (Sutton 1988). The network is fitted to their mean, by the
+deviance of a Poisson law relative to the average of each lane, so that all systems count alike.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+
+from jaxlb import checks
+from jaxlb.devices import differing
+from jaxlb.env import Env
+from jaxlb.learn import pricing, trainer
+from jaxlb.learn.prior import Prior
+from jaxlb.learn.settings import count, group, number
+from jaxlb.learn.trainer import Trainer, TrainResult, TrainState, beginning, descend, falling
+from jaxlb.loop import rollout
+from jaxlb.numerics import broadcasts
+from jaxlb.rewards import Weighted
+from jaxlb.scheduling import scheduler
+from jaxlb.scheduling import universal as acting
+from jaxlb.scheduling.universal import Objective, PriceFeatures, Universal
+from jaxlb.types import Array, EnvParams, Key
+
+_SCALE_RATE = 0.1
+
+
+class UniversalConfig(struct.PyTreeNode):
+    """Settings of the trainer. Numbers in the first part are leaves; the rest is static.
+
+    Attributes:
+      objective: of systems that are given; of those that a prior draws, each lane has its own.
+      learning_rate: of Adam, at first; it falls as a cosine does.
+      final_learning_rate: at the end.
+      exploration: probability of a random choice, at first; it falls linearly, to `final_exploration` in half
+        of the training.
+      final_exploration: from there on.
+      trace: lambda, how far returns go before the network's own prices take over, in [0, 1].
+      kernel: width of the rise of a violation's cost around its deadline, of the logarithm of time.
+      widths: of the layers of the network.
+      num_lanes: N, of systems that are given; a prior has its own.
+      num_tasks: decisions of each lane for which returns are computed at a time.
+      num_batches: gradient steps that these are used for.
+      restart: iterations after which lanes begin anew, with new systems where a prior draws them.
+      num_iterations: each of all systems in turn.
+      num_evaluations: how often the scheduler is judged, evenly spread.
+      evaluation_tasks: in each lane, after as many that are not counted; the same each time.
+    """
+
+    objective: Objective = group(Objective())
+    learning_rate: Any = number(2e-3, above=0)
+    final_learning_rate: Any = number(1e-5, above=0)
+    exploration: Any = number(0.3, low=0, high=1)
+    final_exploration: Any = number(0.02, low=0, high=1)
+    trace: Any = number(0.95, low=0, high=1)
+    kernel: Any = number(0.2, above=0)
+    widths: tuple[int, ...] = struct.field(pytree_node=False, default=(48, 64))
+    num_lanes: int = count(256)
+    num_tasks: int = count(64)
+    num_batches: int = count(4)
+    restart: int = count(50)
+    num_iterations: int = count(400)
+    num_evaluations: int = count(10)
+    evaluation_tasks: int = count(500)
+
+
+class Reached(struct.PyTreeNode):
+    """Means of each lane, `[N]`."""
+
+    cost: Array  # of its objective
+    completion: Array
+    violation: Array
+
+
+class UniversalState(TrainState):
+    """All that training remembers between two iterations; training continued from here is the same."""
+
+    iterate_key: Key  # each iteration folds its number into it
+    evaluate_key: Key  # the same systems and tasks for every judgement
+    systems: tuple[pricing.Running, ...]
+    greedy: tuple[Reached, ...]  # what greedy reaches where the scheduler is judged
+    target: Any  # slowly following parameters, which act and whose prices returns end in
+
+
+class Progress(struct.PyTreeNode):
+    """Figures of training, averages over the iterations since the last row; and of the scheduler then."""
+
+    iteration: Array
+    objective: Array  # minus the mean logarithm of what the scheduler costs relative to greedy
+    loss: Array
+    price: Array  # mean, of completion times
+    exploration: Array
+    learning_rate: Array
+    relative_completion: Array  # geometric means over lanes, divided by greedy's
+    relative_violation: Array
+
+
+def _optimiser(config: UniversalConfig, num_systems: int) -> optax.GradientTransformation:
+    of_iteration, steps = falling(config), config.num_batches * num_systems
+    rate = optax.adam(lambda step: of_iteration(jnp.asarray(step, jnp.float32) / steps))
+    return optax.chain(optax.clip_by_global_norm(1.0), rate)
+
+
+@functools.partial(jax.jit, static_argnames="env")
+@broadcasts
+def start_universal(env: Any, params: Any, config: UniversalConfig, key: Key) -> UniversalState:
+    """Return the state before the first iteration: empty queues, new networks; the key is consumed."""
+    begin_key, network_key, iterate_key, evaluate_key = jax.random.split(key, 4)
+    each = trainer.systems(env, params)
+    keys = trainer.keys(begin_key, len(each))
+    network = acting.prices(config.widths).init(network_key, acting.no_features(2))
+    variables = Universal(network, config.objective)
+    return UniversalState(
+        **beginning(variables, _optimiser(config, len(each)).init(network)),
+        iterate_key=iterate_key,
+        evaluate_key=evaluate_key,
+        systems=tuple(pricing.begin(*one, config, key) for one, key in zip(each, keys, strict=True)),
+        greedy=tuple(
+            _reached(*one, config, None, key)
+            for one, key in zip(each, trainer.keys(jax.random.clone(evaluate_key), len(each)), strict=True)
+        ),
+        target=network,
+    )
+
+
+def _iterate(
+    env: Env,
+    params: Any,
+    config: UniversalConfig,
+    rule: optax.GradientTransformation,
+    learner: tuple,
+    running: pricing.Running,
+    begin: Array,
+    explore: Array,
+    key: Key,
+) -> tuple[tuple, pricing.Running, dict[str, Array]]:
+    """Let a system run on, and learn from it; the key is consumed."""
+    network, target, optimiser = learner
+    begin_key, decide_key, batch_key = jax.random.split(key, 3)
+    # A loop of one turn or none.
+    running = jax.lax.fori_loop(
+        0, begin.astype(jnp.int32), lambda _, running: pricing.begin(env, params, config, begin_key), running
+    )
+    step = functools.partial(pricing.step, env, config, target, explore)
+    running, rows = jax.lax.scan(step, running, jax.random.split(decide_key, config.num_tasks + 1))
+    apply = acting.prices(config.widths).apply
+    prices = jax.lax.map(lambda x: apply(target, x)[0], rows.x)
+    found = pricing.returns(config, rows, prices)
+    scale = running.scale + _SCALE_RATE * (found.mean((0, 2)) - running.scale)
+    examples = jax.tree.map(lambda leaf: leaf[:-1], rows.x), found
+    size = config.num_tasks // config.num_batches
+    order = jax.random.permutation(batch_key, config.num_tasks)[: size * config.num_batches]
+
+    def loss_of(network: Any, x: PriceFeatures, found: Array) -> Array:
+        price = jax.vmap(functools.partial(apply, network))(x)[:, 0]
+        deviance = price - found * jnp.log(price + 1e-6)
+        return (deviance / jnp.maximum(scale, 0.01)[:, None]).mean()
+
+    def learn(carry: tuple, batch: Array) -> tuple[tuple, Array]:
+        network, optimiser = carry
+        loss, gradient = jax.value_and_grad(loss_of)(
+            network, *jax.tree.map(lambda leaf: leaf[batch], examples)
+        )
+        return descend(rule, gradient, optimiser, network), loss
+
+    (network, optimiser), losses = jax.lax.scan(learn, (network, optimiser), order.reshape(-1, size))
+    target = optax.incremental_update(network, target, 0.2)
+    figures = {"loss": losses.mean(), "price": prices[..., 0].mean()}
+    return (network, target, optimiser), running.replace(scale=scale), figures
+
+
+@functools.partial(jax.jit, static_argnames="env")
+@broadcasts
+def continue_universal(
+    env: Any, params: Any, config: UniversalConfig, state: UniversalState
+) -> tuple[UniversalState, Progress]:
+    """Run the iterations up to the next judgement, and judge.
+
+    Args:
+      env: static.
+      params: as in `train_universal`.
+      config: the same.
+      state: from `start_universal` or here.
+    """
+    each = trainer.systems(env, params)
+    rule = _optimiser(config, len(each))
+    num_iterations = config.num_iterations // config.num_evaluations
+
+    def iterate(_: Array, carry: tuple) -> tuple:
+        state, sums = carry
+        done = state.iteration.astype(jnp.float32) / config.num_iterations
+        explore = config.exploration + jnp.clip(2.0 * done, 0.0, 1.0) * (
+            config.final_exploration - config.exploration
+        )
+        key = jax.random.fold_in(state.iterate_key, state.iteration)
+        learner, systems, found = (state.variables.network, state.target, state.optimiser), [], []
+        for place, (one, running, own) in enumerate(
+            zip(each, state.systems, trainer.keys(key, len(each)), strict=True)
+        ):
+            # Not all at once.
+            begin = (
+                state.iteration + place * config.restart // len(each)
+            ) % config.restart == config.restart - 1
+            learner, running, figures = _iterate(*one, config, rule, learner, running, begin, explore, own)
+            systems.append(running)
+            found.append(figures)
+        network, target, optimiser = learner
+        figures = trainer.averaged(found)
+        state = trainer.updated(
+            state.replace(systems=tuple(systems)),
+            jnp.isfinite(figures["loss"]),
+            state.iteration,
+            variables=state.variables.replace(network=network),
+            target=target,
+            optimiser=optimiser,
+        )
+        figures = figures | {"exploration": explore, "learning_rate": falling(config)(state.iteration)}
+        state = state.replace(iteration=state.iteration + 1)
+        return differing((state, {name: sums[name] + figures[name] for name in sums}))
+
+    sums = dict.fromkeys(("loss", "price", "exploration", "learning_rate"), jnp.float32(0.0))
+    state, sums = jax.lax.fori_loop(0, num_iterations, iterate, differing((state, sums)))
+    variables = state.variables.replace(network=state.target)
+    keys = trainer.keys(jax.random.clone(state.evaluate_key), len(each))
+    found = trainer.averaged(
+        [
+            _judged(_reached(*one, config, state.target, key), greedy)
+            for one, key, greedy in zip(each, keys, state.greedy, strict=True)
+        ]
+    )
+    state = trainer.judged(state, variables, found["objective"])
+    sums = {name: value / num_iterations for name, value in sums.items()}
+    return state, Progress(iteration=state.iteration, **sums, **found)
+
+
+def _reached(env: Env, params: Any, config: UniversalConfig, network: Any, key: Key) -> Reached:
+    """Return what prices bring in a system, or greedy where there is no network; the key is consumed."""
+    draw_key, key = jax.random.split(key)
+    own, objective, num_lanes = pricing.drawn(env, params, config, draw_key)
+    unit = own.size.mean() / own.speed.mean(0)
+    weights = jnp.asarray(objective.class_weights, jnp.float32)
+    classes = jnp.arange(np.shape(own.class_probability)[0], dtype=jnp.int32)
+    completion, slowdown, violations = objective.shares()
+    own = own.replace(
+        completion_weight=completion / unit**objective.exponent,
+        completion_exponent=jnp.asarray(objective.exponent, jnp.float32),
+        imbalance_weight=jnp.float32(0.0),
+        sla_weight=violations * weights[jnp.minimum(classes, len(weights) - 1)],
+    )
+    rule = (
+        scheduler("greedy")
+        if network is None
+        else acting.priced(acting.prices(config.widths), Universal(network, objective))
+    )
+    env, tasks = dataclasses.replace(env, reward=Weighted()), config.evaluation_tasks
+    found = rollout(env, own, rule, key, num_lanes, tasks, tasks)
+    return Reached(
+        cost=slowdown * found.mean_slowdown - found.mean_reward,
+        completion=found.mean_completion,
+        violation=found.sla_violation_rate,
+    )
+
+
+def _judged(reached: Reached, greedy: Reached) -> dict[str, Array]:
+    """Return figures of `Progress`: geometric means over lanes, relative to greedy."""
+    floor = 1e-3  # where there are next to no violations, their ratio is that of chance
+    relative = jax.tree.map(
+        lambda own, other: jnp.log((own + floor) / (other + floor)).mean(), reached, greedy
+    )
+    return {
+        "objective": -relative.cost,
+        "relative_completion": jnp.exp(relative.completion),
+        "relative_violation": jnp.exp(relative.violation),
+    }
+
+
+def train_universal(env: Any, params: Any, config: UniversalConfig | None, key: Key) -> TrainResult:
+    """Train a scheduler by prices of backlog, for systems drawn at random or for given ones.
+
+    Args:
+      env: from `jaxlb.make`, or a tuple of several.
+      params: of the environment, or a `Prior` that draws them; of several a tuple.
+      config: None: the defaults.
+      key: consumed.
+
+    Returns:
+      The scheduler, and what happened on the way.
+
+    Raises:
+      ValueError: a setting or a parameter out of bounds.
+      FloatingPointError: the loss stopped being finite (only where the result is at hand, not under a trace).
+    """
+    return trainer.train(UNIVERSAL, env, params, config, key)
+
+
+def _check(env: Any, params: Any, config: UniversalConfig) -> None:
+    for one, own in trainer.systems(env, params):
+        if not isinstance(own, Prior):
+            one.check(own, (config.num_lanes,))
+    checks.at_least("num_tasks", config.num_tasks, config.num_batches)
+
+
+def _variables(config: UniversalConfig, num_processors: int) -> Universal:
+    """Return the variables before training."""
+    return Universal(
+        acting.prices(config.widths).init(jax.random.key(0), acting.no_features(num_processors)),
+        config.objective,
+    )
+
+
+def _fits(settings: Mapping[str, Any], trained: np.ndarray, env: Env, params: EnvParams) -> None:
+    del settings, trained, env, params
+
+
+UNIVERSAL = Trainer(
+    name="universal",
+    aim="Learns what a delay of each processor costs the tasks that come: one network for any system.",
+    features=(("context", acting.CONTEXT), ("processor", acting.PROCESSOR)),
+    known=(("context", acting.CONTEXT), ("processor", acting.PROCESSOR)),
+    objective="objective",
+    reached=("relative_completion", "relative_violation"),
+    remedy="a smaller learning_rate",
+    config=UniversalConfig,
+    check=_check,
+    start=start_universal,
+    advance=continue_universal,
+    variables=_variables,
+    acting=lambda config, variables, names: acting.priced(acting.prices(config.widths), variables),
+    fits=_fits,
+)

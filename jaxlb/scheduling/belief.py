@@ -1,0 +1,280 @@
+"""What a scheduler learns of its system while it runs, in constant space: workload, backlogs, speeds.
+
+All of it comes from observations, and so has no unit of its own: sizes are measured against the first one,
+times against the mean service so far. Averages are plain ones at first, and forget later.
+"""
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxlb.numerics import processor_index
+from jaxlb.stations import response
+from jaxlb.types import Array, EnvParams, Lanes, Observation, Static
+
+OCTAVES = tuple(float(octave) for octave in range(-16, 25))
+"""Sizes that the histogram knows: these powers of two of the first size."""
+FORGETTING, GAP_FORGETTING, RECENT = 1 / 2000, 1 / 500, 1 / 30
+"""Weights of the newest task in averages of sizes, of gaps and deadlines, and of the most recent gaps."""
+_TINY = 1e-6
+_SPEED_MEMORY, _SPEED_PRIOR = 100.0, 1.0
+"""Mean services that estimates of speed remember, and for which the nominal speed counts beside them."""
+
+
+class Belief(struct.PyTreeNode):
+    """Memory of a scheduler. Work is in the unit of observations, sizes in first sizes."""
+
+    size_visible: bool = struct.field(pytree_node=False)
+    wait_visible: bool = struct.field(pytree_node=False)
+    count: Array  # int32, decisions seen
+    first_size: Array  # [...] work
+    share: Array  # [K, ...] of tasks that are at most as large as each octave
+    work: Array  # [K, ...] mean size of these tasks, others counting 0
+    size: Array  # [...] mean
+    size_square: Array  # [...] mean
+    inverse_size: Array  # [...] mean
+    gap: Array  # [...] time, mean
+    gap_square: Array  # [...] mean
+    recent_gap: Array  # [...] time, mean of the latest
+    log_deadline: Array  # [...] mean
+    log_deadline_square: Array  # [...] mean
+    weight: Array  # [...] mean weight of a violation
+    measured: Array  # [P, ...] work: as last measured, and what is known to have happened since
+    given: Array  # [P, ...] work that the last decision assigned, 0 before the next
+    reckoned: Array  # [P, ...] work: by the account of own decisions alone
+    measured_error: Array  # [...] of the first, as forecasts of measurements, mean
+    reckoned_error: Array  # [...] of the second
+    age: Array  # [...] time of the last observation
+    assigned: Array  # [P, ...] work, of the last observation
+    base: Array  # [P, ...] work at the last measurement, and assigned since
+    elapsed: Array  # [...] time since then
+    spoiled: Array  # [P, ...] bool, whether what was served since is not known
+    served: Array  # [P, ...] work that was seen to be served, forgets
+    could_serve: Array  # [P, ...] work that nominal speeds would have served then
+
+
+def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
+    """Return the belief before anything was seen."""
+    zero = jnp.zeros(lanes, jnp.float32)
+    each = jnp.zeros((params.speed.shape[0], *lanes), jnp.float32)
+    grid = jnp.zeros((len(OCTAVES), *lanes), jnp.float32)
+    return Belief(
+        size_visible=env.size_visible,
+        wait_visible=env.wait_visible,
+        count=jnp.int32(0),
+        first_size=zero + 1.0,
+        share=grid,
+        work=grid,
+        measured=each,
+        given=each,
+        reckoned=each,
+        assigned=each,
+        base=each,
+        spoiled=each > 0,
+        served=each,
+        could_serve=each,
+        **dict.fromkeys(
+            (
+                *("size", "size_square", "inverse_size", "gap", "gap_square", "recent_gap", "log_deadline"),
+                *("log_deadline_square", "weight", "measured_error", "reckoned_error", "age", "elapsed"),
+            ),
+            zero,
+        ),
+    )
+
+
+def _along(lanes: Array) -> Array:
+    return jnp.asarray(OCTAVES, jnp.float32).reshape(-1, *(1,) * lanes.ndim)
+
+
+def update(belief: Belief, observation: Observation, weight: Array) -> Belief:
+    """Learn from an observation, before a decision.
+
+    Args:
+      belief: after the last decision.
+      observation: as the environment gives it.
+      weight: `[...]` of a violation by the task that has arrived.
+    """
+    b, o = belief, observation
+    number = b.count.astype(jnp.float32) + 1.0
+
+    def followed(mean: Array, new: Array, rate: float) -> Array:
+        return mean + jnp.maximum(1.0 / number, rate) * (new - mean)
+
+    first = jnp.where(b.count == 0, o.size, b.first_size)
+    size = o.size / first
+    at_most = (jnp.log2(size) <= _along(size)).astype(jnp.float32)
+    log_deadline = jnp.log(jnp.clip(o.deadline, 1e-20, 1e20))
+    b = b.replace(
+        count=b.count + 1,
+        first_size=first,
+        share=followed(b.share, at_most, FORGETTING),
+        work=followed(b.work, at_most * size, FORGETTING),
+        size=followed(b.size, size, FORGETTING),
+        size_square=followed(b.size_square, size**2, FORGETTING),
+        inverse_size=followed(b.inverse_size, 1.0 / size, FORGETTING),
+        gap=followed(b.gap, o.gap, GAP_FORGETTING),
+        gap_square=followed(b.gap_square, o.gap**2, GAP_FORGETTING),
+        recent_gap=followed(b.recent_gap, o.gap, RECENT),
+        log_deadline=followed(b.log_deadline, log_deadline, GAP_FORGETTING),
+        log_deadline_square=followed(b.log_deadline_square, log_deadline**2, GAP_FORGETTING),
+        weight=followed(b.weight, weight, GAP_FORGETTING),
+    )
+    return _measured(b, o, number)
+
+
+def speeds(belief: Belief, observation: Observation) -> Array:
+    """Return the speeds `[P, ...]` at which processors are believed to serve."""
+    b, nominal = belief, observation.speed
+    if not b.wait_visible:
+        return nominal
+    prior = _SPEED_PRIOR * b.size * b.first_size * nominal / nominal.mean(0)
+    ratio = jnp.clip((b.served + prior) / (b.could_serve + prior), 0.1, 10.0)
+    # Where measurements cannot be trusted, neither can what follows from two of them.
+    trust = jnp.exp(-((b.measured_error / 0.2) ** 2))
+    return nominal * ratio**trust
+
+
+def backlog(belief: Belief) -> Array:
+    """Return the work `[P, ...]` that processors are believed to hold."""
+    b = belief
+    if not b.wait_visible:
+        return b.reckoned if b.size_visible else b.measured + b.given
+    trusted = (b.reckoned_error < 0.8 * b.measured_error) & (b.count > 20)
+    return jnp.where(trusted, b.reckoned, b.measured + b.given)
+
+
+def _measured(belief: Belief, o: Observation, number: Array) -> Belief:
+    """Bring backlogs up to this arrival, by what is measured and by what must have been served."""
+    b, speed = belief, speeds(belief, o)
+    unit = mean_service(b, o)
+    served = o.gap * speed
+    # Decisions of others show in the work that was assigned since the measurement.
+    newer = ~(o.assigned > 0).any(0)
+    before = jnp.where(newer, o.wait * o.speed, b.measured + o.assigned - b.assigned)
+    measured = jnp.maximum(before - jnp.where(newer, o.age, o.gap) * speed, 0.0)
+    forecast = jnp.maximum(b.measured + b.given - served, 0.0)
+    b = b.replace(age=o.age, assigned=o.assigned, given=jnp.zeros_like(b.given))
+    reckoned = jnp.maximum(b.reckoned - served, 0.0)
+    now = jnp.maximum(o.wait * o.speed - o.age * speed, 0.0)
+    if not b.wait_visible:
+        # Only an empty queue says what there is; a length says little of the work in it.
+        empty = (o.queue_length == 0) & (o.age <= 0)
+        return b.replace(measured=measured, reckoned=jnp.where(empty, 0.0, reckoned))
+    new = (o.age < o.gap) | (o.age <= 0)
+    mean_size = b.size * b.first_size
+
+    known = (~b.spoiled).astype(jnp.float32)
+
+    def error(expected: Array) -> Array:
+        off = jnp.abs(jnp.log1p(8.0 * expected / mean_size) - jnp.log1p(8.0 * now / mean_size))
+        return (off * known).sum(0) / jnp.maximum(known.sum(0), 1.0)
+
+    rate = jnp.where(new & (known > 0).any(0), jnp.maximum(1.0 / number, 1 / 200), 0.0)
+    elapsed = b.elapsed + o.gap - o.age
+    seen = o.wait * o.speed
+    told = new & ~b.spoiled & (seen > 0) & (elapsed > 0)
+    kept = jnp.exp(-o.gap / unit / _SPEED_MEMORY)
+    return b.replace(
+        measured=measured,
+        reckoned=jnp.where(new, reckoned + 0.01 * (now - reckoned), reckoned),
+        measured_error=b.measured_error + rate * (error(forecast) - b.measured_error),
+        reckoned_error=b.reckoned_error + rate * (error(reckoned) - b.reckoned_error),
+        base=jnp.where(new, seen, b.base),
+        elapsed=jnp.where(new, o.age, b.elapsed + o.gap),
+        spoiled=jnp.where(new, (now <= 0) & (o.age > 0), b.spoiled | (measured <= 0)),
+        served=b.served * kept + jnp.where(told, b.base - seen, 0.0),
+        could_serve=b.could_serve * kept + jnp.where(told, o.speed * elapsed, 0.0),
+    )
+
+
+def decided(belief: Belief, observation: Observation, action: Array) -> Belief:
+    """Learn which processor `action` `[...]` got the task."""
+    b, o = belief, observation
+    chosen = processor_index(o.speed) == action
+    work = jnp.where(chosen, o.size, 0.0)
+    return b.replace(
+        given=work,
+        reckoned=b.reckoned + work,
+        base=b.base + work,
+        spoiled=b.spoiled if b.size_visible else b.spoiled | chosen,
+    )
+
+
+def mean_service(belief: Belief, observation: Observation) -> Array:
+    """Return the time `[...]` that a task of mean size takes at mean speed, as far as is known."""
+    return belief.size * belief.first_size / observation.speed.mean(0)
+
+
+def share_of_work(belief: Belief, octave: Array) -> Array:
+    """Return the share `[...]` of all work in tasks of at most 2^octave mean sizes."""
+    grid = _along(octave)
+    place = jnp.clip(octave + jnp.log2(belief.size), OCTAVES[0], OCTAVES[-1])
+    # Between two octaves, in proportion.
+    nearness = jnp.clip(1.0 - jnp.abs(place - grid), 0.0, 1.0)
+    return (nearness * belief.work).sum(0) / belief.size
+
+
+class Situation(struct.PyTreeNode):
+    """A decision, with sizes in mean sizes, speeds in mean speeds, times in mean services, as believed."""
+
+    unit: Array  # [...] time
+    size: Array  # [...]
+    deadline: Array  # [...]
+    age: Array  # [...]
+    priority: Array  # [...] int32
+    speed: Array  # [P, ...]
+    wait: Array  # [P, ...]
+    completion: Array  # [P, ...] of each choice
+
+
+def situation(belief: Belief, observation: Observation) -> Situation:
+    """Return what is to be decided, after `update`."""
+    b, o = belief, observation
+    speed = speeds(b, o)
+    mean_size, mean_speed = b.size * b.first_size, speed.mean(0)
+    unit = mean_size / mean_speed
+    size, speed, wait = o.size / mean_size, speed / mean_speed, backlog(b) / speed / unit
+    return Situation(
+        unit=unit,
+        size=size,
+        deadline=jnp.clip(o.deadline / unit, 0.0, 1e6),
+        age=o.age / unit,
+        priority=o.priority,
+        speed=speed,
+        wait=wait,
+        completion=response(wait, size, speed),
+    )
+
+
+SHARES = (-3, -1, 1, 3, 5, 7)
+"""Sizes, in octaves from the mean, of whose tasks' share of the work networks are told."""
+
+
+def workload(belief: Belief, situation: Situation) -> dict[str, Array]:
+    """Return numbers of order one that say what the workload is like: name -> `[...]`."""
+    b, s = belief, situation
+    number, num_processors, lanes = b.count.astype(jnp.float32), s.speed.shape[0], s.unit.shape
+    gap = jnp.maximum(b.gap, _TINY * s.unit)
+    load = jnp.minimum(s.unit / gap / num_processors, 5.0)
+    load = (load * number + 12.0) / (number + 20.0)  # 0.6, until more is known
+    square = (b.gap_square / s.unit**2) / (gap / s.unit) ** 2
+    spread = jnp.sqrt(jnp.maximum(b.log_deadline_square - b.log_deadline**2, 0.0))
+
+    def of_octave(octave: int) -> Array:
+        return 2.0 * share_of_work(b, jnp.full(lanes, octave, jnp.float32)) - 1.0
+
+    return {
+        "load": -jnp.log(1.0 - jnp.clip(load, 0.02, 0.985)) - 1.0,
+        "spread of sizes": 0.7 * jnp.clip(jnp.log(b.size_square / b.size**2) - 1.0, -1.0, 5.0),
+        "spread of gaps": jnp.clip(jnp.log(jnp.maximum(square, 1e-3)) - 0.7, -2.0, 3.0),
+        "recent rate": jnp.clip(jnp.log(gap / jnp.maximum(b.recent_gap, _TINY * s.unit)), -2.0, 2.0),
+        "deadlines": 0.5 * jnp.clip(b.log_deadline - jnp.log(s.unit), -4.0, 6.0),
+        "spread of deadlines": jnp.minimum(spread, 4.0) - 1.0,
+        "small tasks": jnp.clip(jnp.log(b.inverse_size * b.size), 0.0, 5.0) - 0.7,
+        "experience": jnp.full(lanes, 0.5 * (jnp.log(jnp.minimum(number, 2000.0)) - 6.0)),
+        "age": jnp.log1p(jnp.minimum(s.age, 1e3)),
+        "sizes visible": jnp.full(lanes, 1.0 if b.size_visible else -1.0, jnp.float32),
+        "waits visible": jnp.full(lanes, 1.0 if b.wait_visible else -1.0, jnp.float32),
+        "error of backlogs": jnp.minimum(b.measured_error, b.reckoned_error),
+        **{f"work up to 2^{octave}": of_octave(octave) for octave in SHARES},
+    }

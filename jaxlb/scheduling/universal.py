@@ -1,0 +1,333 @@
+"""A scheduler for any system: each task goes where it costs least, counting what it costs those after it.
+
+A task costs others what its service delays. A small delay of one processor's backlog delays each task that
+is assigned to it until it is empty, and no other. The *price* of backlog is what that costs: the expected
+sum, over these tasks, of what a small delay costs each, per time of delay. It is the derivative of the
+expected cost by the wait, found by infinitesimal perturbation (Ho and Cao 1991). A task of service time s
+that finds wait w costs others the integral of the price from w to w + s. Under an optimal policy these are
+all of its consequences: choices that it would change have no first-order effect (the envelope theorem).
+
+A network predicts prices from what `belief` has learned; `jaxlb.learn.universal` trains it.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import struct
+
+from jaxlb import checks, weights
+from jaxlb.functions import partial
+from jaxlb.numerics import at_processor, broadcasts, first_smallest, processor_index, total
+from jaxlb.rewards import Weights
+from jaxlb.scheduling import belief
+from jaxlb.scheduling.base import sampled
+from jaxlb.scheduling.belief import Belief, Situation
+from jaxlb.types import Array, Key, Observation, Scheduler
+
+NODES = (0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0))
+"""Where between w and w + s prices are asked: the two points of Gauss and Legendre, of equal weight."""
+COSTS = ("completion", "slowdown", "violations")
+"""What is priced: the completion time to a power, the same relative to the size, violated deadlines."""
+FACTOR, MARGIN = 10.0, 3.0
+"""The guard: no task may take longer than so many times the least possible, plus so many mean services."""
+
+
+CONTEXT = (
+    *("load", "spread of sizes", "spread of gaps", "recent rate", "deadlines", "spread of deadlines"),
+    *("small tasks", "experience", "age", "sizes visible", "waits visible", "error of backlogs"),
+    *(f"work up to 2^{octave}" for octave in belief.SHARES),
+    *("processors", "spread of speeds", *COSTS, "exponent"),
+)
+"""Names of what the network is told of workload, system and objective."""
+PROCESSOR = (
+    *("wait", "wait less the least of others", "wait less the mean of others"),
+    *("completion less the least of others", "speed", "capacity in slower ones", "share of the capacity"),
+)
+"""Names of what it is told of each processor."""
+
+
+class Objective(struct.PyTreeNode):
+    """What is to be small, per task: a weighted sum, in mean services; leaves numbers, or `[N]`."""
+
+    completion: Any = 1.0
+    exponent: Any = 1.0  # of completion times
+    slowdown: Any = 0.0  # completion time / size, where an average task of the law has 1
+    violations: Any = 0.0
+    class_weights: Any = (1.0,)  # [C] of a violation, by priority; those beyond C count as the last
+    imbalance: Any = 0.0  # variance over processors of the backlog after the assignment, in mean sizes
+
+    def shares(self) -> list[Array]:
+        """Return the weights of `COSTS`, adding up to 1."""
+        return [jnp.asarray(w, jnp.float32) / self._whole() for w in self._priced()]
+
+    def imbalance_share(self) -> Array:
+        """Return the weight of the imbalance, on the same scale."""
+        return jnp.asarray(self.imbalance, jnp.float32) / self._whole()
+
+    def _priced(self) -> tuple[Any, ...]:
+        return self.completion, self.slowdown, self.violations
+
+    def _whole(self) -> Array:
+        whole = sum((jnp.asarray(w, jnp.float32) for w in self._priced()), jnp.float32(0.0))
+        return jnp.where(whole > 0, whole, 1.0)
+
+
+def violation_weight(objective: Objective, priority: Array) -> Array:
+    """Return the weight `[...]` of a violation by a task."""
+    weights = jnp.asarray(objective.class_weights, jnp.float32)
+    weights = weights.reshape(-1, *weights.shape[1:], *(1,) * (priority.ndim + 1 - weights.ndim))
+    return at_processor(weights, jnp.minimum(priority, len(weights) - 1))
+
+
+class PriceFeatures(struct.PyTreeNode):
+    """What the network is given; lanes lead."""
+
+    context: Array  # [..., G] of the workload, the system and the objective
+    processor: Array  # [..., P, L] of each processor
+    asked: Array  # [Q, ..., P, L] of each processor, at the waits whose price is asked
+    wait: Array  # [Q, ..., P] those waits, in mean services
+
+
+def _least_of_others(x: Array) -> Array:
+    """Return, for each processor, the least over all others, `[P, ...]`."""
+    if len(x) == 1:
+        return jnp.full_like(x, 1e3)
+    first = processor_index(x) == first_smallest(x)
+    least, second = x.min(0), jnp.where(first, jnp.inf, x).min(0)
+    return jnp.where(first, second, least)
+
+
+def _of_processors(s: Situation, wait: Array) -> Array:
+    """Return features `[L, ..., P, ...]` of each processor at a `wait`, others having the waits they have."""
+    speed, others = s.speed, max(len(s.speed) - 1, 1)
+    log_wait, shape = jnp.log1p(8.0 * wait), wait.shape
+    order = speed[:, None] - speed[None]
+    slower = (jnp.where(order > 0, 1.0, jnp.where(order == 0, 0.5, 0.0)) * speed[None]).sum(1)
+    whole = total(speed)
+    least = jnp.log(_least_of_others(s.wait + 1.0 / speed))
+    rows = {
+        "wait": log_wait - 2.0,
+        "wait less the least of others": log_wait - jnp.log1p(8.0 * _least_of_others(s.wait)),
+        "wait less the mean of others": log_wait - jnp.log1p(8.0 * (total(s.wait) - s.wait) / others),
+        "completion less the least of others": jnp.log(wait + 1.0 / speed) - least,
+        "speed": jnp.log(speed),
+        "capacity in slower ones": 2.0 * slower / whole - 1.0,
+        "share of the capacity": 2.0 * speed / whole,
+    }
+    return jnp.stack([jnp.broadcast_to(rows[name], shape) for name in PROCESSOR])
+
+
+def price_features(b: Belief, s: Situation, objective: Objective, waits: Array, now: Array) -> PriceFeatures:
+    """Return what the network is given to price backlog.
+
+    Args:
+      b: what has been learned.
+      s: the decision.
+      objective: of the scheduler.
+      waits: `[Q, P, ...]` at which prices are asked.
+      now: `[P, ...]` waits of all.
+    """
+    at, lanes = s.replace(wait=now), s.unit.shape
+    speed = s.speed
+    rows = belief.workload(b, s) | {
+        "processors": jnp.full(lanes, math.log(len(speed)) - 1.8, jnp.float32),
+        "spread of speeds": 2.0 * jnp.log1p(speed.var(0)) - 0.5,
+        **{cost: 2.0 * share - 1.0 for cost, share in zip(COSTS, objective.shares(), strict=True)},
+        "exponent": jnp.log(jnp.asarray(objective.exponent, jnp.float32)),
+    }
+    return PriceFeatures(
+        context=jnp.stack([jnp.broadcast_to(rows[name], lanes) for name in CONTEXT], -1),
+        processor=jnp.moveaxis(_of_processors(at, now), (0, 1), (-1, -2)),
+        asked=jnp.moveaxis(_of_processors(at, waits), (0, 2), (-1, -2)),
+        wait=jnp.moveaxis(waits, 1, -1),
+    )
+
+
+class _Prices(nn.Module):
+    """Prices of backlog, `[Q, ..., P, 3]`: by a processor's own features and the mean of the others'."""
+
+    widths: Sequence[int]
+
+    @nn.compact
+    def __call__(self, x: PriceFeatures) -> Array:
+        narrow, wide = self.widths
+        h = nn.relu(nn.Dense(narrow)(x.processor))
+        h = nn.relu(nn.Dense(narrow)(h))
+        others = (h.sum(-2, keepdims=True) - h) / max(h.shape[-2] - 1, 1)
+        shared = nn.Dense(wide)(others) + nn.Dense(wide, use_bias=False)(x.context)[..., None, :]
+        h = nn.relu(nn.Dense(wide, use_bias=False)(x.asked) + shared)
+        h = nn.relu(nn.Dense(wide)(h))
+        # Low at first, so that choices are nearly greedy.
+        last = nn.Dense(
+            len(COSTS), kernel_init=nn.initializers.zeros, bias_init=nn.initializers.constant(-1.0)
+        )
+        # Where nothing waits, a little delay of nothing delays nobody.
+        return jnp.exp(jnp.clip(last(h), -8.0, 7.0)) * (x.wait / (x.wait + 0.5))[..., None]
+
+
+def no_features(num_processors: int) -> PriceFeatures:
+    """Return features of one lane that are all zero, for networks to begin with."""
+    rows = jnp.zeros((1, num_processors, len(PROCESSOR)), jnp.float32)
+    return PriceFeatures(jnp.zeros((1, len(CONTEXT)), jnp.float32), rows, rows[None], rows[None, ..., 0])
+
+
+class PriceNetwork(NamedTuple):
+    """A network, as pure functions.
+
+    Attributes:
+      init: (key, features) -> parameters.
+      apply: (parameters, features) -> prices `[Q, ..., P, 3]`.
+    """
+
+    init: Callable[[Key, PriceFeatures], Any]
+    apply: Callable[[Any, PriceFeatures], Array]
+
+
+def prices(widths: Sequence[int] = (48, 64)) -> PriceNetwork:
+    """Make the network, with a narrow layer for what others have and a wide one for prices."""
+    module = _Prices(tuple(widths))
+    return PriceNetwork(partial(nn.Module.init, module), partial(nn.Module.apply, module))
+
+
+class Universal(struct.PyTreeNode):
+    """Variables of the scheduler."""
+
+    network: Any
+    objective: Objective
+
+
+def own_costs(b: Belief, s: Situation, objective: Objective, weight: Array) -> Array:
+    """Return what each choice `[P, ...]` costs the task itself, in the objective's shares."""
+    completion, slowdown, violations = objective.shares()
+    took = s.completion
+    cost = completion * took ** jnp.asarray(objective.exponent, jnp.float32)
+    cost = cost + slowdown * took / (s.size * b.inverse_size * b.size)
+    cost = cost + violations * weight / jnp.maximum(b.weight, 1e-6) * (took > s.deadline).astype(jnp.float32)
+    work = s.wait * s.speed
+    grown = (2.0 * work + s.size) * s.size / len(work) - 2.0 * work.mean(0) * s.size / len(work)
+    return cost + objective.imbalance_share() * grown
+
+
+def costs(network: PriceNetwork, variables: Universal, b: Belief, s: Situation, weight: Array) -> Array:
+    """Return what each choice `[P, ...]` costs the task and those that come after it."""
+    service = s.size / s.speed
+    nodes = jnp.asarray(NODES, jnp.float32).reshape(-1, *(1,) * service.ndim)
+    objective = variables.objective
+    x = price_features(b, s, objective, s.wait + nodes * service, s.wait)
+    found = network.apply(variables.network, x).mean(0)  # over nodes
+    each = jnp.moveaxis(found, (-1, -2), (0, 1))
+    price = jnp.stack([share * one for share, one in zip(objective.shares(), each, strict=True)]).sum(0)
+    return own_costs(b, s, objective, weight) + service * price
+
+
+def guarded(cost: Array, completion: Array) -> Array:
+    """Return costs `[P, ...]` that are infinite where the task would take much longer than it has to.
+
+    Greedy takes the least completion time. A rule that stays within a multiple of it, plus a constant, is
+    stable where greedy is, whatever its costs. While one processor has little to do, those with much get
+    nothing, and empty at full speed; while all have much, none is idle.
+    """
+    return jnp.where(completion <= FACTOR * completion.min(0) + MARGIN, cost, jnp.inf)
+
+
+@broadcasts
+def _chosen(
+    network: PriceNetwork, variables: Universal, memory: Belief, observation: Observation
+) -> tuple[Array, Belief]:
+    """Return the action, and the belief before it is known."""
+    objective, o = variables.objective, observation
+    weight = violation_weight(objective, o.priority)
+    b = belief.update(memory, o, weight)
+    s = belief.situation(b, o)
+    cost = costs(network, variables, b, s, weight)
+    return first_smallest(guarded(cost, s.completion), -s.speed), b
+
+
+def _act(
+    network: PriceNetwork, variables: Universal, memory: Belief, observation: Observation, key: Key
+) -> tuple[Array, Belief]:
+    del key
+    action, b = _chosen(network, variables, memory, observation)
+    return action, belief.decided(b, observation, action)
+
+
+def exploring(
+    network: PriceNetwork,
+    variables: tuple[Universal, Array],
+    memory: Belief,
+    observation: Observation,
+    key: Key,
+) -> tuple[Array, Belief]:
+    """Act, but at random, in proportion to speed, with a probability that is in `variables`.
+
+    The key is consumed.
+    """
+    own, probability = variables
+    chance_key, choice_key = jax.random.split(key)
+    action, b = _chosen(network, own, memory, observation)
+    drawn = sampled(observation.speed, choice_key, action.shape)
+    explore = jax.random.uniform(chance_key, action.shape, jnp.float32) < probability
+    action = jnp.where(explore, drawn, action)
+    return action, belief.decided(b, observation, action)
+
+
+def priced(network: PriceNetwork, variables: Universal) -> Scheduler:
+    """Make the scheduler of a network and an objective."""
+    return Scheduler("universal", variables, belief.start, partial(_act, network))
+
+
+OBJECTIVES = {
+    "completion": Objective(),
+    "slowdown": Objective(completion=0.0, slowdown=1.0),
+    "violations": Objective(completion=0.0, violations=1.0),
+    "imbalance": Objective(completion=0.0, imbalance=1.0),
+}
+"""By name: mean completion time, slowdown, violated deadlines, imbalance."""
+WEIGHTS = Path(__file__).with_name("universal.weights")
+
+
+@functools.cache
+def _shipped() -> tuple[PriceNetwork, Any]:
+    """Read the network that comes with the package."""
+    network = prices(weights.about(WEIGHTS)["widths"])
+    like = jax.eval_shape(lambda: network.init(jax.random.key(0), no_features(2)))
+    return network, weights.read(WEIGHTS, like)
+
+
+def universal(objective: str | Weights | Objective = "completion") -> Scheduler:
+    """Minimise what a task costs itself and others, by prices of backlog; trained for any system.
+
+    It learns the workload while it runs, from what it observes: load, sizes, gaps, deadlines, speeds.
+    Its user trains nothing.
+
+    Args:
+      objective: "completion", "slowdown", "violations", "imbalance", or weights of these: `jaxlb.Weights`, or
+        an `Objective`.
+
+    Raises:
+      ValueError: an unknown objective.
+    """
+    if isinstance(objective, str):
+        checks.known("objective", objective, OBJECTIVES)
+        objective = OBJECTIVES[objective]
+    elif isinstance(objective, Weights):
+        sla = np.atleast_1d(np.asarray(objective.sla_weight, np.float32))
+        objective = Objective(
+            completion=objective.completion_weight,
+            exponent=objective.completion_exponent,
+            violations=float(sla.max()),
+            class_weights=tuple((sla / max(float(sla.max()), 1e-30)).tolist()),
+            imbalance=objective.imbalance_weight,
+        )
+    if not isinstance(objective, Objective):
+        names = ", ".join(map(repr, OBJECTIVES))
+        raise ValueError(f"objective = {checks.shown(objective)}: must be {names}, or jaxlb.Weights")
+    network, parameters = _shipped()
+    return priced(network, Universal(parameters, jax.tree.map(jnp.float32, objective)))
