@@ -224,11 +224,18 @@ def main(
         for one in new:
             seconds = time.perf_counter() - began
             print(f"{name}: {one.objective} {one.ratio:.3f} of {one.rule}'s, {seconds:.0f} s", flush=True)
+    write(found, lanes, tasks, warmup, out)
+
+
+def write(found: Sequence[Found], lanes: int, tasks: int, warmup: int, out: Path) -> None:
+    """Write the page and its pictures."""
     about = json.dumps(weights.about(universal.WEIGHTS)["trained"])
+    measured = len({one.setting for one in found})
     text = (
         f"Written by `python benchmarks/universal.py`. {lanes:,} lanes (fewer of more than 8 processors) x\n"
         f"{tasks:,} tasks after {warmup:,} of warm-up (more there), which no training saw. Ratios are\n"
-        f"paired, with 95 % intervals. One network, that of the package: {about}. {machine()}."
+        f"paired, with 95 % intervals. One network, that of the package: {about}. Measured\n"
+        f"so far: {measured} of {len(SETTINGS)} settings. {machine()}."
     )
     (out / "universal.md").write_text(page(found, text))
     for objective in OURS:

@@ -9,7 +9,7 @@ import pytest
 import jaxlb  # noqa: F401
 
 # Compiling is most of what tests do, and these halve it. What an optimised program might do otherwise is
-# tested where XLA_FLAGS is set, if only to nothing, as CI does for the slow tests and on its second Python.
+# tested where XLA_FLAGS is set, if only to nothing, as CI does for the tests of what computes.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 QUICK += " --xla_cpu_parallel_codegen_split_count=1"
 if version("jax").startswith("0.10."):  # XLA ends a program that sets a flag it does not know

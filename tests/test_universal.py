@@ -128,6 +128,60 @@ def test_an_imbalance_is_what_the_variance_grows_by():
     np.testing.assert_allclose(grown - grown[0], np.array(expected) - expected[0], rtol=1e-4, atol=1e-5)
 
 
+def test_a_wrong_account_of_hidden_waits_does_not_overload(key):
+    """The nominal speeds are wrong, and nothing but lengths of queues shows it."""
+    env, params = jaxlb.make("stable", wait_visible=False, load=0.7)
+    params = params.replace(nominal_speed=jnp.array([2.5, 1.0, 1.0, 1.0]))
+    table = jaxlb.compare(
+        env, params, {"greedy": "greedy", "universal": "universal"}, key,
+        num_lanes=32, num_tasks=1000, warmup=1000,
+    )  # fmt: skip
+    assert table.row("universal").stationary
+
+
+def test_weights_of_violations_keep_their_scale():
+    s = belief.Situation(*[jnp.float32(1.0)] * 4, jnp.int32(0), *[jnp.ones(2)] * 2, jnp.array([0.5, 2.0]))
+    env, params = jaxlb.make("stable", num_processors=2)
+    b = belief.start(env, params, ()).replace(size=jnp.float32(1.0), inverse_size=jnp.float32(1.0))
+    for weight in (1.0, 1e-3):
+        objective = Objective(1.0, 1.0, 0.0, 1.0, class_weights=(weight,))
+        found = acting.own_costs(b.replace(weight=jnp.float32(weight)), s, objective, jnp.float32(weight))
+        np.testing.assert_allclose(found * (1.0 + weight), [0.5, 2.0 + weight], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"completion": -1.0}, "completion = -1"),
+        ({"completion": 0.0}, "must be above 0"),
+        ({"exponent": 0.0}, "exponent = 0"),
+        ({"completion": float("nan")}, "completion = nan"),
+        ({"class_weights": ()}, r"class_weights = \(\)"),
+    ],
+)
+def test_objectives_are_checked(bad, message, key):
+    with pytest.raises(ValueError, match=message):
+        jaxlb.scheduler("universal", objective=Objective(**bad))
+    env, params = jaxlb.make("stable")
+    with pytest.raises(ValueError, match=message):
+        learning.train_universal(env, params, SMALL.replace(objective=Objective(**bad)), key)
+
+
+@pytest.mark.parametrize(
+    ("settings", "bounds", "message"),
+    [
+        ({"widths": (48,)}, {}, "widths"),
+        ({"num_tasks": 1}, {}, "num_tasks = 1: must be at least num_batches, 2"),
+        ({}, {"least_load": 0.9, "most_load": 0.5}, "least_load = 0.9"),
+        ({}, {"most_load": 1.5}, "most_load = 1.5"),
+        ({}, {"wrong_speeds": 2.0}, "wrong_speeds = 2"),
+    ],
+)
+def test_settings_and_priors_are_checked(settings, bounds, message, key):
+    with pytest.raises(ValueError, match=message):
+        learning.train_universal(prior.system(3), prior.Prior(**bounds), SMALL.replace(**settings), key)
+
+
 @pytest.mark.slow
 def test_training_on_one_system_beats_greedy():
     env, params = jaxlb.make("heavy-tail")
@@ -165,7 +219,7 @@ def test_a_prior_draws_what_it_says(key):
     )
     light = np.asarray(params.size.second_moment()) < 20
     np.testing.assert_allclose(sizes.mean(0)[light], 1.0, atol=0.16)  # five standard errors
-    shares = sum(np.asarray(leaf) for leaf in objective.shares())
+    shares = sum(np.asarray(leaf) for leaf in objective.shares(jnp.float32(1.0)))
     np.testing.assert_allclose(shares, 1.0, rtol=1e-5)
 
 

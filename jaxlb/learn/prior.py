@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from jaxlb import checks
 from jaxlb.env import Env
 from jaxlb.environments import make
 from jaxlb.scheduling.universal import Objective
@@ -41,6 +42,18 @@ class Prior(struct.PyTreeNode):
     longest_interval: Any = 25.0
     wrong_speeds: Any = 0.1
     stale: bool = struct.field(pytree_node=False, default=False)
+
+    def check(self) -> None:
+        """Raise ValueError if a bound is out of bounds."""
+        checks.at_least("num_lanes", self.num_lanes, 1)
+        checks.leaf("least_load", self.least_load, above=0, below=1)
+        checks.leaf("most_load", self.most_load, above=0, below=1)
+        if not checks.traced((self.least_load, self.most_load)) and self.least_load > self.most_load:
+            raise ValueError(f"least_load = {self.least_load}: must be at most most_load, {self.most_load}")
+        checks.leaf("speed_ratio", self.speed_ratio, low=2)
+        checks.leaf("tail_index", self.tail_index, above=1, high=3)
+        checks.leaf("longest_interval", self.longest_interval, low=0.3)
+        checks.leaf("wrong_speeds", self.wrong_speeds, low=0, high=1)
 
     def draw(self, num_processors: int, key: Key) -> tuple[EnvParams, Objective]:
         """Draw a system and an objective for each lane; the key is consumed."""

@@ -32,7 +32,7 @@ from jaxlb.rewards import Weighted
 from jaxlb.scheduling import scheduler
 from jaxlb.scheduling import universal as acting
 from jaxlb.scheduling.universal import Objective, PriceFeatures, Universal
-from jaxlb.types import Array, EnvParams, Key
+from jaxlb.types import Array, EnvParams, Key, Scheduler
 
 _SCALE_RATE = 0.1
 
@@ -252,7 +252,7 @@ def _reached(env: Env, params: Any, config: UniversalConfig, network: Any, key: 
     unit = own.size.mean() / own.speed.mean(0)
     weights = jnp.asarray(objective.class_weights, jnp.float32)
     classes = jnp.arange(np.shape(own.class_probability)[0], dtype=jnp.int32)
-    completion, slowdown, violations = objective.shares()
+    completion, slowdown, violations = objective.shares(jnp.float32(1.0))
     own = own.replace(
         completion_weight=completion / unit**objective.exponent,
         completion_exponent=jnp.asarray(objective.exponent, jnp.float32),
@@ -307,9 +307,18 @@ def train_universal(env: Any, params: Any, config: UniversalConfig | None, key: 
 
 def _check(env: Any, params: Any, config: UniversalConfig) -> None:
     for one, own in trainer.systems(env, params):
-        if not isinstance(own, Prior):
+        if isinstance(own, Prior):
+            own.check()
+        else:
             one.check(own, (config.num_lanes,))
-    checks.at_least("num_tasks", config.num_tasks, config.num_batches)
+    if not isinstance(config.objective, Objective):
+        raise ValueError(f"objective = {checks.shown(config.objective)}: must be an Objective")
+    config.objective.check()
+    acting.prices(config.widths)
+    if config.num_tasks < config.num_batches:
+        raise ValueError(
+            f"num_tasks = {config.num_tasks}: must be at least num_batches, {config.num_batches}"
+        )
 
 
 def _variables(config: UniversalConfig, num_processors: int) -> Universal:
@@ -322,6 +331,13 @@ def _variables(config: UniversalConfig, num_processors: int) -> Universal:
 
 def _fits(settings: Mapping[str, Any], trained: np.ndarray, env: Env, params: EnvParams) -> None:
     del settings, trained, env, params
+
+
+def _acting(config: UniversalConfig, variables: Universal, names: Mapping[str, Any]) -> Scheduler:
+    """Return the scheduler, whose network must have been given today's features."""
+    if tuple(names["context"]) != acting.CONTEXT or tuple(names["processor"]) != acting.PROCESSOR:
+        raise ValueError("its network was given other features than this jaxlb has: train it again")
+    return acting.priced(acting.prices(config.widths), variables)
 
 
 UNIVERSAL = Trainer(
@@ -337,6 +353,6 @@ UNIVERSAL = Trainer(
     start=start_universal,
     advance=continue_universal,
     variables=_variables,
-    acting=lambda config, variables, names: acting.priced(acting.prices(config.widths), variables),
+    acting=_acting,
     fits=_fits,
 )

@@ -45,7 +45,7 @@ class Belief(struct.PyTreeNode):
     reckoned_error: Array  # [...] of the second
     age: Array  # [...] time of the last observation
     assigned: Array  # [P, ...] work, of the last observation
-    base: Array  # [P, ...] work at the last measurement, and assigned since
+    base: Array  # [P, ...] work at the last measurement
     elapsed: Array  # [...] time since then
     spoiled: Array  # [P, ...] bool, whether what was served since is not known
     served: Array  # [P, ...] work that was seen to be served, forgets
@@ -101,7 +101,7 @@ def update(belief: Belief, observation: Observation, weight: Array) -> Belief:
         return mean + jnp.maximum(1.0 / number, rate) * (new - mean)
 
     first = jnp.where(b.count == 0, o.size, b.first_size)
-    size = o.size / first
+    size = jnp.clip(o.size / first, 2.0**-40, 2.0**40)
     at_most = (jnp.log2(size) <= _along(size)).astype(jnp.float32)
     log_deadline = jnp.log(jnp.clip(o.deadline, 1e-20, 1e20))
     b = b.replace(
@@ -130,7 +130,7 @@ def speeds(belief: Belief, observation: Observation) -> Array:
     prior = _SPEED_PRIOR * b.size * b.first_size * nominal / nominal.mean(0)
     ratio = jnp.clip((b.served + prior) / (b.could_serve + prior), 0.1, 10.0)
     # Where measurements cannot be trusted, neither can what follows from two of them.
-    trust = jnp.exp(-((b.measured_error / 0.2) ** 2))
+    trust = jnp.clip(1.5 - b.measured_error / 0.2, 0.0, 1.0)
     return nominal * ratio**trust
 
 
@@ -152,14 +152,19 @@ def _measured(belief: Belief, o: Observation, number: Array) -> Belief:
     newer = ~(o.assigned > 0).any(0)
     before = jnp.where(newer, o.wait * o.speed, b.measured + o.assigned - b.assigned)
     measured = jnp.maximum(before - jnp.where(newer, o.age, o.gap) * speed, 0.0)
-    forecast = jnp.maximum(b.measured + b.given - served, 0.0)
+    forecast, held = jnp.maximum(b.measured + b.given - served, 0.0), b.base + b.assigned + b.given
+    # Where others decide, fresh figures do not say who got the last task.
+    known_to_get = (b.given <= 0) | (b.age > 0)
     b = b.replace(age=o.age, assigned=o.assigned, given=jnp.zeros_like(b.given))
     reckoned = jnp.maximum(b.reckoned - served, 0.0)
     now = jnp.maximum(o.wait * o.speed - o.age * speed, 0.0)
     if not b.wait_visible:
-        # Only an empty queue says what there is; a length says little of the work in it.
+        # A length says little of the work in a queue, but bounds an account that is wrong: nothing is none,
+        # and many tasks are not next to nothing.
+        length = o.queue_length.astype(jnp.float32)
+        least = 0.2 * jnp.maximum(length - 3.0, 0.0) * b.size * b.first_size - o.age * speed
         empty = (o.queue_length == 0) & (o.age <= 0)
-        return b.replace(measured=measured, reckoned=jnp.where(empty, 0.0, reckoned))
+        return b.replace(measured=measured, reckoned=jnp.where(empty, 0.0, jnp.maximum(reckoned, least)))
     new = (o.age < o.gap) | (o.age <= 0)
     mean_size = b.size * b.first_size
 
@@ -172,7 +177,7 @@ def _measured(belief: Belief, o: Observation, number: Array) -> Belief:
     rate = jnp.where(new & (known > 0).any(0), jnp.maximum(1.0 / number, 1 / 200), 0.0)
     elapsed = b.elapsed + o.gap - o.age
     seen = o.wait * o.speed
-    told = new & ~b.spoiled & (seen > 0) & (elapsed > 0)
+    told = new & ~b.spoiled & (seen > 0) & (elapsed > 0) & known_to_get & (seen <= held)
     kept = jnp.exp(-o.gap / unit / _SPEED_MEMORY)
     return b.replace(
         measured=measured,
@@ -182,7 +187,7 @@ def _measured(belief: Belief, o: Observation, number: Array) -> Belief:
         base=jnp.where(new, seen, b.base),
         elapsed=jnp.where(new, o.age, b.elapsed + o.gap),
         spoiled=jnp.where(new, (now <= 0) & (o.age > 0), b.spoiled | (measured <= 0)),
-        served=b.served * kept + jnp.where(told, b.base - seen, 0.0),
+        served=b.served * kept + jnp.where(told, held - seen, 0.0),
         could_serve=b.could_serve * kept + jnp.where(told, o.speed * elapsed, 0.0),
     )
 
@@ -195,7 +200,6 @@ def decided(belief: Belief, observation: Observation, action: Array) -> Belief:
     return b.replace(
         given=work,
         reckoned=b.reckoned + work,
-        base=b.base + work,
         spoiled=b.spoiled if b.size_visible else b.spoiled | chosen,
     )
 

@@ -63,19 +63,33 @@ class Objective(struct.PyTreeNode):
     class_weights: Any = (1.0,)  # [C] of a violation, by priority; those beyond C count as the last
     imbalance: Any = 0.0  # variance over processors of the backlog after the assignment, in mean sizes
 
-    def shares(self) -> list[Array]:
-        """Return the weights of `COSTS`, adding up to 1."""
-        return [jnp.asarray(w, jnp.float32) / self._whole() for w in self._priced()]
+    def check(self) -> None:
+        """Raise ValueError if a weight is out of bounds, or there is none."""
+        for name in ("completion", "slowdown", "violations", "class_weights", "imbalance"):
+            checks.leaf(name, getattr(self, name), low=0)
+        checks.leaf("exponent", self.exponent, above=0)
+        if np.size(self.class_weights) == 0:
+            raise ValueError("class_weights = (): must be at least one weight")
+        weights = (self.completion, self.slowdown, self.violations, self.imbalance)
+        if not checks.traced(weights) and not any(np.any(np.asarray(weight) > 0) for weight in weights):
+            raise ValueError("objective: one of completion, slowdown, violations, imbalance must be above 0")
 
-    def imbalance_share(self) -> Array:
+    def shares(self, weight: Array) -> list[Array]:
+        """Return the weights of `COSTS`, adding up to 1; a violation has the mean `weight` `[...]`."""
+        whole = self._whole(weight)
+        return [each / whole for each in self._priced(weight)]
+
+    def imbalance_share(self, weight: Array) -> Array:
         """Return the weight of the imbalance, on the same scale."""
-        return jnp.asarray(self.imbalance, jnp.float32) / self._whole()
+        return jnp.asarray(self.imbalance, jnp.float32) / self._whole(weight)
 
-    def _priced(self) -> tuple[Any, ...]:
-        return self.completion, self.slowdown, self.violations
+    def _priced(self, weight: Array) -> list[Array]:
+        each = (self.completion, self.slowdown, self.violations * weight)
+        return [jnp.asarray(one, jnp.float32) for one in each]
 
-    def _whole(self) -> Array:
-        whole = sum((jnp.asarray(w, jnp.float32) for w in self._priced()), jnp.float32(0.0))
+    def _whole(self, weight: Array) -> Array:
+        completion, slowdown, violations = self._priced(weight)
+        whole = completion + slowdown + violations
         return jnp.where(whole > 0, whole, 1.0)
 
 
@@ -139,7 +153,7 @@ def price_features(b: Belief, s: Situation, objective: Objective, waits: Array, 
     rows = belief.workload(b, s) | {
         "processors": jnp.full(lanes, math.log(len(speed)) - 1.8, jnp.float32),
         "spread of speeds": 2.0 * jnp.log1p(speed.var(0)) - 0.5,
-        **{cost: 2.0 * share - 1.0 for cost, share in zip(COSTS, objective.shares(), strict=True)},
+        **{cost: 2.0 * share - 1.0 for cost, share in zip(COSTS, objective.shares(b.weight), strict=True)},
         "exponent": jnp.log(jnp.asarray(objective.exponent, jnp.float32)),
     }
     return PriceFeatures(
@@ -191,7 +205,13 @@ class PriceNetwork(NamedTuple):
 
 
 def prices(widths: Sequence[int] = (48, 64)) -> PriceNetwork:
-    """Make the network, with a narrow layer for what others have and a wide one for prices."""
+    """Make the network, with a narrow layer for what others have and a wide one for prices.
+
+    Raises:
+      ValueError: not two widths of at least one unit.
+    """
+    if len(widths) != 2 or min(widths) < 1:
+        raise ValueError(f"widths = {tuple(widths)}: must be two, of at least one unit each")
     module = _Prices(tuple(widths))
     return PriceNetwork(partial(nn.Module.init, module), partial(nn.Module.apply, module))
 
@@ -205,14 +225,14 @@ class Universal(struct.PyTreeNode):
 
 def own_costs(b: Belief, s: Situation, objective: Objective, weight: Array) -> Array:
     """Return what each choice `[P, ...]` costs the task itself, in the objective's shares."""
-    completion, slowdown, violations = objective.shares()
+    completion, slowdown, violations = objective.shares(b.weight)
     took = s.completion
     cost = completion * took ** jnp.asarray(objective.exponent, jnp.float32)
     cost = cost + slowdown * took / (s.size * b.inverse_size * b.size)
     cost = cost + violations * weight / jnp.maximum(b.weight, 1e-6) * (took > s.deadline).astype(jnp.float32)
     work = s.wait * s.speed
     grown = (2.0 * work + s.size) * s.size / len(work) - 2.0 * work.mean(0) * s.size / len(work)
-    return cost + objective.imbalance_share() * grown
+    return cost + objective.imbalance_share(b.weight) * grown
 
 
 def costs(network: PriceNetwork, variables: Universal, b: Belief, s: Situation, weight: Array) -> Array:
@@ -223,7 +243,9 @@ def costs(network: PriceNetwork, variables: Universal, b: Belief, s: Situation, 
     x = price_features(b, s, objective, s.wait + nodes * service, s.wait)
     found = network.apply(variables.network, x).mean(0)  # over nodes
     each = jnp.moveaxis(found, (-1, -2), (0, 1))
-    price = jnp.stack([share * one for share, one in zip(objective.shares(), each, strict=True)]).sum(0)
+    price = jnp.stack([share * one for share, one in zip(objective.shares(b.weight), each, strict=True)]).sum(
+        0
+    )
     return own_costs(b, s, objective, weight) + service * price
 
 
@@ -234,6 +256,7 @@ def guarded(cost: Array, completion: Array) -> Array:
     stable where greedy is, whatever its costs. While one processor has little to do, those with much get
     nothing, and empty at full speed; while all have much, none is idle.
     """
+    cost = jnp.where(jnp.isfinite(cost), cost, completion)
     return jnp.where(completion <= FACTOR * completion.min(0) + MARGIN, cost, jnp.inf)
 
 
@@ -329,5 +352,6 @@ def universal(objective: str | Weights | Objective = "completion") -> Scheduler:
     if not isinstance(objective, Objective):
         names = ", ".join(map(repr, OBJECTIVES))
         raise ValueError(f"objective = {checks.shown(objective)}: must be {names}, or jaxlb.Weights")
+    objective.check()
     network, parameters = _shipped()
     return priced(network, Universal(parameters, jax.tree.map(jnp.float32, objective)))
