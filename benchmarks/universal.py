@@ -19,7 +19,7 @@ import figures
 import jax
 import numpy as np
 import tyro
-from claims import TEST_SEED, machine
+from claims import TEST_SEED, machine, rules
 
 import jaxlb
 from jaxlb import runs, tuning, weights
@@ -109,16 +109,15 @@ def measure(name: str, lanes: int, tasks: int, warmup: int, traces: Path) -> lis
     few: dict[str, Any] = {"num_lanes": max(lanes // max(env.num_processors // 8, 1), 64), "num_tasks": tasks}
     few["warmup"] = warmup * max(env.num_processors // 8, 1)
     tuned = tuning.guarded_sita(env, params, jax.random.key(TEST_SEED + 1), num_lanes=256, num_tasks=1500)
-    rules: dict[str, Scheduler] = {rule: jaxlb.scheduler(rule) for rule in (*RULES, *CARD)}
-    rules |= {one.name: one.scheduler for one in tuned.values()}
+    others = rules(*RULES, *CARD) | {one.name: one.scheduler for one in tuned.values()}
     key = jax.random.key(TEST_SEED)
-    table = jaxlb.compare(env, params, rules, key, **few, baseline="lwr")
+    table = jaxlb.compare(env, params, others, key, **few, baseline="lwr")
     settled = [row for row in table.schedulers if row.stationary] or list(table.schedulers)
     found = []
     for objective, figure in OURS.items():
         best = min(settled, key=lambda row: getattr(row, figure))
         ours = jaxlb.scheduler("universal", objective=objective)
-        both = {"rule": rules[best.name], "ours": ours}
+        both = {"rule": others[best.name], "ours": ours}
         pair = jaxlb.compare(env, params, both, jax.random.clone(key), **few, baseline="rule")
         row, theirs = pair.row("ours"), getattr(pair.row("rule"), figure)
         ratio = getattr(row, figure) / theirs if theirs else math.nan

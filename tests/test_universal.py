@@ -84,7 +84,7 @@ def test_all_that_is_told_has_a_name():
     s = belief.Situation(*[jnp.float32(1.0)] * 5, *[jnp.ones(4)] * 3)
     named = (*belief.workload(b, s), "processors", "spread of speeds", *acting.COSTS, "exponent")
     assert named == acting.CONTEXT
-    x = acting.price_features(b, s, Objective(), jnp.ones((2, 4)), jnp.ones(4))
+    x = acting.price_features(b, s, Objective(), jnp.ones((2, 4)))
     assert (x.context.shape, x.asked.shape) == ((len(acting.CONTEXT),), (2, 4, len(acting.PROCESSOR)))
 
 

@@ -93,7 +93,7 @@ def step(
         weight * late * (1.0 - late) / (config.kernel * took),
     ]
     row = Row(
-        x=acting.price_features(memory, s, objective, s.wait[None], s.wait),
+        x=acting.price_features(memory, s, objective, s.wait[None]),
         action=outcome.action,
         marginal=jnp.stack(marginal, -1),
         busy=((wait > task.gap).astype(jnp.float32) * jnp.exp(-task.gap / s.unit / _HORIZON)).T,

@@ -37,8 +37,6 @@ COSTS = ("completion", "slowdown", "violations")
 """What is priced: the completion time to a power, the same relative to the size, violated deadlines."""
 FACTOR, MARGIN = 10.0, 3.0
 """The guard: no task may take longer than so many times the least possible, plus so many mean services."""
-
-
 CONTEXT = (
     *("load", "spread of sizes", "spread of gaps", "recent rate", "deadlines", "spread of deadlines"),
     *("small tasks", "experience", "age", "sizes visible", "waits visible", "error of backlogs"),
@@ -138,18 +136,16 @@ def _of_processors(s: Situation, wait: Array) -> Array:
     return jnp.stack([jnp.broadcast_to(rows[name], shape) for name in PROCESSOR])
 
 
-def price_features(b: Belief, s: Situation, objective: Objective, waits: Array, now: Array) -> PriceFeatures:
+def price_features(b: Belief, s: Situation, objective: Objective, waits: Array) -> PriceFeatures:
     """Return what the network is given to price backlog.
 
     Args:
       b: what has been learned.
-      s: the decision.
+      s: the decision, with the waits that all have.
       objective: of the scheduler.
       waits: `[Q, P, ...]` at which prices are asked.
-      now: `[P, ...]` waits of all.
     """
-    at, lanes = s.replace(wait=now), s.unit.shape
-    speed = s.speed
+    lanes, speed = s.unit.shape, s.speed
     rows = belief.workload(b, s) | {
         "processors": jnp.full(lanes, math.log(len(speed)) - 1.8, jnp.float32),
         "spread of speeds": 2.0 * jnp.log1p(speed.var(0)) - 0.5,
@@ -158,8 +154,8 @@ def price_features(b: Belief, s: Situation, objective: Objective, waits: Array, 
     }
     return PriceFeatures(
         context=jnp.stack([jnp.broadcast_to(rows[name], lanes) for name in CONTEXT], -1),
-        processor=jnp.moveaxis(_of_processors(at, now), (0, 1), (-1, -2)),
-        asked=jnp.moveaxis(_of_processors(at, waits), (0, 2), (-1, -2)),
+        processor=jnp.moveaxis(_of_processors(s, s.wait), (0, 1), (-1, -2)),
+        asked=jnp.moveaxis(_of_processors(s, waits), (0, 2), (-1, -2)),
         wait=jnp.moveaxis(waits, 1, -1),
     )
 
@@ -240,12 +236,11 @@ def costs(network: PriceNetwork, variables: Universal, b: Belief, s: Situation, 
     service = s.size / s.speed
     nodes = jnp.asarray(NODES, jnp.float32).reshape(-1, *(1,) * service.ndim)
     objective = variables.objective
-    x = price_features(b, s, objective, s.wait + nodes * service, s.wait)
+    x = price_features(b, s, objective, s.wait + nodes * service)
     found = network.apply(variables.network, x).mean(0)  # over nodes
     each = jnp.moveaxis(found, (-1, -2), (0, 1))
-    price = jnp.stack([share * one for share, one in zip(objective.shares(b.weight), each, strict=True)]).sum(
-        0
-    )
+    shares = objective.shares(b.weight)
+    price = jnp.stack([share * one for share, one in zip(shares, each, strict=True)]).sum(0)
     return own_costs(b, s, objective, weight) + service * price
 
 
