@@ -199,3 +199,38 @@ def ratios(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
         axes.set_yticks(range(len(rows)), [row["setting"] for row in rows], fontsize=7)
         plain_log(axes.xaxis)
         return figure
+
+
+def work_ranks(rows: Mapping[str, Mapping[str, np.ndarray]], speed: Mapping[str, np.ndarray]) -> Figure:
+    """Draw which processor gets the tasks of each tenth of the work, from small tasks to large ones.
+
+    Args:
+      rows: by system, then scheduler: shares `[P, 10]` of the tasks of each tenth that each processor gets.
+      speed: `[P]` by system; slow processors are dark, and below.
+    """
+    columns = list(next(iter(rows.values())))
+    with plt.rc_context(STYLE):
+        figure, panels = plt.subplots(
+            len(rows),
+            len(columns),
+            figsize=(2.6 * len(columns) + 1, 1.35 * len(rows) + 0.8),
+            sharex=True,
+            sharey=True,
+            squeeze=False,
+            layout="constrained",
+        )
+        for (system, each), line in zip(rows.items(), panels, strict=True):
+            order = np.argsort(speed[system])
+            colours = plt.get_cmap("viridis")(np.linspace(0.05, 0.95, len(order)))
+            for (name, share), panel in zip(each.items(), line, strict=True):
+                bottom = np.zeros(share.shape[1])
+                for place, colour in zip(order, colours, strict=True):
+                    panel.bar(np.arange(10) + 0.5, share[place], 0.92, bottom=bottom, color=colour)
+                    bottom += share[place]
+                panel.set(ylim=(0, 1), xlim=(0, 10), xticks=(0, 5, 10), yticks=(0, 1))
+                if line is panels[0]:
+                    panel.set_title(name, fontsize=9)
+            line[0].set_ylabel(system, fontsize=8)
+        figure.supxlabel("tenth of all work, from the smallest tasks to the largest", fontsize=9)
+        figure.supylabel("share of these tasks, by processor (dark: slow)", fontsize=9)
+        return figure

@@ -4,7 +4,8 @@
     python benchmarks/universal.py --ship --minutes 60     # trains the network that comes with the package
 
 Every setting is a system of its own, with the best of the rules there in the same row: each rule as it is,
-CARD in each of six settings, and guarded SITA in the best of 20, which other tasks chose.
+CARD in each of six settings, and guarded SITA in the best of 20, which other tasks chose. Four systems have
+the optimum in their place, and one the rule that nothing can beat there.
 """
 
 import json
@@ -41,6 +42,13 @@ class Setting:
     scenario: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
     trace: tuple[str, str] | None = None
+    group: str = ""
+    rules: tuple[str, ...] = ()  # in place of all
+
+
+MANY, OPTIMUM = "More processors than in training", "Two processors: the optimum in place of rules"
+CONTROL = "Where nothing can be gained: equal speeds, exponential sizes that are not seen"
+VISIBLE = {"size_visible": True, "wait_visible": True}
 
 
 def _heavy(**overrides: Any) -> Setting:
@@ -48,16 +56,17 @@ def _heavy(**overrides: Any) -> Setting:
 
 
 SETTINGS: dict[str, Setting] = {
-    **{
-        name: Setting(name)
-        for name in ("seed", "stable", "heavy-tail", "heavy-tail-extreme", "slow-servers", "two-server")
-    },
-    **{name: Setting(name) for name in ("stale", "shift", "park", "large")},
+    "heavy-tail": Setting("heavy-tail"),
     **{f"load {load:g}": _heavy(load=load) for load in (0.3, 0.5, 0.9, 0.97)},
-    **{f"P = {number}": _heavy(num_processors=number) for number in (2, 8, 16, 64)},
     "equal speeds": _heavy(speed=[1.0] * 4),
     "permuted": _heavy(speed=[1.2, 0.5, 2.0, 0.8]),
     "speeds 1 : 30": _heavy(speed=[0.1, 0.3, 1.0, 3.0]),
+    **{f"P = {number}": _heavy(num_processors=number) for number in (2, 8, 16, 64)},
+    **{
+        name: Setting(name)
+        for name in ("seed", "stable", "heavy-tail-extreme", "slow-servers", "two-server", "shift", "park")
+    },
+    "large": Setting("large"),
     "squared CV 10": _heavy(size="lognormal", squared_cv=10.0),
     "squared CV 50": _heavy(size="lognormal", squared_cv=50.0),
     "one size": _heavy(size="deterministic"),
@@ -66,6 +75,7 @@ SETTINGS: dict[str, Setting] = {
     "batches": _heavy(arrival="batch"),
     "diurnal": _heavy(arrival="diurnal"),
     "shifting": _heavy(arrival="shift"),
+    "stale": Setting("stale"),
     **{f"stale {time}": Setting("stale", {"measure_interval": float(time)}) for time in (2, 10, 20)},
     "stale, noise 0.5": Setting("stale", {"measure_noise": 0.5}),
     "fresh, noise 0.5": Setting("stale", {"measure_noise": 0.5, "measure_interval": None}),
@@ -79,9 +89,28 @@ SETTINGS: dict[str, Setting] = {
         for trace, file, kind in (
             ("azure-llm-code", "azure-llm-2023-code.csv", "azure-llm"),
             ("azure-llm-conv", "azure-llm-2023-conv.csv", "azure-llm"),
+            ("nasa-ipsc", "nasa-ipsc-1993.swf", "swf"),
+            ("swim-facebook", "swim-facebook-2009.tsv", "swim"),
         )
         for load in (0.5, 0.7, 0.9)
     },
+    **{
+        f"P = {number}": Setting("heavy-tail", {"num_processors": number}, group=MANY)
+        for number in (128, 256)
+    },
+    **{
+        f"two processors {number}": Setting(scenario, VISIBLE | overrides, group=OPTIMUM, rules=("optimal",))
+        for number, (scenario, overrides) in enumerate(
+            (
+                ("two-server", {"speed": [1.0, 1.0], "load": 0.8}),
+                ("two-server", {"speed": [1.0, 0.2], "load": 0.7}),
+                ("heavy-tail", {"num_processors": 2}),
+                ("heavy-tail", {"num_processors": 2, "load": 0.85}),
+            ),
+            start=1,
+        )
+    },
+    "stable, sizes unknown": Setting("stable", dict.fromkeys(VISIBLE, False), group=CONTROL, rules=("jsq",)),
 }
 
 
@@ -97,24 +126,46 @@ class Found:
     low: float
     high: float
     note: str
+    first: float = math.nan  # of the first 200 tasks, completion / greedy's
 
 
-def measure(name: str, lanes: int, tasks: int, warmup: int, traces: Path) -> list[Found]:
-    """Compare all on the same unseen tasks; then each of ours with the rule that was best, in pairs."""
-    setting = SETTINGS[name]
+def made(setting: Setting, traces: Path) -> tuple[jaxlb.Env, jaxlb.EnvParams]:
+    """Make a setting's environment."""
     trace = None
     if setting.trace is not None:
         trace = jaxlb.read_trace(traces / setting.trace[0], setting.trace[1])
-    env, params = jaxlb.make(setting.scenario, trace=trace, **setting.overrides)
+    return jaxlb.make(setting.scenario, trace=trace, **setting.overrides)
+
+
+def measure(
+    name: str, env: jaxlb.Env, params: jaxlb.EnvParams, lanes: int, tasks: int, warmup: int
+) -> list[Found]:
+    """Compare all on the same unseen tasks; then each of ours with the rule that was best, in pairs."""
+    setting = SETTINGS[name]
     few: dict[str, Any] = {"num_lanes": max(lanes // max(env.num_processors // 8, 1), 64), "num_tasks": tasks}
     few["warmup"] = warmup * max(env.num_processors // 8, 1)
-    tuned = tuning.guarded_sita(env, params, jax.random.key(TEST_SEED + 1), num_lanes=256, num_tasks=1500)
-    others = rules(*RULES, *CARD) | {one.name: one.scheduler for one in tuned.values()}
+    others = rules(*(setting.rules or (*RULES, *CARD)))
+    if not setting.rules:
+        some = {"num_lanes": min(few["num_lanes"], 256), "num_tasks": 1500}
+        tuned = tuning.guarded_sita(env, params, jax.random.key(TEST_SEED + 1), **some)
+        others |= {one.name: one.scheduler for one in tuned.values()}
     key = jax.random.key(TEST_SEED)
-    table = jaxlb.compare(env, params, others, key, **few, baseline="lwr")
+    table = jaxlb.compare(env, params, others, key, **few)
     settled = [row for row in table.schedulers if row.stationary] or list(table.schedulers)
     found = []
+    begun = jaxlb.compare(
+        env,
+        params,
+        {"greedy": "greedy", "ours": "universal"},
+        jax.random.key(TEST_SEED + 2),
+        num_lanes=few["num_lanes"],
+        num_tasks=200,
+        warmup=0,
+    )
+    first = begun.row("ours").mean_completion / begun.row("greedy").mean_completion
     for objective, figure in OURS.items():
+        if setting.group in (OPTIMUM, CONTROL) and objective != "completion":
+            continue
         best = min(settled, key=lambda row: getattr(row, figure))
         ours = jaxlb.scheduler("universal", objective=objective)
         both = {"rule": others[best.name], "ours": ours}
@@ -124,16 +175,16 @@ def measure(name: str, lanes: int, tasks: int, warmup: int, traces: Path) -> lis
         interval = getattr(row, DIFFERENCES[objective])
         low, high = (1 + end / theirs for end in interval) if interval and theirs else (math.nan, math.nan)
         note = "" if row.stationary and pair.row("rule").stationary else "not stationary"
-        found.append(Found(name, objective, best.name, theirs, ratio, low, high, note))
-    jax.clear_caches()
+        found.append(Found(name, objective, best.name, theirs, ratio, low, high, note, first))
     return found
 
 
 def page(found: Sequence[Found], about: str) -> str:
-    """Write the page: what it loses first, then all."""
+    """Write the page: what it loses first, then all, then what rules are no measure for."""
     lines = ["# One scheduler for any system", "", about, ""]
-    for objective, figure in OURS.items():
-        rows = [one for one in found if one.objective == objective]
+    main = [one for one in found if not SETTINGS[one.setting].group]
+    for objective in OURS:
+        rows = [one for one in main if one.objective == objective]
         ratios = np.array([one.ratio for one in rows])
         finite = ratios[np.isfinite(ratios) & (ratios > 0)]
         lost = sorted((one for one in rows if one.low > 1.0), key=lambda one: -one.ratio)
@@ -146,16 +197,61 @@ def page(found: Sequence[Found], about: str) -> str:
             "",
             f"![Ratios](universal-{objective}.png)",
             "",
-            f"| setting | best rule | its {figure.replace('_', ' ')} | ours / its | 95 % interval | |",
-            "|---|---|---|---|---|---|",
+            *table(rows, objective),
         ]
-        for one in sorted(rows, key=lambda one: -one.ratio):
-            lines.append(
-                f"| {one.setting} | {one.rule} | {one.theirs:.4g} | {one.ratio:.3f} | "
-                f"{one.low:.3f} to {one.high:.3f} | {one.note} |"
-            )
-        lines.append("")
+    for group in (OPTIMUM, MANY, CONTROL):
+        for objective in OURS:
+            rows = [
+                one for one in found if (SETTINGS[one.setting].group, one.objective) == (group, objective)
+            ]
+            if rows:
+                lines += [f"## {group}: {objective}", "", *table(rows, objective)]
+    begun = sorted((one for one in main if one.objective == "completion"), key=lambda one: -one.first)
+    slow = ", ".join(f"{one.setting} ({one.first:.3f})" for one in begun if one.first > 1.02)
+    lines += [
+        "## The first 200 tasks",
+        "",
+        "Completion / greedy's, from empty queues, nothing learned yet. Above 1.02: "
+        + (slow or "none")
+        + ".",
+        "",
+    ]
     return "\n".join(lines)
+
+
+def table(rows: Sequence[Found], objective: str) -> list[str]:
+    """Write the lines of a table, the worst first."""
+    return [
+        f"| setting | best rule | its {OURS[objective].replace('_', ' ')} | ours / its | 95 % interval | |",
+        "|---|---|---|---|---|---|",
+        *(
+            f"| {one.setting} | {one.rule} | {one.theirs:.4g} | {one.ratio:.3f} | "
+            f"{one.low:.3f} to {one.high:.3f} | {one.note} |"
+            for one in sorted(rows, key=lambda one: -one.ratio)
+        ),
+        "",
+    ]
+
+
+def choices(out: Path) -> None:
+    """Draw who gets which tasks, at three loads and two numbers of processors."""
+    rows, speeds = {}, {}
+    for number in (2, 4):
+        for load in (0.5, 0.7, 0.9):
+            env, params = jaxlb.make("heavy-tail", num_processors=number, load=load)
+            tasks = jaxlb.workload.sample(jax.random.key(TEST_SEED), params, 4000, (64,))
+            named = {"greedy": "greedy", "guarded SITA": "guarded-sita", "universal": "universal"}
+            order = np.argsort(np.asarray(tasks.size[1000:]).ravel())
+            work = np.cumsum(np.asarray(tasks.size[1000:], np.float64).ravel()[order])
+            tenth = np.minimum((10 * work / work[-1]).astype(int), 9)
+            system = f"P = {number}, load {load:g}"
+            rows[system], speeds[system] = {}, np.asarray(params.speed)
+            for name, rule in named.items():
+                outcome = jaxlb.replay(env, params, jaxlb.scheduler(rule), tasks, jax.random.key(1))
+                action = np.asarray(outcome.action[1000:]).ravel()[order]
+                cells = np.bincount(action * 10 + tenth, minlength=10 * number).reshape(number, 10)
+                rows[system][name] = cells / np.maximum(cells.sum(0), 1)
+    figures.work_ranks(rows, speeds).savefig(out / "universal-choices.png")
 
 
 def train(minutes: float, seed: int, directory: Path) -> None:
@@ -179,7 +275,8 @@ def train(minutes: float, seed: int, directory: Path) -> None:
 def put(scheduler: Scheduler, config: UniversalConfig, about: Mapping[str, Any]) -> None:
     """Write a network to where the package has it."""
     described = {"jaxlb": jaxlb.__version__, "widths": list(config.widths), "trained": dict(about)}
-    weights.write(universal.WEIGHTS, described, scheduler.variables.network)
+    half = jax.tree.map(np.float16, scheduler.variables.network)
+    weights.write(universal.WEIGHTS, described, half)
     print(f"wrote {universal.WEIGHTS}, {universal.WEIGHTS.stat().st_size / 1000:.0f} kB")
 
 
@@ -215,9 +312,15 @@ def main(
             raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, SETTINGS))}")
     kept = out / "universal.json"
     found = [Found(**one) for one in json.loads(kept.read_text())] if kept.exists() else []
+    last = None
     for name in only or SETTINGS:
-        began = time.perf_counter()
-        new = measure(name, lanes, tasks, warmup, traces)
+        # Programs are kept from one setting to the next where only numbers differ.
+        began, (env, params) = time.perf_counter(), made(SETTINGS[name], traces)
+        like = env, jax.tree.structure(params), jax.tree.map(np.shape, params)
+        if like != last:
+            jax.clear_caches()
+        last = like
+        new = measure(name, env, params, lanes, tasks, warmup)
         found = [one for one in found if one.setting != name] + new
         kept.write_text(json.dumps([vars(one) for one in found], indent=1))
         for one in new:
@@ -229,7 +332,7 @@ def main(
 def write(found: Sequence[Found], lanes: int, tasks: int, warmup: int, out: Path) -> None:
     """Write the page and its pictures."""
     about = json.dumps(weights.about(universal.WEIGHTS)["trained"])
-    measured = len({one.setting for one in found})
+    measured = len({one.setting for one in found} & set(SETTINGS))
     text = (
         f"Written by `python benchmarks/universal.py`. {lanes:,} lanes (fewer of more than 8 processors) x\n"
         f"{tasks:,} tasks after {warmup:,} of warm-up (more there), which no training saw. Ratios are\n"
@@ -238,7 +341,8 @@ def write(found: Sequence[Found], lanes: int, tasks: int, warmup: int, out: Path
     )
     (out / "universal.md").write_text(page(found, text))
     for objective in OURS:
-        rows = sorted((one for one in found if one.objective == objective), key=lambda one: one.ratio)
+        rows = [one for one in found if one.objective == objective and not SETTINGS[one.setting].group]
+        rows.sort(key=lambda one: one.ratio)
         figures.ratios([vars(one) for one in rows], f"{objective} / the best rule's").savefig(
             out / f"universal-{objective}.png"
         )

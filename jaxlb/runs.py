@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxlb import files, records, trained, weights
 from jaxlb.devices import device_mesh, side_by_side
+from jaxlb.env import Env
 from jaxlb.learn.settings import own_fields
 from jaxlb.learn.trainer import Systems, prepared
 from jaxlb.trained import Training, describe, training_of
@@ -184,13 +185,16 @@ def go_on(
 
     mesh = jax.set_mesh(device_mesh(config.num_lanes)) if spread_lanes else contextlib.nullcontext()
     with mesh:
-        state = weights.read(run.directory / STATE, jax.eval_shape(start)) if done else jax.jit(start)()
+        parts = None if isinstance(env, Env) else trainer.by_parts
+        begin = start if parts else jax.jit(start)
+        state = weights.read(run.directory / STATE, jax.eval_shape(start)) if done else begin()
         if not spread_lanes:
             state = side_by_side(state, len(seeds))
         # The state that goes in is not needed again, and what it remembers is the largest thing there is.
-        advance = jax.jit(jax.vmap(functools.partial(trainer.advance, env, *ready)), donate_argnums=0)
+        advance = jax.vmap(functools.partial(parts or trainer.advance, env, *ready))
         _check_finite(run, state.diverged)  # of a run that goes on
-        advance = advance.lower(state).compile()
+        if not parts:
+            advance = jax.jit(advance, donate_argnums=0).lower(state).compile()
         while done < total:
             began = time.perf_counter()
             state, figures = jax.block_until_ready(advance(state))

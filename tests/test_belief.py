@@ -18,7 +18,7 @@ from jaxlb.types import Scheduler
 def act(variables, memory, observation, key):
     b = belief.update(memory, observation, jnp.ones_like(observation.size))
     action = sampled(observation.speed, key, observation.size.shape)
-    return action, belief.decided(b, observation, action)
+    return action, belief.decided(belief.sized(b, observation.size), observation, action)
 
 
 RANDOM = Scheduler("random", (), belief.start, act)
@@ -40,7 +40,7 @@ def test_averages_and_shares_of_work_are_those_of_the_tasks_so_far():
     env, params = jaxlb.make("heavy-tail")
     tasks, _, (b, *_) = watched(env, params, 400)
     size, gap = np.asarray(tasks.size, np.float64), np.asarray(tasks.gap, np.float64)
-    first = size[0]
+    first, size = size[0], size[:-1]  # the task at hand does not count yet
     np.testing.assert_allclose(b.first_size[-1], first)
     np.testing.assert_allclose(b.size[-1] * first, size.mean(0), rtol=1e-4)
     np.testing.assert_allclose(b.gap[-1], gap.mean(0), rtol=1e-4)
@@ -52,6 +52,10 @@ def test_averages_and_shares_of_work_are_those_of_the_tasks_so_far():
         bounds = [(size * (size <= end)).sum(0) / size.sum(0) for end in (low, 2.0 * low)]
         expected = bounds[0] + (place - np.floor(place)) * (bounds[1] - bounds[0])
         found = belief.share_of_work(last, jnp.full(4, octave, jnp.float32))
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+        bounds = [(size <= end).mean(0) for end in (low, 2.0 * low)]
+        expected = bounds[0] + (place - np.floor(place)) * (bounds[1] - bounds[0])
+        found = belief.share_of_tasks(last, jnp.full(4, octave, jnp.float32))
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

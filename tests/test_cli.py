@@ -43,6 +43,7 @@ def test_compare_writes_json_and_nothing_else_to_standard_output():
     assert again.stdout == done.stdout
 
 
+@pytest.mark.slow
 def test_compare_on_a_trace_with_output_folder(tmp_path):
     trace = tmp_path / "trace.csv"
     trace.write_text("time,size\n" + "".join(f"{i * 0.5},{1 + i % 7}\n" for i in range(200)) + "9999,0\n")
@@ -177,6 +178,7 @@ def test_commas_within_brackets_do_not_separate_schedulers():
     assert chosen_schedulers(listed, (), env, params) == named
 
 
+@pytest.mark.slow
 def test_what_has_not_settled_is_marked_in_all_that_is_written(tmp_path):
     done = jaxlb_command(
         "compare", "--scenario", "seed", "--schedulers", "rr,lwr", "--lanes", "32", "--tasks", "400",

@@ -93,6 +93,7 @@ def few(name, key, rules, num_lanes=64, num_tasks=1000, warmup=250, **overrides)
     return jaxlb.compare(*made, chosen, key, num_lanes=num_lanes, num_tasks=num_tasks, warmup=warmup)
 
 
+@pytest.mark.slow
 def test_queue_lengths_are_exact_however_long(key):
     """Counted however far they go, rules that ask for lengths do what they do where all fits."""
     system = {

@@ -1,33 +1,32 @@
-"""`jaxlb demo` trains, compares and writes its page."""
+"""`jaxlb demo` tunes, compares and writes its page."""
 
 import json
 
 import pytest
 
 from jaxlb.cli import demo
+from jaxlb.learn.universal import TUNING
 from jaxlb.report import html
 
 
 @pytest.mark.slow
-def test_the_demo_trains_compares_and_tells(tmp_path, monkeypatch, capsys):
-    short = {"num_evaluations": 2, "num_lanes": 20}
-    small = {
-        "dqn": short | {"num_iterations": 20, "memory_rows": 16, "batch_size": 16},
-        "predictor": short | {"num_tasks": 40, "num_iterations": 10},
-        "gnn": short | {"num_tasks": 20, "num_iterations": 16},
-    }  # fmt: skip
-    monkeypatch.setattr(demo, "QUICK", small)
-    monkeypatch.setattr(demo, "FEWER", "lwr,oracle")
-    demo.Demo(quick=True, seed=3, out=tmp_path / "my demo").run()
+def test_the_demo_tunes_compares_and_tells(tmp_path, monkeypatch, capsys):
+    for name, value in {"num_iterations": 4, "num_evaluations": 2, "num_lanes": 16, "num_tasks": 16}.items():
+        monkeypatch.setitem(TUNING, name, value)
+    monkeypatch.setattr(demo, "BEST", {"heavy-tail": "greedy", "stale": "drift-aware"})
+    demo.Demo(seed=3, out=tmp_path / "my demo").run()
     out = capsys.readouterr()
     told = json.loads((tmp_path / "my demo" / "demo.json").read_text())
-    trained = {"heavy-tail": "dqn", "stale": "predictor", "seed": "gnn"}
-    assert [(one["scenario"], one["name"]) for one in told["trainings"]] == list(trained.items())
-    for training, settings in zip(told["trainings"], small.values(), strict=True):
-        assert training["iterations"][-1] == settings["num_iterations"]
-        assert f"$ {training['command']}\n" in out.err
-    for one in told["scenarios"]:
-        assert [row["name"] for row in one["schedulers"]] == ["lwr", "oracle", trained[one["name"]]]
-        assert f"{one['name']}, load" in out.out
+    (training,) = told["trainings"]
+    assert (training["scenario"], training["name"], training["iterations"]) == ("heavy-tail", "tuned", [2, 4])
+    for part in (training, *told["scenarios"]):
+        assert f"$ {part['command'].split(' --out')[0]}" in out.err
+    names = {one["name"]: [row["name"] for row in one["schedulers"]] for one in told["scenarios"]}
+    assert names == {
+        "heavy-tail": ["lwr", "greedy", *demo.UNIVERSAL, "tuned"],
+        "stale": ["lwr", "greedy", "drift-aware", *demo.UNIVERSAL],
+    }
+    for name in names:
+        assert f"{name}, load" in out.out
     page = (tmp_path / "my demo" / "report.html").read_text()
     assert html.page(told) == page

@@ -104,6 +104,7 @@ def test_devices_step_their_lanes_by_themselves(key):
     chex.assert_trees_all_close(split(keys, state), jax.jit(advance)(keys, state), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_only_a_lane_that_ends_begins_anew(key):
     env, params = jaxlb.make("seed", max_steps_in_episode=3)
     keys = jax.random.split(key, 3)
@@ -244,7 +245,8 @@ def test_replays_of_rules_that_choose_can_be_differentiated(rule, key):
     assert np.isfinite(slope).all() and (np.asarray(slope) < 0).any()
 
 
-@pytest.mark.parametrize("queue_capacity", [8, pytest.param(128, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("queue_capacity", [8, 128])
 def test_the_holding_cost_has_a_gradient_whatever_is_remembered(queue_capacity, key):
     env, params = jaxlb.make("park", queue_capacity=queue_capacity, num_processors=2, load=0.7)
 

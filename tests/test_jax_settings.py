@@ -142,7 +142,8 @@ def test_a_number_is_one_program_however_it_is_given(key):
     assert continue_rollout._cache_size() == before
 
 
-@pytest.mark.parametrize("checked", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("checked", [True, False])
 def test_rollouts_replays_and_trainings_run_within_shard_map(checked, key):
     """Each device a rollout of its own: the same as one after the other."""
     mesh, keys = jaxlb.device_mesh(2), jax.random.split(key, 2)

@@ -112,7 +112,7 @@ def trained(method):
 
 
 @pytest.mark.parametrize(
-    "method", [pytest.param(one, marks=[pytest.mark.slow] * (one == "gnn")) for one in TRAININGS]
+    "method", [pytest.param(one, marks=[pytest.mark.slow] * (one != "predictor")) for one in TRAININGS]
 )
 def test_what_never_varied_in_training_moves_no_choice(key, method):
     """Three priorities with one deadline: to who learned with one, the same tasks as ever."""

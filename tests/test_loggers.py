@@ -44,6 +44,7 @@ def once(points):
     return sorted(set(points))
 
 
+@pytest.mark.slow
 def test_any_logger_is_told_all_of_a_training_and_whether_it_ended(tmp_path, monkeypatch):
     found, told = {}, []
 

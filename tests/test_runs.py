@@ -258,6 +258,7 @@ def test_a_run_that_diverges_says_where_and_keeps_finite_weights(tmp_path):
     assert runs.find(tmp_path / "wild").logged()[-1]["loss"] is None
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_trained_resumed_saved_and_loaded(tmp_path, monkeypatch):
     """As a built-in one is; only its functions cannot be written, so whoever loads it gives them."""
     env, params = jaxlb.make("stable")

@@ -187,8 +187,9 @@ def test_completion_scripts_complete(shell, tmp_path):
     assert "--trace-format" in completed("jaxlb compare --tra", 2)
 
 
-@pytest.mark.parametrize("reader", [pytest.param("head -1", marks=pytest.mark.slow), "true"])
-@pytest.mark.parametrize("form", [pytest.param("", marks=pytest.mark.slow), " --json"])
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", ["head -1", "true"])
+@pytest.mark.parametrize("form", ["", " --json"])
 def test_results_are_written_though_nobody_reads_them(reader, form, tmp_path):
     command = " ".join([*JAXLB, "compare", *SMALL, "--out", str(tmp_path)]) + form
     done = subprocess.run(

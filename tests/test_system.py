@@ -55,7 +55,7 @@ CHOSEN = [
     "greedy",
     *(pytest.param(name, marks=pytest.mark.slow) for name in ("rr", "lwl", "sed", "lwr")),
 ]
-PROCESSORS = [1, pytest.param(4, marks=pytest.mark.slow), 16]
+PROCESSORS = [1, 4, pytest.param(16, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("name", CHOSEN)

@@ -88,7 +88,7 @@ def command_line(command: Any) -> str:
     """Return the line that runs a command; options that have their defaults are left out."""
     words = ["jaxlb", type(command).__name__.lower()]
     for field in dataclasses.fields(command):
-        value, option = getattr(command, field.name), f"--{field.name.replace('_', '-')}"
+        value, option = getattr(command, field.name), f"--{field.name.rstrip('_').replace('_', '-')}"
         if field.default is dataclasses.MISSING:
             words.append(str(value))
         elif value is True:

@@ -19,6 +19,7 @@ from jaxlb.environments import Spec
 from jaxlb.learn import TRAINERS
 from jaxlb.learn.settings import configure
 from jaxlb.learn.trainer import prepared
+from jaxlb.learn.universal import TUNING
 from jaxlb.report.data import curve
 from jaxlb.runs import Run
 from jaxlb.trained import describe
@@ -34,6 +35,8 @@ class Train(Writes, Where):
     times by message passing. universal: prices of backlog."""
     train: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Settings of the trainer, such as num_iterations=5000 sla_weight=2 network=per-processor."""
+    from_: Annotated[Literal["universal"] | None, tyro.conf.arg(name="from")] = None
+    """Tune what comes with the package to the scenario; of the method universal."""
     seed: int = 0
     """Of the first training."""
     seeds: int = 1
@@ -70,7 +73,7 @@ class Train(Writes, Where):
             spec, config = training.spec(), training.config()
             env, params = spec.make()
         else:
-            config = configure(TRAINERS[self.method].config, **checks.settings("--train", self.train))
+            config = configure(TRAINERS[self.method].config, **self._settings())
             env, params = spec.make()
             training = describe(env, params, config, seeds, spec)
             folders.writable(out)
@@ -97,12 +100,21 @@ class Train(Writes, Where):
         console().print(table)
         note(f"next: jaxlb evaluate {out}")
 
+    def _settings(self) -> dict[str, Any]:
+        """Return the settings of the trainer."""
+        given = checks.settings("--train", self.train)
+        if self.from_ is None:
+            return given
+        if self.method != self.from_:
+            raise ValueError(f"--from {self.from_}: of the method {self.from_}, not of {self.method}")
+        return TUNING | given
+
     def _given(self, spec: Spec, seeds: list[int]) -> dict[str, Any]:
         """Return the options that were given, as the run's record would have them."""
         given = {
             field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default
         }
-        found = {"method": self.method, **self.overrides(), **checks.settings("--train", self.train)}
+        found = {"method": self.method, **self.overrides(), **self._settings()}
         found |= {
             name: getattr(spec, name) for name in ("scenario", "trace", "allow_overload") if name in given
         }

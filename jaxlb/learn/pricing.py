@@ -17,8 +17,10 @@ from jaxlb.scheduling import universal as acting
 from jaxlb.scheduling.universal import COSTS, Objective, PriceFeatures, Universal
 from jaxlb.types import Array, EnvParams, EnvState, Key, Scheduler
 
-_HORIZON = 300.0
+_HORIZON = 5000.0
 """Mean services over which what a delay leads to is forgotten: queues at high loads empty rarely."""
+_LARGER = 100.0
+"""How much larger a task that shocks the system is at most."""
 
 
 class Running(struct.PyTreeNode):
@@ -61,6 +63,7 @@ class Row(struct.PyTreeNode):
     x: PriceFeatures  # after it
     action: Array  # [N] int32
     marginal: Array  # [N, 3] what a little delay costs the task
+    kept: Array  # [N] bool, whether the choice was the scheduler's own, of a task as the workload has it
     busy: Array  # [N, P] whether the processor is busy up to the next arrival, discounted
 
 
@@ -70,13 +73,17 @@ def step(
     """Let every lane decide once; the key is consumed."""
     params, objective, before = running.params, running.objective, running.env
     lanes = before.task.gap.shape
-    task_key, observe_key, act_key = jax.random.split(key, 3)
+    task_key, observe_key, act_key, shock_key = jax.random.split(key, 4)
     task, process = workload.draw(task_key, params, before.workload, lanes)
-    variables = Universal(network, objective), explore
+    # Now and then a much larger task comes and goes anywhere, so that long queues are seen with any workload.
+    chance, larger = jax.random.uniform(shock_key, (2, *lanes), jnp.float32)
+    factor = jnp.where(chance < config.shocks * (1.0 - params.load), _LARGER**larger, 1.0)
+    before = before.replace(task=before.task.replace(size=before.task.size * factor))
+    variables = Universal(network, objective), explore, factor
     act = partial(acting.exploring, acting.prices(config.widths))
     policy = Scheduler("exploring", variables, belief.start, act)
-    after, memory, observation, outcome, _ = decide(
-        env, params, policy, before, running.memory, task, observe_key, act_key
+    after, (memory, kept), observation, outcome, _ = decide(
+        env, params, policy, before, (running.memory, factor == 1), task, observe_key, act_key
     )
     chosen = processor_index(params.speed) == outcome.action
     wait = env.station.view(before.system.station).wait + jnp.where(chosen, outcome.service, 0.0)
@@ -96,21 +103,27 @@ def step(
         x=acting.price_features(memory, s, objective, s.wait[None]),
         action=outcome.action,
         marginal=jnp.stack(marginal, -1),
+        kept=kept,
         busy=((wait > task.gap).astype(jnp.float32) * jnp.exp(-task.gap / s.unit / _HORIZON)).T,
     )
     return running.replace(env=after.replace(workload=process), memory=memory), row
 
 
 def returns(config: Any, rows: Row, prices: Array) -> Array:
-    """Return what prices turned out to be, `[T - 1, N, P, 3]`, from the predicted ones `[T, N, P, 3]`."""
-    num_processors = prices.shape[-2]
+    """Return what prices turned out to be, `[T - 1, N, P, 3]`, from the predicted ones `[T, N, P, 3]`.
 
-    def back(later: Array, row: tuple[Array, Array, Array, Array]) -> tuple[Array, Array]:
-        busy, action, marginal, predicted = row
+    They end at the first choice that was not the scheduler's own; one that such a choice follows at once says
+    nothing.
+    """
+    num_processors = prices.shape[-2]
+    trace = config.trace ** (1.0 / num_processors)
+
+    def back(surprise: Array, row: tuple[Array, ...]) -> tuple[Array, Array]:
+        busy, action, marginal, then, kept, now = row
         next_one = jnp.arange(num_processors, dtype=jnp.int32) == action[:, None]
         direct = jnp.where(next_one[..., None], marginal[:, None], 0.0)
-        found = busy[..., None] * (direct + predicted + config.trace * (later - predicted))
-        return found, found
+        found = busy[..., None] * (direct + then + trace * surprise)
+        return jnp.where(kept[:, None, None], found - now, 0.0), found
 
-    after = rows.busy[:-1], rows.action[1:], rows.marginal[1:], prices[1:]
-    return jax.lax.scan(back, prices[-1], after, reverse=True)[1]
+    after = rows.busy[:-1], rows.action[1:], rows.marginal[1:], prices[1:], rows.kept[1:], prices[:-1]
+    return jax.lax.scan(back, jnp.zeros_like(prices[-1]), after, reverse=True)[1]

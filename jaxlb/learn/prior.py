@@ -197,6 +197,8 @@ def systems() -> tuple[tuple[Env, ...], tuple[Prior, ...]]:
         (64, False, {}),
         (3, True, {}),
         (32, False, {}),
+        (2, False, blind | {"wait_visible": False}),
+        (2, True, {}),
     ]
     envs = tuple(system(number, **static) for number, _, static in each)
     lanes = (2 * math.ceil(1024 / number / (2 if number > 2 else 4)) for number, _, _ in each)

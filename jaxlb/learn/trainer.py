@@ -43,6 +43,8 @@ class Trainer(NamedTuple):
       start: (env, params, config, key) -> state, before the first iteration; the key is consumed.
       advance: (env, params, config, state) -> (state, progress), the iterations up to the next judgement,
         and that. A state is a `TrainState`, with keys of its own.
+      by_parts: as `advance`, but calling programs of its own, where one program for several systems would
+        take too long to compile.
       variables: (config, number of processors) -> variables before training, of which only structure and
         shapes count.
       acting: (config, variables, features) -> the scheduler that has learned them, its network being given
@@ -67,6 +69,7 @@ class Trainer(NamedTuple):
     acting: Callable[[Any, Any, Mapping[str, tuple[str, ...]]], Scheduler]
     fits: Callable[[Mapping[str, Any], np.ndarray, Env, EnvParams], None]
     inspect: Callable[[Env, EnvParams, Any, Any, Key], Any] | None = None
+    by_parts: Callable[[Any, Any, Any, Any], tuple[Any, Any]] | None = None
 
 
 class TrainResult(struct.PyTreeNode):

@@ -5,12 +5,13 @@ price after one decision follows from its price after the next. It is zero if th
 then; else it is what the delay costs the next task, if that goes there, plus the price after that. Each
 decision teaches the prices of all processors, and the size of a task, which prices do not depend on, adds
 no noise. Returns are those of TD(lambda) (Sutton 1988). The network is fitted to their mean, by the
-deviance of a Poisson law relative to the average of each lane, so that all systems count alike.
+deviance of a negative binomial law, relative to what is typical of each lane, so that all systems and both
+short and long queues count.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,9 +23,10 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.devices import differing
 from jaxlb.env import Env
+from jaxlb.functions import partial
 from jaxlb.learn import pricing, trainer
 from jaxlb.learn.prior import Prior
-from jaxlb.learn.settings import count, group, number
+from jaxlb.learn.settings import choice, count, group, number
 from jaxlb.learn.trainer import Trainer, TrainResult, TrainState, beginning, descend, falling
 from jaxlb.loop import rollout
 from jaxlb.numerics import broadcasts
@@ -34,7 +36,9 @@ from jaxlb.scheduling import universal as acting
 from jaxlb.scheduling.universal import Objective, PriceFeatures, Universal
 from jaxlb.types import Array, EnvParams, Key, Scheduler
 
-_SCALE_RATE = 0.1
+_SCALE_RATE, _TARGET_RATE = 0.1, 0.1
+_DISPERSION = 3.0
+"""Prices, in those typical of a lane, whose noise grows as the price does, and no longer as its root."""
 
 
 class UniversalConfig(struct.PyTreeNode):
@@ -47,12 +51,17 @@ class UniversalConfig(struct.PyTreeNode):
       exploration: probability of a random choice, at first; it falls linearly, to `final_exploration` in half
         of the training.
       final_exploration: from there on.
-      trace: lambda, how far returns go before the network's own prices take over, in [0, 1].
+      trace: lambda, how far returns go before the network's own prices take over, in [0, 1]; over as many
+        tasks as there are processors.
       kernel: width of the rise of a violation's cost around its deadline, of the logarithm of time.
+      shocks: probability that a task is up to 100 times as large and goes anywhere, times the share of the
+        capacity that is free.
       widths: of the layers of the network.
+      start: "new", or "universal": with the network that comes with the package.
       num_lanes: N, of systems that are given; a prior has its own.
       num_tasks: decisions of each lane for which returns are computed at a time.
-      num_batches: gradient steps that these are used for.
+      num_batches: gradient steps after these.
+      batch_tasks: decisions of each lane in a step; those between look much like them.
       restart: iterations after which lanes begin anew, with new systems where a prior draws them.
       num_iterations: each of all systems in turn.
       num_evaluations: how often the scheduler is judged, evenly spread.
@@ -62,14 +71,17 @@ class UniversalConfig(struct.PyTreeNode):
     objective: Objective = group(Objective())
     learning_rate: Any = number(2e-3, above=0)
     final_learning_rate: Any = number(1e-5, above=0)
-    exploration: Any = number(0.3, low=0, high=1)
+    exploration: Any = number(0.1, low=0, high=1)
     final_exploration: Any = number(0.02, low=0, high=1)
-    trace: Any = number(0.95, low=0, high=1)
+    trace: Any = number(0.8, low=0, high=1)
     kernel: Any = number(0.2, above=0)
+    shocks: Any = number(0.025, low=0, high=1)
     widths: tuple[int, ...] = struct.field(pytree_node=False, default=(48, 64))
+    start: str = choice("new", ("new", "universal"))
     num_lanes: int = count(256)
     num_tasks: int = count(64)
-    num_batches: int = count(4)
+    num_batches: int = count(3)
+    batch_tasks: int = count(10)
     restart: int = count(50)
     num_iterations: int = count(400)
     num_evaluations: int = count(10)
@@ -91,7 +103,7 @@ class UniversalState(TrainState):
     evaluate_key: Key  # the same systems and tasks for every judgement
     systems: tuple[pricing.Running, ...]
     greedy: tuple[Reached, ...]  # what greedy reaches where the scheduler is judged
-    target: Any  # slowly following parameters, which act and whose prices returns end in
+    target: Any  # slowly following networks, which act and whose prices returns end in
 
 
 class Progress(struct.PyTreeNode):
@@ -108,25 +120,32 @@ class Progress(struct.PyTreeNode):
 
 
 def _optimiser(config: UniversalConfig, num_systems: int) -> optax.GradientTransformation:
-    of_iteration, steps = falling(config), config.num_batches * num_systems
+    of_iteration, steps = falling(config), config.num_batches * max(num_systems, 1)
     rate = optax.adam(lambda step: of_iteration(jnp.asarray(step, jnp.float32) / steps))
     return optax.chain(optax.clip_by_global_norm(1.0), rate)
 
 
-@functools.partial(jax.jit, static_argnames="env")
-@broadcasts
 def start_universal(env: Any, params: Any, config: UniversalConfig, key: Key) -> UniversalState:
-    """Return the state before the first iteration: empty queues, new networks; the key is consumed."""
+    """Return the state before the first iteration: empty queues, new networks; the key is consumed.
+
+    Each system is a program of its own, unless this is compiled as a whole.
+    """
     begin_key, network_key, iterate_key, evaluate_key = jax.random.split(key, 4)
     each = trainer.systems(env, params)
     keys = trainer.keys(begin_key, len(each))
-    network = acting.prices(config.widths).init(network_key, acting.no_features(2))
+    network = (
+        acting.shipped()[1]
+        if config.start == "universal"
+        else acting.networks(acting.prices(config.widths), network_key)
+    )
+    members = _buckets(each)
+    optimisers = tuple(_optimiser(config, members.count(own)).init(one) for own, one in enumerate(network))
     variables = Universal(network, config.objective)
     return UniversalState(
-        **beginning(variables, _optimiser(config, len(each)).init(network)),
+        **beginning(variables, optimisers),
         iterate_key=iterate_key,
         evaluate_key=evaluate_key,
-        systems=tuple(pricing.begin(*one, config, key) for one, key in zip(each, keys, strict=True)),
+        systems=tuple(_begin(*one, config, key) for one, key in zip(each, keys, strict=True)),
         greedy=tuple(
             _reached(*one, config, None, key)
             for one, key in zip(each, trainer.keys(jax.random.clone(evaluate_key), len(each)), strict=True)
@@ -135,11 +154,21 @@ def start_universal(env: Any, params: Any, config: UniversalConfig, key: Key) ->
     )
 
 
+def _buckets(each: Sequence[tuple[Env, Any]]) -> list[int]:
+    """Return which of the networks each system teaches."""
+    return [acting.bucket(env.num_processors) for env, _ in each]
+
+
+_begin = jax.jit(broadcasts(pricing.begin), static_argnames="env")
+
+
+@functools.partial(jax.jit, static_argnames=("env", "num_systems"))
+@broadcasts
 def _iterate(
     env: Env,
     params: Any,
     config: UniversalConfig,
-    rule: optax.GradientTransformation,
+    num_systems: int,
     learner: tuple,
     running: pricing.Running,
     begin: Array,
@@ -148,6 +177,7 @@ def _iterate(
 ) -> tuple[tuple, pricing.Running, dict[str, Array]]:
     """Let a system run on, and learn from it; the key is consumed."""
     network, target, optimiser = learner
+    rule = _optimiser(config, num_systems)
     begin_key, decide_key, batch_key = jax.random.split(key, 3)
     # A loop of one turn or none.
     running = jax.lax.fori_loop(
@@ -158,15 +188,18 @@ def _iterate(
     apply = acting.prices(config.widths).apply
     prices = jax.lax.map(lambda x: apply(target, x)[0], rows.x)
     found = pricing.returns(config, rows, prices)
-    scale = running.scale + _SCALE_RATE * (found.mean((0, 2)) - running.scale)
-    examples = jax.tree.map(lambda leaf: leaf[:-1], rows.x), found
-    size = config.num_tasks // config.num_batches
-    order = jax.random.permutation(batch_key, config.num_tasks)[: size * config.num_batches]
+    # Long queues are rare, and their prices large.
+    typical = jnp.expm1(jnp.log1p(found).mean((0, 2)))
+    scale = running.scale + _SCALE_RATE * (typical - running.scale)
+    unit = jnp.maximum(scale, 0.01)[:, None]
+    examples = jax.tree.map(lambda leaf: leaf[:-1], rows.x), found, rows.kept[1:].astype(jnp.float32)
+    order = jax.random.permutation(batch_key, config.num_tasks)[: config.num_batches * config.batch_tasks]
 
-    def loss_of(network: Any, x: PriceFeatures, found: Array) -> Array:
+    def loss_of(network: Any, x: PriceFeatures, found: Array, kept: Array) -> Array:
         price = jax.vmap(functools.partial(apply, network))(x)[:, 0]
-        deviance = price - found * jnp.log(price + 1e-6)
-        return (deviance / jnp.maximum(scale, 0.01)[:, None]).mean()
+        number = _DISPERSION * unit
+        deviance = (found + number) * jnp.log(price + number) - found * jnp.log(price + 1e-6)
+        return (kept[..., None, None] * deviance / unit).mean()
 
     def learn(carry: tuple, batch: Array) -> tuple[tuple, Array]:
         network, optimiser = carry
@@ -175,63 +208,36 @@ def _iterate(
         )
         return descend(rule, gradient, optimiser, network), loss
 
-    (network, optimiser), losses = jax.lax.scan(learn, (network, optimiser), order.reshape(-1, size))
-    target = optax.incremental_update(network, target, 0.2)
+    (network, optimiser), losses = jax.lax.scan(
+        learn, (network, optimiser), order.reshape(config.num_batches, -1)
+    )
+    target = optax.incremental_update(network, target, _TARGET_RATE)
     figures = {"loss": losses.mean(), "price": prices[..., 0].mean()}
     return (network, target, optimiser), running.replace(scale=scale), figures
 
 
-@functools.partial(jax.jit, static_argnames="env")
-@broadcasts
-def continue_universal(
-    env: Any, params: Any, config: UniversalConfig, state: UniversalState
+def _continue(
+    repeated: Callable, env: Any, params: Any, config: UniversalConfig, state: UniversalState
 ) -> tuple[UniversalState, Progress]:
     """Run the iterations up to the next judgement, and judge.
 
     Args:
+      repeated: as `jax.lax.fori_loop`.
       env: static.
       params: as in `train_universal`.
       config: the same.
       state: from `start_universal` or here.
     """
     each = trainer.systems(env, params)
-    rule = _optimiser(config, len(each))
     num_iterations = config.num_iterations // config.num_evaluations
-
-    def iterate(_: Array, carry: tuple) -> tuple:
-        state, sums = carry
-        done = state.iteration.astype(jnp.float32) / config.num_iterations
-        explore = config.exploration + jnp.clip(2.0 * done, 0.0, 1.0) * (
-            config.final_exploration - config.exploration
-        )
-        key = jax.random.fold_in(state.iterate_key, state.iteration)
-        learner, systems, found = (state.variables.network, state.target, state.optimiser), [], []
-        for place, (one, running, own) in enumerate(
-            zip(each, state.systems, trainer.keys(key, len(each)), strict=True)
-        ):
-            # Not all at once.
-            begin = (
-                state.iteration + place * config.restart // len(each)
-            ) % config.restart == config.restart - 1
-            learner, running, figures = _iterate(*one, config, rule, learner, running, begin, explore, own)
-            systems.append(running)
-            found.append(figures)
-        network, target, optimiser = learner
-        figures = trainer.averaged(found)
-        state = trainer.updated(
-            state.replace(systems=tuple(systems)),
-            jnp.isfinite(figures["loss"]),
-            state.iteration,
-            variables=state.variables.replace(network=network),
-            target=target,
-            optimiser=optimiser,
-        )
-        figures = figures | {"exploration": explore, "learning_rate": falling(config)(state.iteration)}
-        state = state.replace(iteration=state.iteration + 1)
-        return differing((state, {name: sums[name] + figures[name] for name in sums}))
-
-    sums = dict.fromkeys(("loss", "price", "exploration", "learning_rate"), jnp.float32(0.0))
-    state, sums = jax.lax.fori_loop(0, num_iterations, iterate, differing((state, sums)))
+    state, sums = repeated(
+        0,
+        num_iterations,
+        lambda _, carry: differing(_iterate_all(each, config, *carry)),
+        differing(
+            (state, dict.fromkeys(("loss", "price", "exploration", "learning_rate"), jnp.float32(0.0)))
+        ),
+    )
     variables = state.variables.replace(network=state.target)
     keys = trainer.keys(jax.random.clone(state.evaluate_key), len(each))
     found = trainer.averaged(
@@ -245,6 +251,62 @@ def continue_universal(
     return state, Progress(iteration=state.iteration, **sums, **found)
 
 
+def _iterate_all(
+    each: Sequence[tuple[Env, Any]],
+    config: UniversalConfig,
+    state: UniversalState,
+    sums: dict[str, Array],
+) -> tuple[UniversalState, dict[str, Array]]:
+    """Let all systems run on in turn, and learn from each."""
+    done = state.iteration.astype(jnp.float32) / config.num_iterations
+    explore = config.exploration + jnp.clip(2.0 * done, 0.0, 1.0) * (
+        config.final_exploration - config.exploration
+    )
+    key = jax.random.fold_in(state.iterate_key, state.iteration)
+    learners = list(zip(state.variables.network, state.target, state.optimiser, strict=True))
+    members, systems, found = _buckets(each), [], []
+    for place, (one, running, own) in enumerate(
+        zip(each, state.systems, trainer.keys(key, len(each)), strict=True)
+    ):
+        # Not all at once.
+        begin = (state.iteration + place * config.restart // len(each)) % config.restart == config.restart - 1
+        which = members[place]
+        learners[which], running, figures = _iterate(
+            *one, config, members.count(which), learners[which], running, begin, explore, own
+        )
+        systems.append(running)
+        found.append(figures)
+    network, target, optimiser = zip(*learners, strict=True)
+    figures = trainer.averaged(found)
+    state = trainer.updated(
+        state.replace(systems=tuple(systems)),
+        jnp.isfinite(figures["loss"]),
+        state.iteration,
+        variables=state.variables.replace(network=network),
+        target=target,
+        optimiser=optimiser,
+    )
+    figures = figures | {"exploration": explore, "learning_rate": falling(config)(state.iteration)}
+    state = state.replace(iteration=state.iteration + 1)
+    return state, {name: sums[name] + figures[name] for name in sums}
+
+
+continue_universal = jax.jit(broadcasts(partial(_continue, jax.lax.fori_loop)), static_argnames=("env",))
+"""(env, params, config, state) -> the state at the next judgement and the `Progress` made, as one program."""
+
+
+def _each_in_turn(first: int, last: int, body: Callable, carry: Any) -> Any:
+    for turn in range(first, last):
+        carry = body(turn, carry)
+    return carry
+
+
+continue_by_parts = partial(_continue, _each_in_turn)
+"""The same with a program for each system: one for all of many systems compiles for longer than it trains."""
+
+
+@functools.partial(jax.jit, static_argnames="env")
+@broadcasts
 def _reached(env: Env, params: Any, config: UniversalConfig, network: Any, key: Key) -> Reached:
     """Return what prices bring in a system, or greedy where there is no network; the key is consumed."""
     draw_key, key = jax.random.split(key)
@@ -314,17 +376,21 @@ def _check(env: Any, params: Any, config: UniversalConfig) -> None:
     if not isinstance(config.objective, Objective):
         raise ValueError(f"objective = {checks.shown(config.objective)}: must be an Objective")
     config.objective.check()
-    acting.prices(config.widths)
-    if config.num_tasks < config.num_batches:
+    network = acting.prices(config.widths)
+    if config.start == "universal" and network != acting.shipped()[0]:
+        raise ValueError(f"widths = {config.widths}: must be as in the network that it starts with")
+    used = config.num_batches * config.batch_tasks
+    if config.num_tasks < used:
         raise ValueError(
-            f"num_tasks = {config.num_tasks}: must be at least num_batches, {config.num_batches}"
+            f"num_tasks = {config.num_tasks}: must be at least num_batches x batch_tasks, {used}"
         )
 
 
 def _variables(config: UniversalConfig, num_processors: int) -> Universal:
     """Return the variables before training."""
+    del num_processors
     return Universal(
-        acting.prices(config.widths).init(jax.random.key(0), acting.no_features(num_processors)),
+        acting.networks(acting.prices(config.widths), jax.random.key(0)),
         config.objective,
     )
 
@@ -335,16 +401,25 @@ def _fits(settings: Mapping[str, Any], trained: np.ndarray, env: Env, params: En
 
 def _acting(config: UniversalConfig, variables: Universal, names: Mapping[str, Any]) -> Scheduler:
     """Return the scheduler, whose network must have been given today's features."""
-    if tuple(names["context"]) != acting.CONTEXT or tuple(names["processor"]) != acting.PROCESSOR:
+    if {group: tuple(each) for group, each in names.items()} != dict(UNIVERSAL.features):
         raise ValueError("its network was given other features than this jaxlb has: train it again")
     return acting.priced(acting.prices(config.widths), variables)
 
 
+TUNING = {
+    "start": "universal",
+    "learning_rate": 5e-4,
+    "exploration": 0.02,
+    "num_iterations": 150,
+    "num_evaluations": 3,
+}
+"""Settings that tune the network that comes with the package to a scenario."""
+
 UNIVERSAL = Trainer(
     name="universal",
     aim="Learns what a delay of each processor costs the tasks that come: one network for any system.",
-    features=(("context", acting.CONTEXT), ("processor", acting.PROCESSOR)),
-    known=(("context", acting.CONTEXT), ("processor", acting.PROCESSOR)),
+    features=(("context", acting.CONTEXT), ("processor", acting.PROCESSOR), ("others", acting.OTHERS)),
+    known=(("context", acting.CONTEXT), ("processor", acting.PROCESSOR), ("others", acting.OTHERS)),
     objective="objective",
     reached=("relative_completion", "relative_violation"),
     remedy="a smaller learning_rate",
@@ -352,6 +427,7 @@ UNIVERSAL = Trainer(
     check=_check,
     start=start_universal,
     advance=continue_universal,
+    by_parts=continue_by_parts,
     variables=_variables,
     acting=_acting,
     fits=_fits,

@@ -21,8 +21,8 @@ ORACLE = "oracle"
 _MOST_TIMES = 160  # of a tail: a screen shows no more
 _DIGITS = 5  # of what is only drawn
 
-_FAILS = 1.5
-"""Times the best rule's completion, from where on a scheduler that was trained elsewhere fails."""
+ANYWHERE = "systems drawn at random"
+"""Where a scheduler for any system was trained."""
 
 FIGURES = {"sla_violation_rate": "SLA violations", "mean_completion": "mean completion time"}
 """What the page's first lines are about; less is better."""
@@ -67,7 +67,6 @@ def section(
     outcomes: Mapping[str, Outcome],
     command: str,
     trained: Mapping[str, str],
-    misfits: Mapping[str, str],
 ) -> dict[str, Any]:
     """Collect all that the page shows of a scenario.
 
@@ -78,8 +77,7 @@ def section(
       tasks: whose fates by size are shown, leaves `[T, N]`.
       outcomes: of these tasks, by scheduler.
       command: that makes the comparison again.
-      trained: where each learned scheduler was trained, by its name.
-      misfits: why others that were trained are not compared here, by name.
+      trained: where each learned scheduler was trained, by its name: a scenario, or `ANYWHERE`.
     """
     rows = comparison.schedulers
     names = [row.name for row in rows]
@@ -100,7 +98,6 @@ def section(
         "tasks": comparison.num_tasks,
         "warmup": comparison.warmup,
         "baseline": comparison.baseline,
-        "misfits": dict(misfits),
         "figures": [
             {
                 "name": name,
@@ -116,7 +113,7 @@ def section(
             for row in rows
         ],
         "verdicts": [verdict(figure, rows, trained, env.name) for figure in FIGURES],
-        "remarks": list(remarks(rows, trained, env.name)),
+        "remarks": list(remarks(rows)),
         "tails": {
             "time": _short(tails.time[shown]),
             "longer": {name: _short(longer[shown]) for name, longer in tails.longer.items()},
@@ -131,7 +128,7 @@ def section(
 
 
 def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> dict[str, Any]:
-    """Judge who wins by a figure: the learned scheduler that was trained here, or the best rule.
+    """Judge who wins by a figure: what was learned here or for anywhere, or the best rule.
 
     Two whose 95 % intervals overlap are level; so are two without intervals. What is marked, not stationary
     for example, wins nothing.
@@ -158,7 +155,7 @@ def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenar
         return f"{value(row):.3g}" if scale == 1 else f"{scale * value(row):.2f} %"
 
     rule = min((row for row in rows if row.name not in trained and row.name != ORACLE), key=order)
-    mine = min((row for row in rows if trained.get(row.name) == scenario), key=order)
+    mine = min((row for row in rows if trained.get(row.name) in (scenario, ANYWHERE)), key=order)
     best = min((row for row in rows if row.name != ORACLE), key=order)
     ours, theirs = (getattr(row, f"{figure}_ci") for row in (mine, rule))
     if mine.mark or rule.mark:
@@ -183,23 +180,13 @@ def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenar
     }
 
 
-def remarks(rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> Iterator[str]:
-    """Yield a remark on each row that is marked, and on what fails away from where it was trained."""
+def remarks(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a remark on each row that is marked."""
     for row in rows:
         if row.hint:
             yield f"{row.name} is not stationary: {row.hint}."
         if row.queue_overflows:
             yield f"{row.name} was told queue lengths that are too short for {row.queue_overflows:,} tasks."
-    settled = [row for row in rows if not row.mark and row.name not in trained]
-    best = min(settled, default=None, key=lambda row: row.mean_completion)
-    for row in rows:
-        where = trained.get(row.name, scenario)
-        if where != scenario and best and row.mean_completion > _FAILS * best.mean_completion:
-            yield (
-                f"{row.name} fails here (completion {row.mean_completion:.3g}; {best.name}: "
-                f"{best.mean_completion:.3g}): it was trained on {where}, and what it learned of sizes, "
-                "loads, speeds and ages of figures there does not hold here."
-            )
 
 
 def _short(values: Any) -> Any:

@@ -10,9 +10,19 @@ import jax
 from jaxlb import checks
 from jaxlb.scheduling import adaptive, classical, forecasts, optimal, predictive, size_based, universal
 from jaxlb.scheduling.base import stateless, with_memory
+from jaxlb.scheduling.guard import guarded
 from jaxlb.types import Scheduler
 
-__all__ = ["add", "as_scheduler", "forecasts", "scheduler", "schedulers", "stateless", "with_memory"]
+__all__ = [
+    "add",
+    "as_scheduler",
+    "forecasts",
+    "guarded",
+    "scheduler",
+    "schedulers",
+    "stateless",
+    "with_memory",
+]
 
 _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "random": classical.random,

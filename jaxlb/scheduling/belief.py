@@ -4,6 +4,7 @@ All of it comes from observations, and so has no unit of its own: sizes are meas
 times against the mean service so far. Averages are plain ones at first, and forget later.
 """
 
+import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -32,6 +33,8 @@ class Belief(struct.PyTreeNode):
     size: Array  # [...] mean
     size_square: Array  # [...] mean
     inverse_size: Array  # [...] mean
+    log_size: Array  # [...] mean
+    log_size_square: Array  # [...] mean
     gap: Array  # [...] time, mean
     gap_square: Array  # [...] mean
     recent_gap: Array  # [...] time, mean of the latest
@@ -74,8 +77,9 @@ def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
         could_serve=each,
         **dict.fromkeys(
             (
-                *("size", "size_square", "inverse_size", "gap", "gap_square", "recent_gap", "log_deadline"),
-                *("log_deadline_square", "weight", "measured_error", "reckoned_error", "age", "elapsed"),
+                *("size", "size_square", "inverse_size", "log_size", "log_size_square", "gap", "gap_square"),
+                *("recent_gap", "log_deadline", "log_deadline_square", "weight", "measured_error"),
+                *("reckoned_error", "age", "elapsed"),
             ),
             zero,
         ),
@@ -100,18 +104,10 @@ def update(belief: Belief, observation: Observation, weight: Array) -> Belief:
     def followed(mean: Array, new: Array, rate: float) -> Array:
         return mean + jnp.maximum(1.0 / number, rate) * (new - mean)
 
-    first = jnp.where(b.count == 0, o.size, b.first_size)
-    size = jnp.clip(o.size / first, 2.0**-40, 2.0**40)
-    at_most = (jnp.log2(size) <= _along(size)).astype(jnp.float32)
-    log_deadline = jnp.log(jnp.clip(o.deadline, 1e-20, 1e20))
+    log_deadline, first = jnp.log(jnp.clip(o.deadline, 1e-20, 1e20)), b.count == 0
     b = b.replace(
         count=b.count + 1,
-        first_size=first,
-        share=followed(b.share, at_most, FORGETTING),
-        work=followed(b.work, at_most * size, FORGETTING),
-        size=followed(b.size, size, FORGETTING),
-        size_square=followed(b.size_square, size**2, FORGETTING),
-        inverse_size=followed(b.inverse_size, 1.0 / size, FORGETTING),
+        first_size=jnp.where(first, o.size, b.first_size),
         gap=followed(b.gap, o.gap, GAP_FORGETTING),
         gap_square=followed(b.gap_square, o.gap**2, GAP_FORGETTING),
         recent_gap=followed(b.recent_gap, o.gap, RECENT),
@@ -119,7 +115,28 @@ def update(belief: Belief, observation: Observation, weight: Array) -> Belief:
         log_deadline_square=followed(b.log_deadline_square, log_deadline**2, GAP_FORGETTING),
         weight=followed(b.weight, weight, GAP_FORGETTING),
     )
+    # When the first task comes, there is no other size to know.
+    b = jax.tree.map(lambda new, old: jnp.where(first, new, old), sized(b, o.size), b)
     return _measured(b, o, number)
+
+
+def sized(belief: Belief, size: Array) -> Belief:
+    """Learn the size `[...]` of a task that is assigned: what is known does not hang on the one at hand."""
+    b, rate = belief, jnp.maximum(1.0 / jnp.maximum(belief.count.astype(jnp.float32), 1.0), FORGETTING)
+    size = jnp.clip(size / b.first_size, 2.0**-40, 2.0**40)
+    at_most, log_size = (jnp.log2(size) <= _along(size)).astype(jnp.float32), jnp.log(size)
+    new = {
+        "share": at_most,
+        "work": at_most * size,
+        "size": size,
+        "size_square": size**2,
+        "inverse_size": 1.0 / size,
+        "log_size": log_size,
+        "log_size_square": log_size**2,
+    }
+    return b.replace(
+        **{name: getattr(b, name) + rate * (value - getattr(b, name)) for name, value in new.items()}
+    )
 
 
 def speeds(belief: Belief, observation: Observation) -> Array:
@@ -211,11 +228,18 @@ def mean_service(belief: Belief, observation: Observation) -> Array:
 
 def share_of_work(belief: Belief, octave: Array) -> Array:
     """Return the share `[...]` of all work in tasks of at most 2^octave mean sizes."""
-    grid = _along(octave)
+    return _at(belief, belief.work, octave) / belief.size
+
+
+def share_of_tasks(belief: Belief, octave: Array) -> Array:
+    """Return the share `[...]` of all tasks of at most 2^octave mean sizes."""
+    return _at(belief, belief.share, octave)
+
+
+def _at(belief: Belief, histogram: Array, octave: Array) -> Array:
+    """Look up a histogram; between two octaves, in proportion."""
     place = jnp.clip(octave + jnp.log2(belief.size), OCTAVES[0], OCTAVES[-1])
-    # Between two octaves, in proportion.
-    nearness = jnp.clip(1.0 - jnp.abs(place - grid), 0.0, 1.0)
-    return (nearness * belief.work).sum(0) / belief.size
+    return (jnp.clip(1.0 - jnp.abs(place - _along(octave)), 0.0, 1.0) * histogram).sum(0)
 
 
 class Situation(struct.PyTreeNode):
@@ -254,6 +278,10 @@ SHARES = (-3, -1, 1, 3, 5, 7)
 """Sizes, in octaves from the mean, of whose tasks' share of the work networks are told."""
 
 
+RARE = (0, 2, 4)
+"""Sizes, in octaves from the mean, of the share of whose larger tasks networks are told."""
+
+
 def workload(belief: Belief, situation: Situation) -> dict[str, Array]:
     """Return numbers of order one that say what the workload is like: name -> `[...]`."""
     b, s = belief, situation
@@ -266,6 +294,10 @@ def workload(belief: Belief, situation: Situation) -> dict[str, Array]:
 
     def of_octave(octave: int) -> Array:
         return 2.0 * share_of_work(b, jnp.full(lanes, octave, jnp.float32)) - 1.0
+
+    def beyond(octave: int) -> Array:
+        tasks = 1.0 - share_of_tasks(b, jnp.full(lanes, octave, jnp.float32))
+        return 0.4 * (jnp.log(jnp.maximum(tasks, 2e-4)) + 0.5 * octave + 2.0)
 
     return {
         "load": -jnp.log(1.0 - jnp.clip(load, 0.02, 0.985)) - 1.0,
@@ -280,5 +312,7 @@ def workload(belief: Belief, situation: Situation) -> dict[str, Array]:
         "sizes visible": jnp.full(lanes, 1.0 if b.size_visible else -1.0, jnp.float32),
         "waits visible": jnp.full(lanes, 1.0 if b.wait_visible else -1.0, jnp.float32),
         "error of backlogs": jnp.minimum(b.measured_error, b.reckoned_error),
+        "spread of log sizes": jnp.sqrt(jnp.maximum(b.log_size_square - b.log_size**2, 0.0)) - 1.0,
         **{f"work up to 2^{octave}": of_octave(octave) for octave in SHARES},
+        **{f"tasks beyond 2^{octave}": beyond(octave) for octave in RARE},
     }

@@ -29,18 +29,19 @@ from jaxlb.rewards import Weights
 from jaxlb.scheduling import belief
 from jaxlb.scheduling.base import sampled
 from jaxlb.scheduling.belief import Belief, Situation
+from jaxlb.scheduling.guard import allowed
 from jaxlb.types import Array, Key, Observation, Scheduler
 
 NODES = (0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0))
 """Where between w and w + s prices are asked: the two points of Gauss and Legendre, of equal weight."""
 COSTS = ("completion", "slowdown", "violations")
 """What is priced: the completion time to a power, the same relative to the size, violated deadlines."""
-FACTOR, MARGIN = 10.0, 3.0
-"""The guard: no task may take longer than so many times the least possible, plus so many mean services."""
 CONTEXT = (
     *("load", "spread of sizes", "spread of gaps", "recent rate", "deadlines", "spread of deadlines"),
     *("small tasks", "experience", "age", "sizes visible", "waits visible", "error of backlogs"),
+    "spread of log sizes",
     *(f"work up to 2^{octave}" for octave in belief.SHARES),
+    *(f"tasks beyond 2^{octave}" for octave in belief.RARE),
     *("processors", "spread of speeds", *COSTS, "exponent"),
 )
 """Names of what the network is told of workload, system and objective."""
@@ -48,7 +49,9 @@ PROCESSOR = (
     *("wait", "wait less the least of others", "wait less the mean of others"),
     *("completion less the least of others", "speed", "capacity in slower ones", "share of the capacity"),
 )
-"""Names of what it is told of each processor."""
+"""Names of what it is told of the processor whose price is asked."""
+OTHERS = ("wait", "completion", "speed", "capacity in slower ones", "share of the capacity")
+"""Names of what it is told of each other one: nothing that hangs on the wait of the one that is asked for."""
 
 
 class Objective(struct.PyTreeNode):
@@ -102,7 +105,7 @@ class PriceFeatures(struct.PyTreeNode):
     """What the network is given; lanes lead."""
 
     context: Array  # [..., G] of the workload, the system and the objective
-    processor: Array  # [..., P, L] of each processor
+    others: Array  # [..., P, K] of each processor, for the prices of others
     asked: Array  # [Q, ..., P, L] of each processor, at the waits whose price is asked
     wait: Array  # [Q, ..., P] those waits, in mean services
 
@@ -116,7 +119,7 @@ def _least_of_others(x: Array) -> Array:
     return jnp.where(first, second, least)
 
 
-def _of_processors(s: Situation, wait: Array) -> Array:
+def _of_processors(s: Situation, wait: Array, names: Sequence[str]) -> Array:
     """Return features `[L, ..., P, ...]` of each processor at a `wait`, others having the waits they have."""
     speed, others = s.speed, max(len(s.speed) - 1, 1)
     log_wait, shape = jnp.log1p(8.0 * wait), wait.shape
@@ -128,12 +131,13 @@ def _of_processors(s: Situation, wait: Array) -> Array:
         "wait": log_wait - 2.0,
         "wait less the least of others": log_wait - jnp.log1p(8.0 * _least_of_others(s.wait)),
         "wait less the mean of others": log_wait - jnp.log1p(8.0 * (total(s.wait) - s.wait) / others),
+        "completion": jnp.log(wait + 1.0 / speed),
         "completion less the least of others": jnp.log(wait + 1.0 / speed) - least,
         "speed": jnp.log(speed),
         "capacity in slower ones": 2.0 * slower / whole - 1.0,
         "share of the capacity": 2.0 * speed / whole,
     }
-    return jnp.stack([jnp.broadcast_to(rows[name], shape) for name in PROCESSOR])
+    return jnp.stack([jnp.broadcast_to(rows[name], shape) for name in names])
 
 
 def price_features(b: Belief, s: Situation, objective: Objective, waits: Array) -> PriceFeatures:
@@ -154,8 +158,8 @@ def price_features(b: Belief, s: Situation, objective: Objective, waits: Array) 
     }
     return PriceFeatures(
         context=jnp.stack([jnp.broadcast_to(rows[name], lanes) for name in CONTEXT], -1),
-        processor=jnp.moveaxis(_of_processors(s, s.wait), (0, 1), (-1, -2)),
-        asked=jnp.moveaxis(_of_processors(s, waits), (0, 2), (-1, -2)),
+        others=jnp.moveaxis(_of_processors(s, s.wait, OTHERS), (0, 1), (-1, -2)),
+        asked=jnp.moveaxis(_of_processors(s, waits, PROCESSOR), (0, 2), (-1, -2)),
         wait=jnp.moveaxis(waits, 1, -1),
     )
 
@@ -168,24 +172,28 @@ class _Prices(nn.Module):
     @nn.compact
     def __call__(self, x: PriceFeatures) -> Array:
         narrow, wide = self.widths
-        h = nn.relu(nn.Dense(narrow)(x.processor))
+        c = nn.relu(nn.Dense(wide)(nn.relu(nn.Dense(wide)(x.context))))[..., None, :]
+        h = nn.relu(nn.Dense(narrow)(x.others) + nn.Dense(narrow, use_bias=False)(c))
         h = nn.relu(nn.Dense(narrow)(h))
         others = (h.sum(-2, keepdims=True) - h) / max(h.shape[-2] - 1, 1)
-        shared = nn.Dense(wide)(others) + nn.Dense(wide, use_bias=False)(x.context)[..., None, :]
+        shared = nn.Dense(wide)(others) + nn.Dense(wide, use_bias=False)(c)
         h = nn.relu(nn.Dense(wide, use_bias=False)(x.asked) + shared)
-        h = nn.relu(nn.Dense(wide)(h))
+        # The workload does not only shift what a wait means, it scales it.
+        h = h * (1.0 + nn.Dense(wide, kernel_init=nn.initializers.zeros)(c))
+        h = nn.relu(nn.Dense(wide)(h) + nn.Dense(wide, use_bias=False)(c))
         # Low at first, so that choices are nearly greedy.
         last = nn.Dense(
             len(COSTS), kernel_init=nn.initializers.zeros, bias_init=nn.initializers.constant(-1.0)
         )
         # Where nothing waits, a little delay of nothing delays nobody.
-        return jnp.exp(jnp.clip(last(h), -8.0, 7.0)) * (x.wait / (x.wait + 0.5))[..., None]
+        return jnp.exp(jnp.clip(last(h), -8.0, 9.0)) * (x.wait / (x.wait + 0.5))[..., None]
 
 
 def no_features(num_processors: int) -> PriceFeatures:
     """Return features of one lane that are all zero, for networks to begin with."""
-    rows = jnp.zeros((1, num_processors, len(PROCESSOR)), jnp.float32)
-    return PriceFeatures(jnp.zeros((1, len(CONTEXT)), jnp.float32), rows, rows[None], rows[None, ..., 0])
+    context = jnp.zeros((1, len(CONTEXT)), jnp.float32)
+    others, asked = (jnp.zeros((1, num_processors, len(names)), jnp.float32) for names in (OTHERS, PROCESSOR))
+    return PriceFeatures(context, others, asked[None], asked[None, ..., 0])
 
 
 class PriceNetwork(NamedTuple):
@@ -212,11 +220,25 @@ def prices(widths: Sequence[int] = (48, 64)) -> PriceNetwork:
     return PriceNetwork(partial(nn.Module.init, module), partial(nn.Module.apply, module))
 
 
+BUCKETS = (2, 5)
+"""The most processors that each network but the last is for: with few, much hangs on keeping one free."""
+
+
+def bucket(num_processors: int) -> int:
+    """Return which of the networks serves so many processors."""
+    return sum(num_processors > most for most in BUCKETS)
+
+
 class Universal(struct.PyTreeNode):
     """Variables of the scheduler."""
 
-    network: Any
+    network: Any  # a network for each bucket; within a decision that of its own
     objective: Objective
+
+
+def networks(network: PriceNetwork, key: Key) -> tuple[Any, ...]:
+    """Begin a network for each bucket; the key is consumed."""
+    return tuple(network.init(one, no_features(2)) for one in jax.random.split(key, len(BUCKETS) + 1))
 
 
 def own_costs(b: Belief, s: Situation, objective: Objective, weight: Array) -> Array:
@@ -244,17 +266,6 @@ def costs(network: PriceNetwork, variables: Universal, b: Belief, s: Situation, 
     return own_costs(b, s, objective, weight) + service * price
 
 
-def guarded(cost: Array, completion: Array) -> Array:
-    """Return costs `[P, ...]` that are infinite where the task would take much longer than it has to.
-
-    Greedy takes the least completion time. A rule that stays within a multiple of it, plus a constant, is
-    stable where greedy is, whatever its costs. While one processor has little to do, those with much get
-    nothing, and empty at full speed; while all have much, none is idle.
-    """
-    cost = jnp.where(jnp.isfinite(cost), cost, completion)
-    return jnp.where(completion <= FACTOR * completion.min(0) + MARGIN, cost, jnp.inf)
-
-
 @broadcasts
 def _chosen(
     network: PriceNetwork, variables: Universal, memory: Belief, observation: Observation
@@ -265,35 +276,45 @@ def _chosen(
     b = belief.update(memory, o, weight)
     s = belief.situation(b, o)
     cost = costs(network, variables, b, s, weight)
-    return first_smallest(guarded(cost, s.completion), -s.speed), b
+    cost = jnp.where(jnp.isfinite(cost), cost, s.completion)
+    cost = jnp.where(allowed(s.completion, b.size_square / b.size**2), cost, jnp.inf)
+    return first_smallest(cost, -s.speed), b
 
 
 def _act(
     network: PriceNetwork, variables: Universal, memory: Belief, observation: Observation, key: Key
 ) -> tuple[Array, Belief]:
     del key
-    action, b = _chosen(network, variables, memory, observation)
-    return action, belief.decided(b, observation, action)
+    own = variables.network[bucket(observation.speed.shape[0])]
+    action, b = _chosen(network, variables.replace(network=own), memory, observation)
+    return action, belief.decided(belief.sized(b, observation.size), observation, action)
 
 
 def exploring(
     network: PriceNetwork,
-    variables: tuple[Universal, Array],
-    memory: Belief,
+    variables: tuple[Universal, Array, Array],
+    memory: tuple[Belief, Array],
     observation: Observation,
     key: Key,
-) -> tuple[Array, Belief]:
-    """Act, but at random, in proportion to speed, with a probability that is in `variables`.
+) -> tuple[Array, tuple[Belief, Array]]:
+    """Act, but at random now and then, in proportion to speed; the key is consumed.
 
-    The key is consumed.
+    Args:
+      network: of prices.
+      variables: the scheduler's, the probability of a random choice, and a factor `[...]` by which the task
+        is larger than the workload has it; if that is not 1, the choice is random too.
+      memory: the belief, and whether the last choice `[...]` was the scheduler's own.
+      observation: as the environment gives it.
+      key: consumed.
     """
-    own, probability = variables
+    own, probability, factor = variables
     chance_key, choice_key = jax.random.split(key)
-    action, b = _chosen(network, own, memory, observation)
+    action, b = _chosen(network, own, memory[0], observation)
     drawn = sampled(observation.speed, choice_key, action.shape)
-    explore = jax.random.uniform(chance_key, action.shape, jnp.float32) < probability
+    explore = (jax.random.uniform(chance_key, action.shape, jnp.float32) < probability) | (factor != 1)
     action = jnp.where(explore, drawn, action)
-    return action, belief.decided(b, observation, action)
+    b = belief.decided(belief.sized(b, observation.size / factor), observation, action)
+    return action, (b, ~explore)
 
 
 def priced(network: PriceNetwork, variables: Universal) -> Scheduler:
@@ -312,11 +333,12 @@ WEIGHTS = Path(__file__).with_name("universal.weights")
 
 
 @functools.cache
-def _shipped() -> tuple[PriceNetwork, Any]:
-    """Read the network that comes with the package."""
+def shipped() -> tuple[PriceNetwork, Any]:
+    """Read the networks that come with the package; half the digits are stored."""
     network = prices(weights.about(WEIGHTS)["widths"])
-    like = jax.eval_shape(lambda: network.init(jax.random.key(0), no_features(2)))
-    return network, weights.read(WEIGHTS, like)
+    like = jax.eval_shape(lambda: networks(network, jax.random.key(0)))
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float16), like)
+    return network, jax.tree.map(jnp.float32, weights.read(WEIGHTS, like))
 
 
 def universal(objective: str | Weights | Objective = "completion") -> Scheduler:
@@ -348,5 +370,5 @@ def universal(objective: str | Weights | Objective = "completion") -> Scheduler:
         names = ", ".join(map(repr, OBJECTIVES))
         raise ValueError(f"objective = {checks.shown(objective)}: must be {names}, or jaxlb.Weights")
     objective.check()
-    network, parameters = _shipped()
+    network, parameters = shipped()
     return priced(network, Universal(parameters, jax.tree.map(jnp.float32, objective)))
