@@ -228,7 +228,7 @@ def work_ranks(rows: Mapping[str, Mapping[str, np.ndarray]], speed: Mapping[str,
                     panel.bar(np.arange(10) + 0.5, share[place], 0.92, bottom=bottom, color=colour)
                     bottom += share[place]
                 panel.set(ylim=(0, 1), xlim=(0, 10), xticks=(0, 5, 10), yticks=(0, 1))
-                if line is panels[0]:
+                if each is next(iter(rows.values())):
                     panel.set_title(name, fontsize=9)
             line[0].set_ylabel(system, fontsize=8)
         figure.supxlabel("tenth of all work, from the smallest tasks to the largest", fontsize=9)

@@ -206,6 +206,7 @@ def page(found: Sequence[Found], about: str) -> str:
             ]
             if rows:
                 lines += [f"## {group}: {objective}", "", *table(rows, objective)]
+    lines += ["## Who gets which tasks", "", "![Shares of the work, by processor](universal-choices.png)", ""]
     begun = sorted((one for one in main if one.objective == "completion"), key=lambda one: -one.first)
     slow = ", ".join(f"{one.setting} ({one.first:.3f})" for one in begun if one.first > 1.02)
     lines += [
@@ -336,10 +337,11 @@ def write(found: Sequence[Found], lanes: int, tasks: int, warmup: int, out: Path
     text = (
         f"Written by `python benchmarks/universal.py`. {lanes:,} lanes (fewer of more than 8 processors) x\n"
         f"{tasks:,} tasks after {warmup:,} of warm-up (more there), which no training saw. Ratios are\n"
-        f"paired, with 95 % intervals. One network, that of the package: {about}. Measured\n"
+        f"paired, with 95 % intervals. The networks of the package, one seed: {about}. Measured\n"
         f"so far: {measured} of {len(SETTINGS)} settings. {machine()}."
     )
     (out / "universal.md").write_text(page(found, text))
+    choices(out)
     for objective in OURS:
         rows = [one for one in found if one.objective == objective and not SETTINGS[one.setting].group]
         rows.sort(key=lambda one: one.ratio)
