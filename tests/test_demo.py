@@ -11,9 +11,9 @@ from jaxlb.report import html
 
 @pytest.mark.slow
 def test_the_demo_tunes_compares_and_tells(tmp_path, monkeypatch, capsys):
-    for name, value in {"num_iterations": 4, "num_evaluations": 2, "num_lanes": 16, "num_tasks": 16}.items():
+    for name, value in {"num_iterations": 4, "num_evaluations": 2, "num_lanes": 16, "num_tasks": 32}.items():
         monkeypatch.setitem(TUNING, name, value)
-    monkeypatch.setattr(demo, "BEST", {"heavy-tail": "greedy", "stale": "drift-aware"})
+    monkeypatch.setattr(demo, "BEST", {"heavy-tail": "sed", "stale": "drift-aware"})
     demo.Demo(seed=3, out=tmp_path / "my demo").run()
     out = capsys.readouterr()
     told = json.loads((tmp_path / "my demo" / "demo.json").read_text())
@@ -23,7 +23,7 @@ def test_the_demo_tunes_compares_and_tells(tmp_path, monkeypatch, capsys):
         assert f"$ {part['command'].split(' --out')[0]}" in out.err
     names = {one["name"]: [row["name"] for row in one["schedulers"]] for one in told["scenarios"]}
     assert names == {
-        "heavy-tail": ["lwr", "greedy", *demo.UNIVERSAL, "tuned"],
+        "heavy-tail": ["lwr", "greedy", "sed", *demo.UNIVERSAL, "tuned"],
         "stale": ["lwr", "greedy", "drift-aware", *demo.UNIVERSAL],
     }
     for name in names:
