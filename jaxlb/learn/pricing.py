@@ -1,18 +1,22 @@
-"""Experience for prices of backlog: systems that run, and what prices turned out to be."""
+"""Experience for prices of backlog: systems that run, what prices turned out to be, and what they bring."""
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jaxlb import observe, workload
 from jaxlb.env import Env, canonical, with_lane_axis
 from jaxlb.functions import partial
 from jaxlb.learn.prior import Prior
-from jaxlb.loop import decide, first_arrival
-from jaxlb.numerics import processor_index
-from jaxlb.scheduling import belief
+from jaxlb.loop import decide, first_arrival, rollout
+from jaxlb.numerics import broadcasts, processor_index
+from jaxlb.rewards import Weighted
+from jaxlb.scheduling import belief, scheduler
 from jaxlb.scheduling import universal as acting
 from jaxlb.scheduling.universal import COSTS, Objective, PriceFeatures, Universal
 from jaxlb.types import Array, EnvParams, EnvState, Key, Scheduler
@@ -127,3 +131,52 @@ def returns(config: Any, rows: Row, prices: Array) -> Array:
 
     after = rows.busy[:-1], rows.action[1:], rows.marginal[1:], prices[1:], rows.kept[1:], prices[:-1]
     return jax.lax.scan(back, jnp.zeros_like(prices[-1]), after, reverse=True)[1]
+
+
+class Reached(struct.PyTreeNode):
+    """Means of each lane, `[N]`."""
+
+    cost: Array  # of its objective
+    completion: Array
+    violation: Array
+
+
+@functools.partial(jax.jit, static_argnames="env")
+@broadcasts
+def reached(env: Env, params: Any, config: Any, network: Any, key: Key) -> Reached:
+    """Return what prices bring in a system, or greedy where there is no network; the key is consumed."""
+    draw_key, key = jax.random.split(key)
+    own, objective, num_lanes = drawn(env, params, config, draw_key)
+    unit = own.size.mean() / own.speed.mean(0)
+    weights = jnp.asarray(objective.class_weights, jnp.float32)
+    classes = jnp.arange(np.shape(own.class_probability)[0], dtype=jnp.int32)
+    completion, slowdown, violations = objective.shares(jnp.float32(1.0))
+    own = own.replace(
+        completion_weight=completion / unit**objective.exponent,
+        completion_exponent=jnp.asarray(objective.exponent, jnp.float32),
+        imbalance_weight=jnp.float32(0.0),
+        sla_weight=violations * weights[jnp.minimum(classes, len(weights) - 1)],
+    )
+    rule = (
+        scheduler("greedy")
+        if network is None
+        else acting.priced(acting.prices(config.widths), Universal(network, objective))
+    )
+    env, tasks = dataclasses.replace(env, reward=Weighted()), config.evaluation_tasks
+    found = rollout(env, own, rule, key, num_lanes, tasks, tasks)
+    return Reached(
+        cost=slowdown * found.mean_slowdown - found.mean_reward,
+        completion=found.mean_completion,
+        violation=found.sla_violation_rate,
+    )
+
+
+def relative(reached: Reached, greedy: Reached) -> dict[str, Array]:
+    """Return figures of progress: geometric means over lanes, relative to greedy."""
+    floor = 1e-3  # where there are next to no violations, their ratio is that of chance
+    ratios = jax.tree.map(lambda own, other: jnp.log((own + floor) / (other + floor)).mean(), reached, greedy)
+    return {
+        "objective": -ratios.cost,
+        "relative_completion": jnp.exp(ratios.completion),
+        "relative_violation": jnp.exp(ratios.violation),
+    }

@@ -9,7 +9,6 @@ deviance of a negative binomial law, relative to what is typical of each lane, s
 short and long queues count.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -28,10 +27,7 @@ from jaxlb.learn import pricing, trainer
 from jaxlb.learn.prior import Prior
 from jaxlb.learn.settings import choice, count, group, number
 from jaxlb.learn.trainer import Trainer, TrainResult, TrainState, beginning, descend, falling
-from jaxlb.loop import rollout
 from jaxlb.numerics import broadcasts
-from jaxlb.rewards import Weighted
-from jaxlb.scheduling import scheduler
 from jaxlb.scheduling import universal as acting
 from jaxlb.scheduling.universal import Objective, PriceFeatures, Universal
 from jaxlb.types import Array, EnvParams, Key, Scheduler
@@ -39,6 +35,9 @@ from jaxlb.types import Array, EnvParams, Key, Scheduler
 _SCALE_RATE, _TARGET_RATE = 0.1, 0.1
 _DISPERSION = 3.0
 """Prices, in those typical of a lane, whose noise grows as the price does, and no longer as its root."""
+
+
+_FEATURES = (("context", acting.CONTEXT), ("processor", acting.PROCESSOR), ("others", acting.OTHERS))
 
 
 class UniversalConfig(struct.PyTreeNode):
@@ -88,21 +87,13 @@ class UniversalConfig(struct.PyTreeNode):
     evaluation_tasks: int = count(500)
 
 
-class Reached(struct.PyTreeNode):
-    """Means of each lane, `[N]`."""
-
-    cost: Array  # of its objective
-    completion: Array
-    violation: Array
-
-
 class UniversalState(TrainState):
     """All that training remembers between two iterations; training continued from here is the same."""
 
     iterate_key: Key  # each iteration folds its number into it
     evaluate_key: Key  # the same systems and tasks for every judgement
     systems: tuple[pricing.Running, ...]
-    greedy: tuple[Reached, ...]  # what greedy reaches where the scheduler is judged
+    greedy: tuple[pricing.Reached, ...]  # what greedy reaches where the scheduler is judged
     target: Any  # slowly following networks, which act and whose prices returns end in
 
 
@@ -147,7 +138,7 @@ def start_universal(env: Any, params: Any, config: UniversalConfig, key: Key) ->
         evaluate_key=evaluate_key,
         systems=tuple(_begin(*one, config, key) for one, key in zip(each, keys, strict=True)),
         greedy=tuple(
-            _reached(*one, config, None, key)
+            pricing.reached(*one, config, None, key)
             for one, key in zip(each, trainer.keys(jax.random.clone(evaluate_key), len(each)), strict=True)
         ),
         target=network,
@@ -242,7 +233,7 @@ def _continue(
     keys = trainer.keys(jax.random.clone(state.evaluate_key), len(each))
     found = trainer.averaged(
         [
-            _judged(_reached(*one, config, state.target, key), greedy)
+            pricing.relative(pricing.reached(*one, config, state.target, key), greedy)
             for one, key, greedy in zip(each, keys, state.greedy, strict=True)
         ]
     )
@@ -305,49 +296,6 @@ continue_by_parts = partial(_continue, _each_in_turn)
 """The same with a program for each system: one for all of many systems compiles for longer than it trains."""
 
 
-@functools.partial(jax.jit, static_argnames="env")
-@broadcasts
-def _reached(env: Env, params: Any, config: UniversalConfig, network: Any, key: Key) -> Reached:
-    """Return what prices bring in a system, or greedy where there is no network; the key is consumed."""
-    draw_key, key = jax.random.split(key)
-    own, objective, num_lanes = pricing.drawn(env, params, config, draw_key)
-    unit = own.size.mean() / own.speed.mean(0)
-    weights = jnp.asarray(objective.class_weights, jnp.float32)
-    classes = jnp.arange(np.shape(own.class_probability)[0], dtype=jnp.int32)
-    completion, slowdown, violations = objective.shares(jnp.float32(1.0))
-    own = own.replace(
-        completion_weight=completion / unit**objective.exponent,
-        completion_exponent=jnp.asarray(objective.exponent, jnp.float32),
-        imbalance_weight=jnp.float32(0.0),
-        sla_weight=violations * weights[jnp.minimum(classes, len(weights) - 1)],
-    )
-    rule = (
-        scheduler("greedy")
-        if network is None
-        else acting.priced(acting.prices(config.widths), Universal(network, objective))
-    )
-    env, tasks = dataclasses.replace(env, reward=Weighted()), config.evaluation_tasks
-    found = rollout(env, own, rule, key, num_lanes, tasks, tasks)
-    return Reached(
-        cost=slowdown * found.mean_slowdown - found.mean_reward,
-        completion=found.mean_completion,
-        violation=found.sla_violation_rate,
-    )
-
-
-def _judged(reached: Reached, greedy: Reached) -> dict[str, Array]:
-    """Return figures of `Progress`: geometric means over lanes, relative to greedy."""
-    floor = 1e-3  # where there are next to no violations, their ratio is that of chance
-    relative = jax.tree.map(
-        lambda own, other: jnp.log((own + floor) / (other + floor)).mean(), reached, greedy
-    )
-    return {
-        "objective": -relative.cost,
-        "relative_completion": jnp.exp(relative.completion),
-        "relative_violation": jnp.exp(relative.violation),
-    }
-
-
 def train_universal(env: Any, params: Any, config: UniversalConfig | None, key: Key) -> TrainResult:
     """Train a scheduler by prices of backlog, for systems drawn at random or for given ones.
 
@@ -401,7 +349,7 @@ def _fits(settings: Mapping[str, Any], trained: np.ndarray, env: Env, params: En
 
 def _acting(config: UniversalConfig, variables: Universal, names: Mapping[str, Any]) -> Scheduler:
     """Return the scheduler, whose network must have been given today's features."""
-    if {group: tuple(each) for group, each in names.items()} != dict(UNIVERSAL.features):
+    if {group: tuple(each) for group, each in names.items()} != dict(_FEATURES):
         raise ValueError("its network was given other features than this jaxlb has: train it again")
     return acting.priced(acting.prices(config.widths), variables)
 
@@ -418,8 +366,8 @@ TUNING = {
 UNIVERSAL = Trainer(
     name="universal",
     aim="Learns what a delay of each processor costs the tasks that come: one network for any system.",
-    features=(("context", acting.CONTEXT), ("processor", acting.PROCESSOR), ("others", acting.OTHERS)),
-    known=(("context", acting.CONTEXT), ("processor", acting.PROCESSOR), ("others", acting.OTHERS)),
+    features=_FEATURES,
+    known=_FEATURES,
     objective="objective",
     reached=("relative_completion", "relative_violation"),
     remedy="a smaller learning_rate",

@@ -4,7 +4,6 @@ All of it comes from observations, and so has no unit of its own: sizes are meas
 times against the mean service so far. Averages are plain ones at first, and forget later.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -58,15 +57,20 @@ class Belief(struct.PyTreeNode):
 def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
     """Return the belief before anything was seen."""
     zero = jnp.zeros(lanes, jnp.float32)
+    one = zero + 1.0
     each = jnp.zeros((params.speed.shape[0], *lanes), jnp.float32)
-    grid = jnp.zeros((len(OCTAVES), *lanes), jnp.float32)
+    # When the first task comes, there is no other size to know: all have its own.
+    at_most = (_along(zero) >= 0).astype(jnp.float32) * one
     return Belief(
         size_visible=env.size_visible,
         wait_visible=env.wait_visible,
         count=jnp.int32(0),
-        first_size=zero + 1.0,
-        share=grid,
-        work=grid,
+        first_size=one,
+        share=at_most,
+        work=at_most,
+        size=one,
+        size_square=one,
+        inverse_size=one,
         measured=each,
         given=each,
         reckoned=each,
@@ -77,9 +81,8 @@ def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
         could_serve=each,
         **dict.fromkeys(
             (
-                *("size", "size_square", "inverse_size", "log_size", "log_size_square", "gap", "gap_square"),
-                *("recent_gap", "log_deadline", "log_deadline_square", "weight", "measured_error"),
-                *("reckoned_error", "age", "elapsed"),
+                *("log_size", "log_size_square", "gap", "gap_square", "recent_gap", "log_deadline"),
+                *("log_deadline_square", "weight", "measured_error", "reckoned_error", "age", "elapsed"),
             ),
             zero,
         ),
@@ -104,10 +107,10 @@ def update(belief: Belief, observation: Observation, weight: Array) -> Belief:
     def followed(mean: Array, new: Array, rate: float) -> Array:
         return mean + jnp.maximum(1.0 / number, rate) * (new - mean)
 
-    log_deadline, first = jnp.log(jnp.clip(o.deadline, 1e-20, 1e20)), b.count == 0
+    log_deadline = jnp.log(jnp.clip(o.deadline, 1e-20, 1e20))
     b = b.replace(
         count=b.count + 1,
-        first_size=jnp.where(first, o.size, b.first_size),
+        first_size=jnp.where(b.count == 0, o.size, b.first_size),
         gap=followed(b.gap, o.gap, GAP_FORGETTING),
         gap_square=followed(b.gap_square, o.gap**2, GAP_FORGETTING),
         recent_gap=followed(b.recent_gap, o.gap, RECENT),
@@ -115,14 +118,12 @@ def update(belief: Belief, observation: Observation, weight: Array) -> Belief:
         log_deadline_square=followed(b.log_deadline_square, log_deadline**2, GAP_FORGETTING),
         weight=followed(b.weight, weight, GAP_FORGETTING),
     )
-    # When the first task comes, there is no other size to know.
-    b = jax.tree.map(lambda new, old: jnp.where(first, new, old), sized(b, o.size), b)
     return _measured(b, o, number)
 
 
 def sized(belief: Belief, size: Array) -> Belief:
     """Learn the size `[...]` of a task that is assigned: what is known does not hang on the one at hand."""
-    b, rate = belief, jnp.maximum(1.0 / jnp.maximum(belief.count.astype(jnp.float32), 1.0), FORGETTING)
+    b, rate = belief, jnp.maximum(1.0 / belief.count.astype(jnp.float32), FORGETTING)
     size = jnp.clip(size / b.first_size, 2.0**-40, 2.0**40)
     at_most, log_size = (jnp.log2(size) <= _along(size)).astype(jnp.float32), jnp.log(size)
     new = {
