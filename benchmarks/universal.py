@@ -1,11 +1,12 @@
 """What `jaxlb.scheduler("universal")` reaches in systems it has never seen: writes docs/results/universal.md.
 
-    python benchmarks/universal.py [--only heavy-tail stale] [--lanes 512] [--out docs/results]
-    python benchmarks/universal.py --ship --minutes 60     # trains the network that comes with the package
+    python benchmarks/universal.py [--only heavy-tail stale] [--lanes 512]
+    python benchmarks/universal.py --ship --minutes 80     # trains the network that comes with the package
 
 Every setting is a system of its own, with the best of the rules there in the same row: each rule as it is,
-CARD in each of six settings, and guarded SITA in the best of 20, which other tasks chose. Four systems have
-the optimum in their place, and one the rule that nothing can beat there.
+power of two, three and five choices, CARD in each of six settings, and guarded SITA in the best of 20. Other
+tasks than those of the comparison chose it, once for all networks: `universal-rules.json` keeps it. Four
+systems have the optimum in its place, and one the rule that nothing can beat there.
 """
 
 import json
@@ -29,7 +30,8 @@ from jaxlb.learn.universal import UniversalConfig
 from jaxlb.scheduling import universal
 from jaxlb.types import Scheduler
 
-RULES = ("lwr", "greedy", "sed", "jsq", "lwl", "jiq", "power-of-d", "fpi", "drift-aware", "sita-e")
+RULES = ("lwr", "greedy", "sed", "jsq", "lwl", "jiq", "fpi", "drift-aware", "sita-e")
+CHOICES = tuple(f"power-of-d(d={number})" for number in (2, 3, 5))
 CARD = tuple(f"card(band={band}, threshold={threshold})" for band in (0.1, 0.3) for threshold in (1, 2, 5))
 OURS = {"completion": "mean_completion", "violations": "sla_violation_rate"}
 DIFFERENCES = {"completion": "completion_difference_ci", "violations": "sla_violation_difference_ci"}
@@ -116,17 +118,18 @@ SETTINGS: dict[str, Setting] = {
 
 @dataclass(frozen=True)
 class Found:
-    """What an objective reaches in a setting, beside the best rule."""
+    """What a network with an objective reaches in a setting, beside the best rule."""
 
     setting: str
     objective: str
+    seed: int
     rule: str
     theirs: float
     ratio: float
     low: float
     high: float
     note: str
-    first: float = math.nan  # of the first 200 tasks, completion / greedy's
+    first: float  # of the first 200 tasks, completion / greedy's
 
 
 def made(setting: Setting, traces: Path) -> tuple[jaxlb.Env, jaxlb.EnvParams]:
@@ -137,46 +140,87 @@ def made(setting: Setting, traces: Path) -> tuple[jaxlb.Env, jaxlb.EnvParams]:
     return jaxlb.make(setting.scenario, trace=trace, **setting.overrides)
 
 
+def lanes_of(env: jaxlb.Env, lanes: int, tasks: int) -> dict[str, Any]:
+    """Return how much is simulated: fewer lanes of many processors, which take longer to settle."""
+    many = max(env.num_processors // 8, 1)
+    return {
+        "num_lanes": max(lanes // many, 64),
+        "num_tasks": tasks,
+        "warmup": tasks * max(env.num_processors // 32, 1),
+    }
+
+
+def best_rules(setting: Setting, env: jaxlb.Env, params: jaxlb.EnvParams) -> dict[str, str]:
+    """Find the best of all rules for each objective."""
+    if setting.rules:
+        return dict.fromkeys(OURS, setting.rules[0])
+    key, some = jax.random.key(TEST_SEED + 1), lanes_of(env, 256, 2000)
+    table = jaxlb.compare(env, params, rules(*RULES, *CHOICES, *CARD), key, **some)
+    rows = [row for row in table.schedulers if row.stationary] or list(table.schedulers)
+    tuned = tuning.guarded_sita(env, params, jax.random.clone(key), **some)
+    found = {}
+    for objective, figure in OURS.items():
+        best = min(rows, key=lambda row: getattr(row, figure))
+        sita = tuned[objective]
+        found[objective] = sita.name if getattr(sita, figure) < getattr(best, figure) else best.name
+    return found
+
+
 def measure(
-    name: str, env: jaxlb.Env, params: jaxlb.EnvParams, lanes: int, tasks: int, warmup: int
+    name: str,
+    env: jaxlb.Env,
+    params: jaxlb.EnvParams,
+    best: Mapping[str, str],
+    networks: Mapping[int, Any],
+    some: Mapping[str, Any],
 ) -> list[Found]:
-    """Compare all on the same unseen tasks; then each of ours with the rule that was best, in pairs."""
-    setting = SETTINGS[name]
-    few: dict[str, Any] = {"num_lanes": max(lanes // max(env.num_processors // 8, 1), 64), "num_tasks": tasks}
-    few["warmup"] = warmup * max(env.num_processors // 8, 1)
-    others = rules(*(setting.rules or (*RULES, *CARD)))
-    if not setting.rules:
-        some = {"num_lanes": min(few["num_lanes"], 256), "num_tasks": 1500}
-        tuned = tuning.guarded_sita(env, params, jax.random.key(TEST_SEED + 1), **some)
-        others |= {one.name: one.scheduler for one in tuned.values()}
+    """Compare each network with the rule that is best, in pairs, on tasks that chose nothing."""
     key = jax.random.key(TEST_SEED)
-    table = jaxlb.compare(env, params, others, key, **few)
-    settled = [row for row in table.schedulers if row.stationary] or list(table.schedulers)
+    begun_key = jax.random.fold_in(key, 1)
+    objectives = list(OURS) if not SETTINGS[name].group else ["completion"]
     found = []
     begun = jaxlb.compare(
         env,
         params,
-        {"greedy": "greedy", "ours": "universal"},
-        jax.random.key(TEST_SEED + 2),
-        num_lanes=few["num_lanes"],
-        num_tasks=200,
-        warmup=0,
+        {"greedy": "greedy"} | {str(seed): ours(network, "completion") for seed, network in networks.items()},
+        begun_key,
+        **{**some, "num_tasks": 200, "warmup": 0},
     )
-    first = begun.row("ours").mean_completion / begun.row("greedy").mean_completion
-    for objective, figure in OURS.items():
-        if setting.group in (OPTIMUM, CONTROL) and objective != "completion":
-            continue
-        best = min(settled, key=lambda row: getattr(row, figure))
-        ours = jaxlb.scheduler("universal", objective=objective)
-        both = {"rule": others[best.name], "ours": ours}
-        pair = jaxlb.compare(env, params, both, jax.random.clone(key), **few, baseline="rule")
-        row, theirs = pair.row("ours"), getattr(pair.row("rule"), figure)
-        ratio = getattr(row, figure) / theirs if theirs else math.nan
-        interval = getattr(row, DIFFERENCES[objective])
-        low, high = (1 + end / theirs for end in interval) if interval and theirs else (math.nan, math.nan)
-        note = "" if row.stationary and pair.row("rule").stationary else "not stationary"
-        found.append(Found(name, objective, best.name, theirs, ratio, low, high, note, first))
+    for objective in objectives:
+        figure = OURS[objective]
+        each = {str(seed): ours(network, objective) for seed, network in networks.items()}
+        rule = jaxlb.scheduler(best[objective])
+        table = jaxlb.compare(
+            env, params, {"rule": rule} | each, jax.random.clone(key), **some, baseline="rule"
+        )
+        theirs = getattr(table.row("rule"), figure)
+        for seed in networks:
+            row = table.row(str(seed))
+            interval = getattr(row, DIFFERENCES[objective])
+            low, high = (
+                (1 + end / theirs for end in interval) if interval and theirs else (math.nan, math.nan)
+            )
+            found.append(
+                Found(
+                    setting=name,
+                    objective=objective,
+                    seed=seed,
+                    rule=best[objective],
+                    theirs=theirs,
+                    ratio=getattr(row, figure) / theirs if theirs else math.nan,
+                    low=low,
+                    high=high,
+                    note="" if row.stationary and table.row("rule").stationary else "not stationary",
+                    first=begun.row(str(seed)).mean_completion / begun.row("greedy").mean_completion,
+                )
+            )
     return found
+
+
+def ours(network: Any, objective: str) -> Scheduler:
+    """Return the scheduler of a network, for an objective."""
+    shipped = jaxlb.scheduler("universal", objective=objective)
+    return shipped.replace(variables=shipped.variables.replace(network=network))
 
 
 def page(found: Sequence[Found], about: str) -> str:
@@ -185,20 +229,23 @@ def page(found: Sequence[Found], about: str) -> str:
     main = [one for one in found if not SETTINGS[one.setting].group]
     for objective in OURS:
         rows = [one for one in main if one.objective == objective]
-        ratios = np.array([one.ratio for one in rows])
-        finite = ratios[np.isfinite(ratios) & (ratios > 0)]
-        lost = sorted((one for one in rows if one.low > 1.0), key=lambda one: -one.ratio)
-        lines += [f"## Objective: {objective}", ""]
+        lost = sorted((one for one in rows if one.seed == 0 and one.low > 1), key=lambda one: -one.ratio)
         named = ", ".join(f"{one.setting} ({one.ratio:.3f}, {one.rule})" for one in lost)
-        mean = np.exp(np.log(finite).mean())
+        settings = len({one.setting for one in rows})
         lines += [
-            f"The best rule wins in {len(lost)} of {len(rows)} settings{': ' + named if lost else ''}.",
-            f"Worst setting: {finite.max():.3f} times the best rule's; geometric mean of all: {mean:.3f}.",
+            f"## Objective: {objective}",
             "",
-            f"![Ratios](universal-{objective}.png)",
+            f"The best rule wins in {len(lost)} of {settings} settings{': ' + named if lost else ''}.",
             "",
-            *table(rows, objective),
+            "| seed | worst setting | geometric mean of all |",
+            "|---|---|---|",
         ]
+        for seed in sorted({one.seed for one in rows}):
+            own = [one for one in rows if one.seed == seed and one.ratio > 0]
+            worst = max(own, key=lambda one: one.ratio)
+            mean = np.exp(np.log([one.ratio for one in own]).mean())
+            lines.append(f"| {seed} | {worst.ratio:.3f} ({worst.setting}) | {mean:.3f} |")
+        lines += ["", f"![Ratios](universal-{objective}.png)", "", *table(rows, objective)]
     for group in (OPTIMUM, MANY, CONTROL):
         for objective in OURS:
             rows = [
@@ -207,7 +254,8 @@ def page(found: Sequence[Found], about: str) -> str:
             if rows:
                 lines += [f"## {group}: {objective}", "", *table(rows, objective)]
     lines += ["## Who gets which tasks", "", "![Shares of the work, by processor](universal-choices.png)", ""]
-    begun = sorted((one for one in main if one.objective == "completion"), key=lambda one: -one.first)
+    begun = [one for one in found if one.objective == "completion" and one.seed == 0]
+    begun.sort(key=lambda one: -one.first)
     slow = ", ".join(f"{one.setting} ({one.first:.3f})" for one in begun if one.first > 1.02)
     lines += [
         "## The first 200 tasks",
@@ -221,14 +269,22 @@ def page(found: Sequence[Found], about: str) -> str:
 
 
 def table(rows: Sequence[Found], objective: str) -> list[str]:
-    """Write the lines of a table, the worst first."""
+    """Write the lines of a table, the worst first; the first seed has its interval."""
+    shown = sorted((one for one in rows if one.seed == 0), key=lambda one: -one.ratio)
+    others = {
+        one.setting: ", ".join(
+            f"{other.ratio:.3f}" for other in rows if other.setting == one.setting and other.seed
+        )
+        for one in shown
+    }
     return [
-        f"| setting | best rule | its {OURS[objective].replace('_', ' ')} | ours / its | 95 % interval | |",
-        "|---|---|---|---|---|---|",
+        f"| setting | best rule | its {OURS[objective].replace('_', ' ')} | ours / its | 95 % interval "
+        "| other seeds | |",
+        "|---|---|---|---|---|---|---|",
         *(
             f"| {one.setting} | {one.rule} | {one.theirs:.4g} | {one.ratio:.3f} | "
-            f"{one.low:.3f} to {one.high:.3f} | {one.note} |"
-            for one in sorted(rows, key=lambda one: -one.ratio)
+            f"{one.low:.3f} to {one.high:.3f} | {others[one.setting]} | {one.note} |"
+            for one in shown
         ),
         "",
     ]
@@ -255,12 +311,16 @@ def choices(out: Path) -> None:
     figures.work_ranks(rows, speeds).savefig(out / "universal-choices.png")
 
 
-def train(minutes: float, seed: int, directory: Path) -> None:
-    """Train the network that comes with the package, and put it there."""
+OTHERS = tuple(sorted(Path(__file__).parent.glob("universal-seed-*.weights")))
+"""Networks trained as the one of the package was, with other seeds."""
+
+
+def train(minutes: float, seed: int, lanes: int, directory: Path, to: Path) -> None:
+    """Train a network as the one that comes with the package was."""
     envs, priors = prior.systems()
-    # About 1.7 s an iteration on two cores.
+    priors = tuple(one.replace(num_lanes=one.num_lanes * lanes) for one in priors)
     evaluations = 20
-    iterations = max(int(minutes * 60 / 1.7 / evaluations), 1) * evaluations
+    iterations = max(int(minutes * 60 / SECONDS / lanes / evaluations), 1) * evaluations
     config = UniversalConfig(num_iterations=iterations, num_evaluations=evaluations)
     began = time.perf_counter()
 
@@ -269,26 +329,31 @@ def train(minutes: float, seed: int, directory: Path) -> None:
 
     resume = (directory / "run.json").exists()
     run = runs.train(directory, envs, priors, config, seeds=(seed,), resume=resume, on_rows=told)
-    seconds = time.perf_counter() - began
-    put(run.load()[seed], config, {"seed": seed, "iterations": iterations, "seconds": round(seconds)})
+    about = {"seed": seed, "iterations": iterations, "lanes": lanes, "machine": jax.devices()[0].device_kind}
+    put(run.load()[seed], about | {"seconds": round(time.perf_counter() - began)}, to)
 
 
-def put(scheduler: Scheduler, config: UniversalConfig, about: Mapping[str, Any]) -> None:
-    """Write a network to where the package has it."""
-    described = {"jaxlb": jaxlb.__version__, "widths": list(config.widths), "trained": dict(about)}
+def put(scheduler: Scheduler, about: Mapping[str, Any], to: Path) -> None:
+    """Write a network as the package has it."""
+    described = {"jaxlb": jaxlb.__version__, "widths": list(UniversalConfig().widths), "trained": dict(about)}
     half = jax.tree.map(np.float16, scheduler.variables.network)
-    weights.write(universal.WEIGHTS, described, half)
-    print(f"wrote {universal.WEIGHTS}, {universal.WEIGHTS.stat().st_size / 1000:.0f} kB")
+    weights.write(to, described, half)
+    print(f"wrote {to}, {to.stat().st_size / 1000:.0f} kB")
+
+
+SECONDS = 2.5
+"""An iteration of all systems on two cores, about."""
 
 
 def main(
     only: tuple[str, ...] = (),
     lanes: int = 512,
     tasks: int = 4000,
-    warmup: int = 4000,
     ship: bool = False,
-    minutes: float = 60.0,
+    minutes: float = 80.0,
     seed: int = 0,
+    times: int = 1,
+    to: Path = universal.WEIGHTS,
     traces: Path = Path("../shared/traces"),
     out: Path = Path("docs/results"),
 ) -> None:
@@ -297,22 +362,28 @@ def main(
     Args:
       only: settings by name; all if not given.
       lanes: environments of a setting; fewer where there are many processors.
-      tasks: counted in each lane.
-      warmup: tasks before these.
+      tasks: counted in each lane, after as many that are not; more of these where there are many processors.
       ship: train the network that comes with the package.
-      minutes: that training takes, about.
+      minutes: that training takes, about, on two cores.
       seed: of it.
+      times: as many lanes of each system, and as fewer iterations.
+      to: file of the network that is trained.
       traces: folder of the recorded traces.
       out: folder of the page.
     """
     if ship:
-        train(minutes, seed, Path("runs/universal"))
+        train(minutes, seed, times, Path(f"runs/universal-{seed}"), to)
         return
     for name in only:
         if name not in SETTINGS:
             raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, SETTINGS))}")
-    kept = out / "universal.json"
+    networks = {
+        weights.about(path)["trained"]["seed"]: universal.shipped(path)[1]
+        for path in (universal.WEIGHTS, *OTHERS)
+    }
+    kept, known = out / "universal.json", out / "universal-rules.json"
     found = [Found(**one) for one in json.loads(kept.read_text())] if kept.exists() else []
+    best = json.loads(known.read_text()) if known.exists() else {}
     last = None
     for name in only or SETTINGS:
         # Programs are kept from one setting to the next where only numbers differ.
@@ -321,29 +392,36 @@ def main(
         if like != last:
             jax.clear_caches()
         last = like
-        new = measure(name, env, params, lanes, tasks, warmup)
+        if name not in best:
+            best[name] = best_rules(SETTINGS[name], env, params)
+            known.write_text(json.dumps(best, indent=1))
+        new = measure(name, env, params, best[name], networks, lanes_of(env, lanes, tasks))
         found = [one for one in found if one.setting != name] + new
         kept.write_text(json.dumps([vars(one) for one in found], indent=1))
         for one in new:
             seconds = time.perf_counter() - began
-            print(f"{name}: {one.objective} {one.ratio:.3f} of {one.rule}'s, {seconds:.0f} s", flush=True)
-    write(found, lanes, tasks, warmup, out)
+            print(
+                f"{name}: {one.objective}, seed {one.seed}, {one.ratio:.3f} of {one.rule}'s, {seconds:.0f} s",
+                flush=True,
+            )
+    write(found, lanes, tasks, out)
 
 
-def write(found: Sequence[Found], lanes: int, tasks: int, warmup: int, out: Path) -> None:
+def write(found: Sequence[Found], lanes: int, tasks: int, out: Path) -> None:
     """Write the page and its pictures."""
     about = json.dumps(weights.about(universal.WEIGHTS)["trained"])
     measured = len({one.setting for one in found} & set(SETTINGS))
     text = (
         f"Written by `python benchmarks/universal.py`. {lanes:,} lanes (fewer of more than 8 processors) x\n"
-        f"{tasks:,} tasks after {warmup:,} of warm-up (more there), which no training saw. Ratios are\n"
-        f"paired, with 95 % intervals. The networks of the package, one seed: {about}. Measured\n"
+        f"{tasks:,} tasks after as many of warm-up (more there), which no training saw. Ratios are\n"
+        f"paired, with 95 % intervals. Seed 0 is the network of the package: {about}. Measured\n"
         f"so far: {measured} of {len(SETTINGS)} settings. {machine()}."
     )
     (out / "universal.md").write_text(page(found, text))
     choices(out)
     for objective in OURS:
-        rows = [one for one in found if one.objective == objective and not SETTINGS[one.setting].group]
+        rows = [one for one in found if (one.objective, one.seed) == (objective, 0)]
+        rows = [one for one in rows if not SETTINGS[one.setting].group]
         rows.sort(key=lambda one: one.ratio)
         figures.ratios([vars(one) for one in rows], f"{objective} / the best rule's").savefig(
             out / f"universal-{objective}.png"

@@ -10,6 +10,7 @@ import pytest
 import jaxlb
 from jaxlb import workload
 from jaxlb.loop import watch
+from jaxlb.numerics import first_smallest
 from jaxlb.scheduling import belief
 from jaxlb.scheduling.base import sampled
 from jaxlb.types import Scheduler
@@ -30,9 +31,9 @@ def after(variables, memory, observation):
     return b, belief.backlog(b), belief.speeds(b, observation), observation.truth, observation.wait
 
 
-def watched(env, params, num_tasks, lanes=4, seed=0):
+def watched(env, params, num_tasks, lanes=4, seed=0, rule=RANDOM):
     tasks = workload.sample(jax.random.key(seed), params, num_tasks, (lanes,))
-    outcome, seen = watch(env, params, RANDOM, tasks, jax.random.key(seed + 1), after)
+    outcome, seen = watch(env, params, rule, tasks, jax.random.key(seed + 1), after)
     return tasks, outcome, seen
 
 
@@ -84,6 +85,44 @@ def test_speeds_are_found_out(overrides):
     known = np.asarray(speeds)[-1].mean(-1)
     # The nominal speed counts for one mean service, of which a hundred are remembered, busy ones alone.
     np.testing.assert_allclose(known, truth.speed[-1, :, 0], rtol=0.08)
+
+
+def soonest(variables, memory, observation, key):
+    """As `act`, but each task goes where it completes soonest, as far as is believed."""
+    b = belief.update(memory, observation, jnp.ones_like(observation.size))
+    completion = (belief.backlog(b) + observation.size) / observation.speed
+    action = first_smallest(completion, -observation.speed)
+    return action, belief.decided(belief.sized(b, observation.size), observation, action)
+
+
+SOONEST = Scheduler("soonest", (), belief.start, soonest)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"wait_visible": False}])
+def test_hidden_sizes_are_learned_from_departures(overrides):
+    """When in a gap a task departs is not known, so small sizes are blurred."""
+    env, params = jaxlb.make("heavy-tail", size_visible=False, **overrides)
+    tasks, _, (b, *_) = watched(env, params, 2500, lanes=32, rule=SOONEST)
+    last, size = jax.tree.map(lambda leaf: leaf[-1], b), np.asarray(tasks.size, np.float64)
+    for octave in (0.0, 1.0, 2.0, 3.0):
+        small = size <= 2.0**octave * size.mean()
+        where = jnp.full(32, octave, jnp.float32)
+        found = belief.share_of_tasks(last, where), belief.share_of_work(last, where)
+        true = small.mean(), size[small].sum() / size.sum()
+        for share, expected, most in zip(found, true, (0.1, 0.15), strict=True):
+            assert np.mean(share) == pytest.approx(expected, abs=most)
+    # Of what an exponential law would have, the spread is five times as much.
+    assert np.median(last.size_square) > 5.0
+
+
+def test_a_task_that_is_served_for_long_is_expected_to_take_longer():
+    env, params = jaxlb.make("heavy-tail", size_visible=False, wait_visible=False)
+    _, _, (_, backlog, _, truth, wait) = watched(env, params, 2500, lanes=32, rule=SOONEST)
+    true, believed, by_length = (
+        np.log1p(np.asarray(work, np.float64)[1000:].ravel())
+        for work in (truth.wait * truth.speed, backlog, wait * truth.speed)
+    )
+    assert np.corrcoef(true, believed)[0, 1] > np.corrcoef(true, by_length)[0, 1] + 0.03
 
 
 def test_units_do_not_matter():

@@ -81,7 +81,8 @@ def step(
     task, process = workload.draw(task_key, params, before.workload, lanes)
     # Now and then a much larger task comes and goes anywhere, so that long queues are seen with any workload.
     chance, larger = jax.random.uniform(shock_key, (2, *lanes), jnp.float32)
-    factor = jnp.where(chance < config.shocks * (1.0 - params.load), _LARGER**larger, 1.0)
+    shocks = config.shocks * (1.0 - params.load) if env.size_visible else 0.0
+    factor = jnp.where(chance < shocks, _LARGER**larger, 1.0)
     before = before.replace(task=before.task.replace(size=before.task.size * factor))
     variables = Universal(network, objective), explore, factor
     act = partial(acting.exploring, acting.prices(config.widths))

@@ -79,8 +79,8 @@ class UniversalConfig(struct.PyTreeNode):
     start: str = choice("new", ("new", "universal"))
     num_lanes: int = count(256)
     num_tasks: int = count(64)
-    num_batches: int = count(3)
-    batch_tasks: int = count(10)
+    num_batches: int = count(10)
+    batch_tasks: int = count(6)
     restart: int = count(50)
     num_iterations: int = count(400)
     num_evaluations: int = count(10)
@@ -94,7 +94,7 @@ class UniversalState(TrainState):
     evaluate_key: Key  # the same systems and tasks for every judgement
     systems: tuple[pricing.Running, ...]
     greedy: tuple[pricing.Reached, ...]  # what greedy reaches where the scheduler is judged
-    target: Any  # slowly following networks, which act and whose prices returns end in
+    target: Any  # slowly following network, which acts and whose prices returns end in
 
 
 class Progress(struct.PyTreeNode):
@@ -110,8 +110,8 @@ class Progress(struct.PyTreeNode):
     relative_violation: Array
 
 
-def _optimiser(config: UniversalConfig, num_systems: int) -> optax.GradientTransformation:
-    of_iteration, steps = falling(config), config.num_batches * max(num_systems, 1)
+def _optimiser(config: UniversalConfig) -> optax.GradientTransformation:
+    of_iteration, steps = falling(config), config.num_batches
     rate = optax.adam(lambda step: of_iteration(jnp.asarray(step, jnp.float32) / steps))
     return optax.chain(optax.clip_by_global_norm(1.0), rate)
 
@@ -127,13 +127,11 @@ def start_universal(env: Any, params: Any, config: UniversalConfig, key: Key) ->
     network = (
         acting.shipped()[1]
         if config.start == "universal"
-        else acting.networks(acting.prices(config.widths), network_key)
+        else acting.prices(config.widths).init(network_key, acting.no_features(2))
     )
-    members = _buckets(each)
-    optimisers = tuple(_optimiser(config, members.count(own)).init(one) for own, one in enumerate(network))
     variables = Universal(network, config.objective)
     return UniversalState(
-        **beginning(variables, optimisers),
+        **beginning(variables, _optimiser(config).init(network)),
         iterate_key=iterate_key,
         evaluate_key=evaluate_key,
         systems=tuple(_begin(*one, config, key) for one, key in zip(each, keys, strict=True)),
@@ -145,66 +143,81 @@ def start_universal(env: Any, params: Any, config: UniversalConfig, key: Key) ->
     )
 
 
-def _buckets(each: Sequence[tuple[Env, Any]]) -> list[int]:
-    """Return which of the networks each system teaches."""
-    return [acting.bucket(env.num_processors) for env, _ in each]
-
-
 _begin = jax.jit(broadcasts(pricing.begin), static_argnames="env")
 
 
-@functools.partial(jax.jit, static_argnames=("env", "num_systems"))
+class Examples(struct.PyTreeNode):
+    """Decisions of a system, `[batches, of each lane, N, ...]`, and what prices turned out to be."""
+
+    x: PriceFeatures
+    found: Array  # [..., P, 3]
+    kept: Array  # [...] float32, whether `found` says something
+    unit: Array  # [N, 3] a typical price of each lane
+
+
+@functools.partial(jax.jit, static_argnames="env")
 @broadcasts
-def _iterate(
+def _gather(
     env: Env,
     params: Any,
     config: UniversalConfig,
-    num_systems: int,
-    learner: tuple,
+    network: Any,
     running: pricing.Running,
     begin: Array,
     explore: Array,
     key: Key,
-) -> tuple[tuple, pricing.Running, dict[str, Array]]:
-    """Let a system run on, and learn from it; the key is consumed."""
-    network, target, optimiser = learner
-    rule = _optimiser(config, num_systems)
+) -> tuple[pricing.Running, Examples]:
+    """Let a system run on, and return what is to be learned from it; the key is consumed."""
     begin_key, decide_key, batch_key = jax.random.split(key, 3)
     # A loop of one turn or none.
     running = jax.lax.fori_loop(
         0, begin.astype(jnp.int32), lambda _, running: pricing.begin(env, params, config, begin_key), running
     )
-    step = functools.partial(pricing.step, env, config, target, explore)
+    step = functools.partial(pricing.step, env, config, network, explore)
     running, rows = jax.lax.scan(step, running, jax.random.split(decide_key, config.num_tasks + 1))
     apply = acting.prices(config.widths).apply
-    prices = jax.lax.map(lambda x: apply(target, x)[0], rows.x)
+    prices = jax.lax.map(lambda x: apply(network, x)[0], rows.x)
     found = pricing.returns(config, rows, prices)
     # Long queues are rare, and their prices large.
     typical = jnp.expm1(jnp.log1p(found).mean((0, 2)))
-    scale = running.scale + _SCALE_RATE * (typical - running.scale)
-    unit = jnp.maximum(scale, 0.01)[:, None]
-    examples = jax.tree.map(lambda leaf: leaf[:-1], rows.x), found, rows.kept[1:].astype(jnp.float32)
+    running = running.replace(scale=running.scale + _SCALE_RATE * (typical - running.scale))
     order = jax.random.permutation(batch_key, config.num_tasks)[: config.num_batches * config.batch_tasks]
+    order = order.reshape(config.num_batches, config.batch_tasks)
+    x, found, kept = jax.tree.map(
+        lambda leaf: leaf[order], (rows.x, found, rows.kept[1:].astype(jnp.float32))
+    )
+    return running, Examples(x, found, kept, jnp.maximum(running.scale, 0.01))
 
-    def loss_of(network: Any, x: PriceFeatures, found: Array, kept: Array) -> Array:
-        price = jax.vmap(functools.partial(apply, network))(x)[:, 0]
-        number = _DISPERSION * unit
+
+@jax.jit
+@broadcasts
+def _learn(config: UniversalConfig, learner: tuple, each: Sequence[Examples]) -> tuple[tuple, Array]:
+    """Return the network, the one that follows it slowly, and the optimiser's state after gradient steps.
+
+    Every step learns from all systems: in turn, each would undo what the others taught.
+    """
+    network, target, optimiser = learner
+    rule, apply = _optimiser(config), acting.prices(config.widths).apply
+
+    def loss_of(network: Any, examples: Examples, unit: Array) -> Array:
+        price = jax.vmap(functools.partial(apply, network))(examples.x)[:, 0]
+        found, number = examples.found, _DISPERSION * unit
         deviance = (found + number) * jnp.log(price + number) - found * jnp.log(price + 1e-6)
-        return (kept[..., None, None] * deviance / unit).mean()
+        return (examples.kept[..., None, None] * deviance / unit).mean()
 
-    def learn(carry: tuple, batch: Array) -> tuple[tuple, Array]:
-        network, optimiser = carry
-        loss, gradient = jax.value_and_grad(loss_of)(
-            network, *jax.tree.map(lambda leaf: leaf[batch], examples)
+    def mean_loss(network: Any, batches: Sequence[Examples]) -> Array:
+        return trainer.averaged(
+            [loss_of(network, batch, one.unit[:, None]) for batch, one in zip(batches, each, strict=True)]
         )
+
+    def learn(carry: tuple, batches: Sequence[Examples]) -> tuple[tuple, Array]:
+        network, optimiser = carry
+        loss, gradient = jax.value_and_grad(mean_loss)(network, batches)
         return descend(rule, gradient, optimiser, network), loss
 
-    (network, optimiser), losses = jax.lax.scan(
-        learn, (network, optimiser), order.reshape(config.num_batches, -1)
-    )
-    target = optax.incremental_update(network, target, _TARGET_RATE)
-    figures = {"loss": losses.mean(), "price": prices[..., 0].mean()}
-    return (network, target, optimiser), running.replace(scale=scale), figures
+    batches = [one.replace(unit=None) for one in each]
+    (network, optimiser), losses = jax.lax.scan(learn, (network, optimiser), batches)
+    return (network, optax.incremental_update(network, target, _TARGET_RATE), optimiser), losses.mean()
 
 
 def _continue(
@@ -254,21 +267,21 @@ def _iterate_all(
         config.final_exploration - config.exploration
     )
     key = jax.random.fold_in(state.iterate_key, state.iteration)
-    learners = list(zip(state.variables.network, state.target, state.optimiser, strict=True))
-    members, systems, found = _buckets(each), [], []
+    systems, examples = [], []
     for place, (one, running, own) in enumerate(
         zip(each, state.systems, trainer.keys(key, len(each)), strict=True)
     ):
         # Not all at once.
         begin = (state.iteration + place * config.restart // len(each)) % config.restart == config.restart - 1
-        which = members[place]
-        learners[which], running, figures = _iterate(
-            *one, config, members.count(which), learners[which], running, begin, explore, own
-        )
+        running, found = _gather(*one, config, state.target, running, begin, explore, own)
         systems.append(running)
-        found.append(figures)
-    network, target, optimiser = zip(*learners, strict=True)
-    figures = trainer.averaged(found)
+        examples.append(found)
+    learner = state.variables.network, state.target, state.optimiser
+    (network, target, optimiser), loss = _learn(config, learner, examples)
+    figures = {
+        "loss": loss,
+        "price": trainer.averaged([found.found[..., 0].mean() for found in examples]),
+    }
     state = trainer.updated(
         state.replace(systems=tuple(systems)),
         jnp.isfinite(figures["loss"]),
@@ -337,10 +350,8 @@ def _check(env: Any, params: Any, config: UniversalConfig) -> None:
 def _variables(config: UniversalConfig, num_processors: int) -> Universal:
     """Return the variables before training."""
     del num_processors
-    return Universal(
-        acting.networks(acting.prices(config.widths), jax.random.key(0)),
-        config.objective,
-    )
+    network = acting.prices(config.widths).init(jax.random.key(0), acting.no_features(2))
+    return Universal(network, config.objective)
 
 
 def _fits(settings: Mapping[str, Any], trained: np.ndarray, env: Env, params: EnvParams) -> None:

@@ -52,6 +52,8 @@ class Belief(struct.PyTreeNode):
     spoiled: Array  # [P, ...] bool, whether what was served since is not known
     served: Array  # [P, ...] work that was seen to be served, forgets
     could_serve: Array  # [P, ...] work that nominal speeds would have served then
+    length: Array | None  # [P, ...] int32, tasks when the last one came; None where sizes are visible
+    serving: Array | None  # [P, ...] time for which the first of them had been served; likewise
 
 
 def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
@@ -79,6 +81,8 @@ def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
         spoiled=each > 0,
         served=each,
         could_serve=each,
+        length=None if env.size_visible else each.astype(jnp.int32),
+        serving=None if env.size_visible else each,
         **dict.fromkeys(
             (
                 *("log_size", "log_size_square", "gap", "gap_square", "recent_gap", "log_deadline"),
@@ -118,14 +122,41 @@ def update(belief: Belief, observation: Observation, weight: Array) -> Belief:
         log_deadline_square=followed(b.log_deadline_square, log_deadline**2, GAP_FORGETTING),
         weight=followed(b.weight, weight, GAP_FORGETTING),
     )
-    return _measured(b, o, number)
+    return _measured(_departed(b, o), o, number)
+
+
+def _departed(belief: Belief, o: Observation) -> Belief:
+    """Learn sizes that are hidden from how long the first in line is served; the mean is told."""
+    b, serving = belief, belief.serving
+    if b.length is None or serving is None:
+        return b
+    here = b.length + (b.given > 0).astype(jnp.int32)
+    left = jnp.where(o.age <= 0, jnp.maximum(here - o.queue_length, 0), 0).astype(jnp.float32)
+    # When in the last gap they left is not known: evenly.
+    part, first = o.gap / (left + 0.5), (left > 0).astype(jnp.float32)
+    size = jnp.concatenate([serving + part, part]) * jnp.concatenate([speeds(b, o)] * 2)
+    number = left.sum(0)
+    share = jnp.concatenate([first, left - first]) / jnp.maximum(number, 1.0)
+    rate = jnp.minimum(number * jnp.maximum(1.0 / b.count.astype(jnp.float32), FORGETTING), 1.0)
+    b = _followed(b, size, share, rate).replace(size=b.size)
+    serving = jnp.where(left > 0, 0.5 * part, serving + o.gap)
+    known = (o.queue_length > 0) & (o.age <= 0)
+    return b.replace(length=o.queue_length, serving=jnp.where(known, serving, 0.0))
 
 
 def sized(belief: Belief, size: Array) -> Belief:
     """Learn the size `[...]` of a task that is assigned: what is known does not hang on the one at hand."""
-    b, rate = belief, jnp.maximum(1.0 / belief.count.astype(jnp.float32), FORGETTING)
-    size = jnp.clip(size / b.first_size, 2.0**-40, 2.0**40)
-    at_most, log_size = (jnp.log2(size) <= _along(size)).astype(jnp.float32), jnp.log(size)
+    if not belief.size_visible:
+        return belief
+    rate = jnp.maximum(1.0 / belief.count.astype(jnp.float32), FORGETTING)
+    return _followed(belief, size[None], jnp.ones_like(size[None]), rate)
+
+
+def _followed(belief: Belief, size: Array, share: Array, rate: Array) -> Belief:
+    """Let averages follow sizes `[R, ...]` in these shares, by the rate `[...]`."""
+    b, size = belief, jnp.clip(size / belief.first_size, 2.0**-40, 2.0**40)
+    log_size = jnp.log(size)
+    at_most = (jnp.log2(size) <= _along(size)).astype(jnp.float32)
     new = {
         "share": at_most,
         "work": at_most * size,
@@ -135,9 +166,10 @@ def sized(belief: Belief, size: Array) -> Belief:
         "log_size": log_size,
         "log_size_square": log_size**2,
     }
-    return b.replace(
-        **{name: getattr(b, name) + rate * (value - getattr(b, name)) for name, value in new.items()}
-    )
+    for name, value in new.items():
+        mean = getattr(b, name)
+        b = b.replace(**{name: mean + rate * ((share * value).sum(-size.ndim) - mean)})
+    return b
 
 
 def speeds(belief: Belief, observation: Observation) -> Array:
@@ -168,7 +200,8 @@ def _measured(belief: Belief, o: Observation, number: Array) -> Belief:
     served = o.gap * speed
     # Decisions of others show in the work that was assigned since the measurement.
     newer = ~(o.assigned > 0).any(0)
-    before = jnp.where(newer, o.wait * o.speed, b.measured + o.assigned - b.assigned)
+    wait = o.wait if b.serving is None or b.wait_visible else o.wait + _longer(b, o, b.serving)
+    before = jnp.where(newer, wait * o.speed, b.measured + o.assigned - b.assigned)
     measured = jnp.maximum(before - jnp.where(newer, o.age, o.gap) * speed, 0.0)
     forecast, held = jnp.maximum(b.measured + b.given - served, 0.0), b.base + b.assigned + b.given
     # Where others decide, fresh figures do not say who got the last task.
@@ -210,6 +243,17 @@ def _measured(belief: Belief, o: Observation, number: Array) -> Belief:
     )
 
 
+def _longer(belief: Belief, o: Observation, serving: Array) -> Array:
+    """Return how much longer than a mean service `[P, ...]` the task that is served is expected to take."""
+    b, done = belief, serving * o.speed / belief.first_size
+    octave = jnp.log2(jnp.maximum(done, 2.0**-20))
+    number, few = jnp.minimum(b.count.astype(jnp.float32), 1.0 / FORGETTING), 2.0
+    tasks, work = ((each[-1] - _at(b, each[:, None], octave)) for each in (b.share, b.work))
+    size = (number * work + few * (done + 1.0)) / (number * tasks + few)
+    longer = jnp.maximum(size - done, 0.1) - 1.0
+    return jnp.where(o.queue_length > 0, longer * b.first_size / o.speed, 0.0)
+
+
 def decided(belief: Belief, observation: Observation, action: Array) -> Belief:
     """Learn which processor `action` `[...]` got the task."""
     b, o = belief, observation
@@ -235,6 +279,12 @@ def share_of_work(belief: Belief, octave: Array) -> Array:
 def share_of_tasks(belief: Belief, octave: Array) -> Array:
     """Return the share `[...]` of all tasks of at most 2^octave mean sizes."""
     return _at(belief, belief.share, octave)
+
+
+def size_by_work(belief: Belief, share: float) -> Array:
+    """Return the size `[...]`, in mean sizes, up to which is this share of all work; to an octave."""
+    below = (belief.work < share * belief.work[-1]).sum(0).astype(jnp.float32)
+    return jnp.exp2(OCTAVES[0] - 0.5 + below) / belief.size
 
 
 def _at(belief: Belief, histogram: Array, octave: Array) -> Array:

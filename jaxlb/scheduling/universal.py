@@ -36,6 +36,8 @@ NODES = (0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0))
 """Where between w and w + s prices are asked: the two points of Gauss and Legendre, of equal weight."""
 COSTS = ("completion", "slowdown", "violations")
 """What is priced: the completion time to a power, the same relative to the size, violated deadlines."""
+MOST_PROCESSORS = 64
+"""In training; of more, the network is told that they are so many."""
 CONTEXT = (
     *("load", "spread of sizes", "spread of gaps", "recent rate", "deadlines", "spread of deadlines"),
     *("small tasks", "experience", "age", "sizes visible", "waits visible", "error of backlogs"),
@@ -151,9 +153,13 @@ def price_features(b: Belief, s: Situation, objective: Objective, waits: Array) 
     """
     lanes, speed = s.unit.shape, s.speed
     rows = belief.workload(b, s) | {
-        "processors": jnp.full(lanes, math.log(len(speed)) - 1.8, jnp.float32),
+        "processors": jnp.full(lanes, math.log(min(len(speed), MOST_PROCESSORS)) - 1.8, jnp.float32),
         "spread of speeds": 2.0 * jnp.log1p(speed.var(0)) - 0.5,
-        **{cost: 2.0 * share - 1.0 for cost, share in zip(COSTS, objective.shares(b.weight), strict=True)},
+        # Where violations alone count, a little of completion times changes much.
+        **{
+            cost: jnp.log(share + 0.003) / 3.0 + 1.0
+            for cost, share in zip(COSTS, objective.shares(b.weight), strict=True)
+        },
         "exponent": jnp.log(jnp.asarray(objective.exponent, jnp.float32)),
     }
     return PriceFeatures(
@@ -220,25 +226,11 @@ def prices(widths: Sequence[int] = (48, 64)) -> PriceNetwork:
     return PriceNetwork(partial(nn.Module.init, module), partial(nn.Module.apply, module))
 
 
-BUCKETS = (2, 5)
-"""The most processors that each network but the last is for: with few, much hangs on keeping one free."""
-
-
-def bucket(num_processors: int) -> int:
-    """Return which of the networks serves so many processors."""
-    return sum(num_processors > most for most in BUCKETS)
-
-
 class Universal(struct.PyTreeNode):
     """Variables of the scheduler."""
 
-    network: Any  # a network for each bucket; within a decision that of its own
+    network: Any
     objective: Objective
-
-
-def networks(network: PriceNetwork, key: Key) -> tuple[Any, ...]:
-    """Begin a network for each bucket; the key is consumed."""
-    return tuple(network.init(one, no_features(2)) for one in jax.random.split(key, len(BUCKETS) + 1))
 
 
 def own_costs(b: Belief, s: Situation, objective: Objective, weight: Array) -> Array:
@@ -253,12 +245,19 @@ def own_costs(b: Belief, s: Situation, objective: Objective, weight: Array) -> A
     return cost + objective.imbalance_share(b.weight) * grown
 
 
+def _nodes(b: Belief, s: Situation) -> Array:
+    """Return work `[Q, ...]`, in mean sizes, of the task that is done when prices are asked."""
+    if b.size_visible:
+        return jnp.asarray(NODES, jnp.float32).reshape(-1, *(1,) * s.size.ndim) * s.size
+    # Of what is served, a share is of tasks of that size, and half of it is done.
+    return 0.5 * jnp.stack([belief.size_by_work(b, share) for share in (0.25, 0.75)])
+
+
 def costs(network: PriceNetwork, variables: Universal, b: Belief, s: Situation, weight: Array) -> Array:
     """Return what each choice `[P, ...]` costs the task and those that come after it."""
     service = s.size / s.speed
-    nodes = jnp.asarray(NODES, jnp.float32).reshape(-1, *(1,) * service.ndim)
     objective = variables.objective
-    x = price_features(b, s, objective, s.wait + nodes * service)
+    x = price_features(b, s, objective, s.wait + _nodes(b, s)[:, None] / s.speed)
     found = network.apply(variables.network, x).mean(0)  # over nodes
     each = jnp.moveaxis(found, (-1, -2), (0, 1))
     shares = objective.shares(b.weight)
@@ -285,8 +284,7 @@ def _act(
     network: PriceNetwork, variables: Universal, memory: Belief, observation: Observation, key: Key
 ) -> tuple[Array, Belief]:
     del key
-    own = variables.network[bucket(observation.speed.shape[0])]
-    action, b = _chosen(network, variables.replace(network=own), memory, observation)
+    action, b = _chosen(network, variables, memory, observation)
     return action, belief.decided(belief.sized(b, observation.size), observation, action)
 
 
@@ -325,20 +323,23 @@ def priced(network: PriceNetwork, variables: Universal) -> Scheduler:
 OBJECTIVES = {
     "completion": Objective(),
     "slowdown": Objective(completion=0.0, slowdown=1.0),
-    "violations": Objective(completion=0.0, violations=1.0),
+    "violations": Objective(completion=0.01, violations=1.0),
     "imbalance": Objective(completion=0.0, imbalance=1.0),
 }
-"""By name: mean completion time, slowdown, violated deadlines, imbalance."""
+"""By name: mean completion time, slowdown, violated deadlines, imbalance.
+
+A hundredth of a violation for each mean service keeps tasks that are late anyway from waiting for ever.
+"""
 WEIGHTS = Path(__file__).with_name("universal.weights")
 
 
 @functools.cache
-def shipped() -> tuple[PriceNetwork, Any]:
-    """Read the networks that come with the package; half the digits are stored."""
-    network = prices(weights.about(WEIGHTS)["widths"])
-    like = jax.eval_shape(lambda: networks(network, jax.random.key(0)))
+def shipped(path: Path = WEIGHTS) -> tuple[PriceNetwork, Any]:
+    """Read the network that comes with the package, or one written likewise; half the digits are stored."""
+    network = prices(weights.about(path)["widths"])
+    like = jax.eval_shape(lambda: network.init(jax.random.key(0), no_features(2)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float16), like)
-    return network, jax.tree.map(jnp.float32, weights.read(WEIGHTS, like))
+    return network, jax.tree.map(jnp.float32, weights.read(path, like))
 
 
 def universal(objective: str | Weights | Objective = "completion") -> Scheduler:
