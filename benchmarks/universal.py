@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,99 +21,25 @@ import figures
 import jax
 import numpy as np
 import tyro
-from claims import TEST_SEED, machine, rules
+from claims import TEST_SEED, machine
+from universal_settings import (
+    CONTROL,
+    DIFFERENCES,
+    MANY,
+    OPTIMUM,
+    OURS,
+    SETTINGS,
+    best_rules,
+    lanes_of,
+    made,
+)
 
 import jaxlb
-from jaxlb import runs, tuning, weights
+from jaxlb import runs, weights
 from jaxlb.learn import prior
 from jaxlb.learn.universal import UniversalConfig
 from jaxlb.scheduling import universal
 from jaxlb.types import Scheduler
-
-RULES = ("lwr", "greedy", "sed", "jsq", "lwl", "jiq", "fpi", "drift-aware", "sita-e")
-CHOICES = tuple(f"power-of-d(d={number})" for number in (2, 3, 5))
-CARD = tuple(f"card(band={band}, threshold={threshold})" for band in (0.1, 0.3) for threshold in (1, 2, 5))
-OURS = {"completion": "mean_completion", "violations": "sla_violation_rate"}
-DIFFERENCES = {"completion": "completion_difference_ci", "violations": "sla_violation_difference_ci"}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A system: a scenario with overrides, perhaps on a recorded trace."""
-
-    scenario: str
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    trace: tuple[str, str] | None = None
-    group: str = ""
-    rules: tuple[str, ...] = ()  # in place of all
-
-
-MANY, OPTIMUM = "More processors than in training", "Two processors: the optimum in place of rules"
-CONTROL = "Where nothing can be gained: equal speeds, exponential sizes that are not seen"
-VISIBLE = {"size_visible": True, "wait_visible": True}
-
-
-def _heavy(**overrides: Any) -> Setting:
-    return Setting("heavy-tail", overrides)
-
-
-SETTINGS: dict[str, Setting] = {
-    "heavy-tail": Setting("heavy-tail"),
-    **{f"load {load:g}": _heavy(load=load) for load in (0.3, 0.5, 0.9, 0.97)},
-    "equal speeds": _heavy(speed=[1.0] * 4),
-    "permuted": _heavy(speed=[1.2, 0.5, 2.0, 0.8]),
-    "speeds 1 : 30": _heavy(speed=[0.1, 0.3, 1.0, 3.0]),
-    **{f"P = {number}": _heavy(num_processors=number) for number in (2, 8, 16, 64)},
-    **{
-        name: Setting(name)
-        for name in ("seed", "stable", "heavy-tail-extreme", "slow-servers", "two-server", "shift", "park")
-    },
-    "large": Setting("large"),
-    "squared CV 10": _heavy(size="lognormal", squared_cv=10.0),
-    "squared CV 50": _heavy(size="lognormal", squared_cv=50.0),
-    "one size": _heavy(size="deterministic"),
-    "two sizes": _heavy(size="bimodal"),
-    "bursty": _heavy(arrival="bursty"),
-    "batches": _heavy(arrival="batch"),
-    "diurnal": _heavy(arrival="diurnal"),
-    "shifting": _heavy(arrival="shift"),
-    "stale": Setting("stale"),
-    **{f"stale {time}": Setting("stale", {"measure_interval": float(time)}) for time in (2, 10, 20)},
-    "stale, noise 0.5": Setting("stale", {"measure_noise": 0.5}),
-    "fresh, noise 0.5": Setting("stale", {"measure_noise": 0.5, "measure_interval": None}),
-    "sizes hidden": _heavy(size_visible=False),
-    "waits hidden": _heavy(wait_visible=False),
-    "both hidden": _heavy(size_visible=False, wait_visible=False),
-    "stable, both hidden": Setting("stable", {"size_visible": False, "wait_visible": False}),
-    "two-server, visible": Setting("two-server", {"size_visible": True, "wait_visible": True}),
-    **{
-        f"{trace}, load {load:g}": Setting("heavy-tail", {"load": load}, (file, kind))
-        for trace, file, kind in (
-            ("azure-llm-code", "azure-llm-2023-code.csv", "azure-llm"),
-            ("azure-llm-conv", "azure-llm-2023-conv.csv", "azure-llm"),
-            ("nasa-ipsc", "nasa-ipsc-1993.swf", "swf"),
-            ("swim-facebook", "swim-facebook-2009.tsv", "swim"),
-        )
-        for load in (0.5, 0.7, 0.9)
-    },
-    **{
-        f"P = {number}": Setting("heavy-tail", {"num_processors": number}, group=MANY)
-        for number in (128, 256)
-    },
-    **{
-        f"two processors {number}": Setting(scenario, VISIBLE | overrides, group=OPTIMUM, rules=("optimal",))
-        for number, (scenario, overrides) in enumerate(
-            (
-                ("two-server", {"speed": [1.0, 1.0], "load": 0.8}),
-                ("two-server", {"speed": [1.0, 0.2], "load": 0.7}),
-                ("heavy-tail", {"num_processors": 2}),
-                ("heavy-tail", {"num_processors": 2, "load": 0.85}),
-            ),
-            start=1,
-        )
-    },
-    "stable, sizes unknown": Setting("stable", dict.fromkeys(VISIBLE, False), group=CONTROL, rules=("jsq",)),
-}
 
 
 @dataclass(frozen=True)
@@ -130,40 +56,6 @@ class Found:
     high: float
     note: str
     first: float  # of the first 200 tasks, completion / greedy's
-
-
-def made(setting: Setting, traces: Path) -> tuple[jaxlb.Env, jaxlb.EnvParams]:
-    """Make a setting's environment."""
-    trace = None
-    if setting.trace is not None:
-        trace = jaxlb.read_trace(traces / setting.trace[0], setting.trace[1])
-    return jaxlb.make(setting.scenario, trace=trace, **setting.overrides)
-
-
-def lanes_of(env: jaxlb.Env, lanes: int, tasks: int) -> dict[str, Any]:
-    """Return how much is simulated: fewer lanes of many processors, which take longer to settle."""
-    many = max(env.num_processors // 8, 1)
-    return {
-        "num_lanes": max(lanes // many, 64),
-        "num_tasks": tasks,
-        "warmup": tasks * max(env.num_processors // 32, 1),
-    }
-
-
-def best_rules(setting: Setting, env: jaxlb.Env, params: jaxlb.EnvParams) -> dict[str, str]:
-    """Find the best of all rules for each objective."""
-    if setting.rules:
-        return dict.fromkeys(OURS, setting.rules[0])
-    key, some = jax.random.key(TEST_SEED + 1), lanes_of(env, 256, 2000)
-    table = jaxlb.compare(env, params, rules(*RULES, *CHOICES, *CARD), key, **some)
-    rows = [row for row in table.schedulers if row.stationary] or list(table.schedulers)
-    tuned = tuning.guarded_sita(env, params, jax.random.clone(key), **some)
-    found = {}
-    for objective, figure in OURS.items():
-        best = min(rows, key=lambda row: getattr(row, figure))
-        sita = tuned[objective]
-        found[objective] = sita.name if getattr(sita, figure) < getattr(best, figure) else best.name
-    return found
 
 
 def measure(
@@ -230,12 +122,17 @@ def page(found: Sequence[Found], about: str) -> str:
     for objective in OURS:
         rows = [one for one in main if one.objective == objective]
         lost = sorted((one for one in rows if one.seed == 0 and one.low > 1), key=lambda one: -one.ratio)
-        named = ", ".join(f"{one.setting} ({one.ratio:.3f}, {one.rule})" for one in lost)
+        open_ = [one for one in rows if one.seed == 0 and one.ratio > 1 and math.isnan(one.low)]
+        named, undecided = (
+            ", ".join(f"{one.setting} ({one.ratio:.3f}, {one.rule})" for one in part)
+            for part in (lost, open_)
+        )
         settings = len({one.setting for one in rows})
         lines += [
             f"## Objective: {objective}",
             "",
             f"The best rule wins in {len(lost)} of {settings} settings{': ' + named if lost else ''}.",
+            *([f"Not stationary, so undecided, and above 1: {undecided}."] if open_ else []),
             "",
             "| seed | worst setting | geometric mean of all |",
             "|---|---|---|",
@@ -319,7 +216,7 @@ def train(minutes: float, seed: int, lanes: int, directory: Path, to: Path) -> N
     """Train a network as the one that comes with the package was."""
     envs, priors = prior.systems()
     priors = tuple(one.replace(num_lanes=one.num_lanes * lanes) for one in priors)
-    evaluations = 20
+    evaluations = 10
     iterations = max(int(minutes * 60 / SECONDS / lanes / evaluations), 1) * evaluations
     config = UniversalConfig(num_iterations=iterations, num_evaluations=evaluations)
     began = time.perf_counter()
@@ -335,13 +232,18 @@ def train(minutes: float, seed: int, lanes: int, directory: Path, to: Path) -> N
 
 def put(scheduler: Scheduler, about: Mapping[str, Any], to: Path) -> None:
     """Write a network as the package has it."""
-    described = {"jaxlb": jaxlb.__version__, "widths": list(UniversalConfig().widths), "trained": dict(about)}
+    described = {
+        "jaxlb": jaxlb.__version__,
+        "widths": list(UniversalConfig().widths),
+        "features": {group: list(names) for group, names in universal.FEATURES},
+        "trained": dict(about),
+    }
     half = jax.tree.map(np.float16, scheduler.variables.network)
     weights.write(to, described, half)
     print(f"wrote {to}, {to.stat().st_size / 1000:.0f} kB")
 
 
-SECONDS = 2.5
+SECONDS = 1.8
 """An iteration of all systems on two cores, about."""
 
 
@@ -353,7 +255,7 @@ def main(
     minutes: float = 80.0,
     seed: int = 0,
     times: int = 1,
-    to: Path = universal.WEIGHTS,
+    to: Path | None = None,
     traces: Path = Path("../shared/traces"),
     out: Path = Path("docs/results"),
 ) -> None:
@@ -367,22 +269,24 @@ def main(
       minutes: that training takes, about, on two cores.
       seed: of it.
       times: as many lanes of each system, and as fewer iterations.
-      to: file of the network that is trained.
+      to: file of the network; if not given, that of the package, or beside this program for other seeds.
       traces: folder of the recorded traces.
       out: folder of the page.
     """
     if ship:
-        train(minutes, seed, times, Path(f"runs/universal-{seed}"), to)
+        named = Path(__file__).with_name(f"universal-seed-{seed}.weights") if seed else universal.WEIGHTS
+        train(minutes, seed, times, Path(f"runs/universal-{seed}"), to or named)
         return
     for name in only:
         if name not in SETTINGS:
             raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, SETTINGS))}")
-    networks = {
-        weights.about(path)["trained"]["seed"]: universal.shipped(path)[1]
-        for path in (universal.WEIGHTS, *OTHERS)
-    }
+    paths = {weights.about(path)["trained"]["seed"]: path for path in (universal.WEIGHTS, *OTHERS)}
+    networks = {seed: universal.shipped(path)[1] for seed, path in paths.items()}
     kept, known = out / "universal.json", out / "universal-rules.json"
-    found = [Found(**one) for one in json.loads(kept.read_text())] if kept.exists() else []
+    about = {str(seed): weights.about(path)["trained"] for seed, path in paths.items()}
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    # Of other networks nothing is kept.
+    found = [Found(**one) for one in before.get("found", [])] if before.get("networks") == about else []
     best = json.loads(known.read_text()) if known.exists() else {}
     last = None
     for name in only or SETTINGS:
@@ -397,7 +301,7 @@ def main(
             known.write_text(json.dumps(best, indent=1))
         new = measure(name, env, params, best[name], networks, lanes_of(env, lanes, tasks))
         found = [one for one in found if one.setting != name] + new
-        kept.write_text(json.dumps([vars(one) for one in found], indent=1))
+        kept.write_text(json.dumps({"networks": about, "found": [vars(one) for one in found]}, indent=1))
         for one in new:
             seconds = time.perf_counter() - began
             print(
@@ -413,7 +317,7 @@ def write(found: Sequence[Found], lanes: int, tasks: int, out: Path) -> None:
     measured = len({one.setting for one in found} & set(SETTINGS))
     text = (
         f"Written by `python benchmarks/universal.py`. {lanes:,} lanes (fewer of more than 8 processors) x\n"
-        f"{tasks:,} tasks after as many of warm-up (more there), which no training saw. Ratios are\n"
+        f"{tasks:,} tasks after as many of warm-up (more of 64 and more), which no training saw. Ratios are\n"
         f"paired, with 95 % intervals. Seed 0 is the network of the package: {about}. Measured\n"
         f"so far: {measured} of {len(SETTINGS)} settings. {machine()}."
     )

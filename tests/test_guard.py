@@ -8,7 +8,8 @@ import pytest
 import jaxlb
 from jaxlb.scheduling import guarded, stateless
 from jaxlb.scheduling import universal as acting
-from jaxlb.scheduling.universal import Objective, Universal
+from jaxlb.scheduling.objective import Objective
+from jaxlb.scheduling.universal import Universal
 
 SLOWEST = stateless("slowest", lambda o, key: jnp.argmin(o.speed, 0).astype(jnp.int32))
 """Alone, it overloads one processor."""

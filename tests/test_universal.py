@@ -15,7 +15,8 @@ from jaxlb.learn.universal import UniversalConfig
 from jaxlb.loop import first_arrival
 from jaxlb.scheduling import belief
 from jaxlb.scheduling import universal as acting
-from jaxlb.scheduling.universal import Objective, Universal
+from jaxlb.scheduling.objective import COSTS, Objective
+from jaxlb.scheduling.universal import Universal
 
 SMALL = UniversalConfig(
     num_lanes=8,
@@ -95,7 +96,7 @@ def test_all_that_is_told_has_a_name():
     env, params = jaxlb.make("stable")
     b = belief.start(env, params, ()).replace(count=jnp.int32(1), size=jnp.float32(1.0))
     s = belief.Situation(*[jnp.float32(1.0)] * 5, *[jnp.ones(4)] * 3)
-    named = (*belief.workload(b, s), "processors", "spread of speeds", *acting.COSTS, "exponent")
+    named = (*belief.workload(b, s), "processors", "spread of speeds", *COSTS, "exponent")
     assert named == acting.CONTEXT
     x = acting.price_features(b, s, Objective(), jnp.ones((2, 4)))
     assert (x.context.shape, x.asked.shape) == ((len(acting.CONTEXT),), (2, 4, len(acting.PROCESSOR)))
@@ -315,12 +316,13 @@ def test_objectives_are_named_or_weighed(key):
         "completion": "universal",
         "violations": jaxlb.scheduler("universal(objective=violations)"),
         "weighed": jaxlb.scheduler("universal", objective=jaxlb.Weights(0.02, 1.0, 0.0, 2.0)),
+        "the same": jaxlb.scheduler("universal", objective=Objective(0.01, violations=1.0)),
         "imbalance": jaxlb.scheduler("universal", objective="imbalance"),
     }
     table = jaxlb.compare(env, params, rules, key, num_lanes=64, num_tasks=500, warmup=500)
     violations = {name: table.row(name).sla_violation_rate for name in rules}
     assert violations["violations"] < 0.7 * violations["completion"]
-    assert violations["weighed"] == violations["violations"]
+    assert violations["weighed"] == violations["the same"]
     assert max(violations, key=lambda name: violations[name]) == "imbalance"
     by_class = jaxlb.scheduler("universal", objective=weights).variables.objective
     np.testing.assert_allclose(by_class.class_weights, [1.0, 0.5])
@@ -328,3 +330,68 @@ def test_objectives_are_named_or_weighed(key):
         jaxlb.scheduler("universal", objective="speed")
     with pytest.raises(ValueError, match=r"objective = 3: must be 'completion', .* or jaxlb.Weights"):
         jaxlb.scheduler("universal", objective=3)
+
+
+def test_prices_count_more_and_more(monkeypatch):
+    module, network = random_network(0, 0.3)
+    env, params = jaxlb.make("stable")
+    s = belief.Situation(
+        *[jnp.float32(1.0)] * 4, jnp.int32(0), jnp.ones(4), jnp.arange(4.0), 1.0 + jnp.arange(4.0)
+    )
+
+    def prices(count):
+        b = belief.start(env, params, ()).replace(count=jnp.int32(count))
+        variables = Universal(network, Objective())
+        return np.asarray(acting.costs(module, variables, b, s, jnp.float32(1.0)) - s.completion, np.float64)
+
+    np.testing.assert_array_equal(prices(0), 0.0)
+    counted = prices(160)  # eight for each of four processors and 16 more
+    monkeypatch.setattr(acting, "LEARNING", 1e-6)
+    np.testing.assert_allclose(counted, (1.0 - np.exp(-1.0)) * prices(160), rtol=2e-3)
+
+
+def test_a_hidden_size_costs_what_its_law_costs_on_average():
+    """Own costs are means over the law; prices are asked at quartiles of its work, half done."""
+    env, params = jaxlb.make("heavy-tail", size_visible=False)
+    size = 2.0 ** np.array([-1.0, 0.0, 4.0])
+    share = np.array([0.6, 0.35, 0.05])
+    mean = (share * size).sum()
+    b = belief.start(env, params, ())
+    octaves = np.array(belief.OCTAVES)[:, None]
+    at_most = np.log2(size) <= octaves
+    b = b.replace(
+        share=jnp.float32((share * at_most).sum(1)), work=jnp.float32((share * size * at_most).sum(1)),
+        inverse_size=jnp.float32((share / size).sum()), size_square=jnp.float32((share * size**2).sum()),
+    )  # fmt: skip
+    assert float(belief.spread_of_sizes(b)) == pytest.approx((share * size**2).sum() / mean**2)
+    wait, speed = np.array([0.5, 2.0]), np.array([0.5, 1.5])
+    s = belief.Situation(
+        *[jnp.float32(1.0)] * 4, jnp.int32(0), jnp.float32(speed), jnp.float32(wait),
+        jnp.float32(wait + 1.0 / speed),
+    )  # fmt: skip
+    found = acting.own_costs(b, s, Objective(completion=0.0, slowdown=1.0), jnp.float32(1.0))
+    of_size = (wait[:, None] + size / mean / speed[:, None]) / (size / mean)
+    expected = (share * of_size).sum(1) / (share * mean / size).sum()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    # Half of all work is in the largest tasks.
+    for part, largest in ((0.25, 1.0), (0.75, 16.0)):
+        assert float(belief.size_by_work(b, part)) * mean == pytest.approx(largest, rel=0.5)
+
+
+def test_networks_are_told_of_64_processors_at_most():
+    told = {}
+    for number in (32, 64, 128):
+        env, params = jaxlb.make("stable", num_processors=number)
+        b = belief.start(env, params, ())
+        speed = jnp.ones(number)
+        s = belief.Situation(*[jnp.float32(1.0)] * 4, jnp.int32(0), speed, speed, speed)
+        x = acting.price_features(b, s, Objective(), s.wait[None])
+        told[number] = float(x.context[acting.CONTEXT.index("processors")])
+    assert told[32] < told[64] == told[128]
+
+
+def test_where_little_capacity_is_free_completion_counts_more():
+    rule = jaxlb.scheduler("universal", objective="violations").variables.objective
+    for free in (0.7, 0.03):
+        assert float(rule.crowded(jnp.float32(free)).completion) == pytest.approx(0.001 / free)
+    np.testing.assert_allclose(rule.crowded(jnp.float32(0.001)).shares(jnp.float32(1.0)), [0.5, 0.0, 0.5])

@@ -18,7 +18,8 @@ from jaxlb.numerics import broadcasts, processor_index
 from jaxlb.rewards import Weighted
 from jaxlb.scheduling import belief, scheduler
 from jaxlb.scheduling import universal as acting
-from jaxlb.scheduling.universal import COSTS, Objective, PriceFeatures, Universal
+from jaxlb.scheduling.objective import COSTS, Objective, violation_weight
+from jaxlb.scheduling.universal import PriceFeatures, Universal
 from jaxlb.types import Array, EnvParams, EnvState, Key, Scheduler
 
 _HORIZON = 5000.0
@@ -79,9 +80,14 @@ def step(
     lanes = before.task.gap.shape
     task_key, observe_key, act_key, shock_key = jax.random.split(key, 4)
     task, process = workload.draw(task_key, params, before.workload, lanes)
-    # Now and then a much larger task comes and goes anywhere, so that long queues are seen with any workload.
+    # Now and then a much larger task comes and goes anywhere, so that long queues are seen with any workload;
+    # and among the first ones, since queues grow long slowly at high loads. Sizes that are hidden are learned
+    # from what is served, so there none comes that the workload does not have.
     chance, larger = jax.random.uniform(shock_key, (2, *lanes), jnp.float32)
-    shocks = config.shocks * (1.0 - params.load) if env.size_visible else 0.0
+    first = running.memory.count < env.num_processors
+    free = 1.0 - params.load
+    shocks = jnp.where(first, jnp.minimum(0.5, 0.5 / (env.num_processors * free)), config.shocks * free)
+    shocks = shocks if env.size_visible else 0.0
     factor = jnp.where(chance < shocks, _LARGER**larger, 1.0)
     before = before.replace(task=before.task.replace(size=before.task.size * factor))
     variables = Universal(network, objective), explore, factor
@@ -93,15 +99,16 @@ def step(
     chosen = processor_index(params.speed) == outcome.action
     wait = env.station.view(before.system.station).wait + jnp.where(chosen, outcome.service, 0.0)
     s = belief.situation(memory, observation)
+    objective = objective.crowded(1.0 - belief.load(memory, s))
     took, size = outcome.completion / s.unit, before.task.size / (memory.size * memory.first_size)
     exponent = objective.exponent
     late = jax.nn.sigmoid(
         (jnp.log(took) - jnp.log(jnp.clip(before.task.deadline / s.unit, 1e-6, 1e6))) / config.kernel
     )
-    weight = acting.violation_weight(objective, before.task.priority) / jnp.maximum(memory.weight, 1e-6)
+    weight = violation_weight(objective, before.task.priority) / jnp.maximum(memory.weight, 1e-6)
     marginal = [
         exponent * took ** (exponent - 1.0),
-        1.0 / (size * memory.inverse_size * memory.size),
+        1.0 / (size * belief.mean_inverse_size(memory)),
         weight * late * (1.0 - late) / (config.kernel * took),
     ]
     row = Row(
@@ -151,7 +158,7 @@ def reached(env: Env, params: Any, config: Any, network: Any, key: Key) -> Reach
     unit = own.size.mean() / own.speed.mean(0)
     weights = jnp.asarray(objective.class_weights, jnp.float32)
     classes = jnp.arange(np.shape(own.class_probability)[0], dtype=jnp.int32)
-    completion, slowdown, violations = objective.shares(jnp.float32(1.0))
+    completion, slowdown, violations = objective.crowded(1.0 - own.load).shares(jnp.float32(1.0))
     own = own.replace(
         completion_weight=completion / unit**objective.exponent,
         completion_exponent=jnp.asarray(objective.exponent, jnp.float32),

@@ -29,15 +29,13 @@ from jaxlb.learn.settings import choice, count, group, number
 from jaxlb.learn.trainer import Trainer, TrainResult, TrainState, beginning, descend, falling
 from jaxlb.numerics import broadcasts
 from jaxlb.scheduling import universal as acting
-from jaxlb.scheduling.universal import Objective, PriceFeatures, Universal
+from jaxlb.scheduling.objective import Objective
+from jaxlb.scheduling.universal import PriceFeatures, Universal
 from jaxlb.types import Array, EnvParams, Key, Scheduler
 
 _SCALE_RATE, _TARGET_RATE = 0.1, 0.1
 _DISPERSION = 3.0
 """Prices, in those typical of a lane, whose noise grows as the price does, and no longer as its root."""
-
-
-_FEATURES = (("context", acting.CONTEXT), ("processor", acting.PROCESSOR), ("others", acting.OTHERS))
 
 
 class UniversalConfig(struct.PyTreeNode):
@@ -54,7 +52,7 @@ class UniversalConfig(struct.PyTreeNode):
         tasks as there are processors.
       kernel: width of the rise of a violation's cost around its deadline, of the logarithm of time.
       shocks: probability that a task is up to 100 times as large and goes anywhere, times the share of the
-        capacity that is free.
+        capacity that is free; it is larger for the first tasks, and 0 where sizes are hidden.
       widths: of the layers of the network.
       start: "new", or "universal": with the network that comes with the package.
       num_lanes: N, of systems that are given; a prior has its own.
@@ -62,7 +60,7 @@ class UniversalConfig(struct.PyTreeNode):
       num_batches: gradient steps after these.
       batch_tasks: decisions of each lane in a step; those between look much like them.
       restart: iterations after which lanes begin anew, with new systems where a prior draws them.
-      num_iterations: each of all systems in turn.
+      num_iterations: in each, all systems run on, and each gradient step learns from all.
       num_evaluations: how often the scheduler is judged, evenly spread.
       evaluation_tasks: in each lane, after as many that are not counted; the same each time.
     """
@@ -79,9 +77,9 @@ class UniversalConfig(struct.PyTreeNode):
     start: str = choice("new", ("new", "universal"))
     num_lanes: int = count(256)
     num_tasks: int = count(64)
-    num_batches: int = count(10)
+    num_batches: int = count(6)
     batch_tasks: int = count(6)
-    restart: int = count(50)
+    restart: int = count(80)
     num_iterations: int = count(400)
     num_evaluations: int = count(10)
     evaluation_tasks: int = count(500)
@@ -103,7 +101,7 @@ class Progress(struct.PyTreeNode):
     iteration: Array
     objective: Array  # minus the mean logarithm of what the scheduler costs relative to greedy
     loss: Array
-    price: Array  # mean, of completion times
+    price: Array  # mean of what prices turned out to be, of completion times
     exploration: Array
     learning_rate: Array
     relative_completion: Array  # geometric means over lanes, divided by greedy's
@@ -117,7 +115,7 @@ def _optimiser(config: UniversalConfig) -> optax.GradientTransformation:
 
 
 def start_universal(env: Any, params: Any, config: UniversalConfig, key: Key) -> UniversalState:
-    """Return the state before the first iteration: empty queues, new networks; the key is consumed.
+    """Return the state before the first iteration, with empty queues; the key is consumed.
 
     Each system is a program of its own, unless this is compiled as a whole.
     """
@@ -147,7 +145,7 @@ _begin = jax.jit(broadcasts(pricing.begin), static_argnames="env")
 
 
 class Examples(struct.PyTreeNode):
-    """Decisions of a system, `[batches, of each lane, N, ...]`, and what prices turned out to be."""
+    """Decisions of a system, `[batches, decisions of each lane, N, ...]`, and what prices turned out."""
 
     x: PriceFeatures
     found: Array  # [..., P, 3]
@@ -161,7 +159,7 @@ def _gather(
     env: Env,
     params: Any,
     config: UniversalConfig,
-    network: Any,
+    target: Any,
     running: pricing.Running,
     begin: Array,
     explore: Array,
@@ -173,10 +171,10 @@ def _gather(
     running = jax.lax.fori_loop(
         0, begin.astype(jnp.int32), lambda _, running: pricing.begin(env, params, config, begin_key), running
     )
-    step = functools.partial(pricing.step, env, config, network, explore)
+    step = functools.partial(pricing.step, env, config, target, explore)
     running, rows = jax.lax.scan(step, running, jax.random.split(decide_key, config.num_tasks + 1))
     apply = acting.prices(config.widths).apply
-    prices = jax.lax.map(lambda x: apply(network, x)[0], rows.x)
+    prices = jax.lax.map(lambda x: apply(target, x)[0], rows.x)
     found = pricing.returns(config, rows, prices)
     # Long queues are rare, and their prices large.
     typical = jnp.expm1(jnp.log1p(found).mean((0, 2)))
@@ -192,7 +190,7 @@ def _gather(
 @jax.jit
 @broadcasts
 def _learn(config: UniversalConfig, learner: tuple, each: Sequence[Examples]) -> tuple[tuple, Array]:
-    """Return the network, the one that follows it slowly, and the optimiser's state after gradient steps.
+    """Return network, target and the optimiser's state after gradient steps, and the mean loss.
 
     Every step learns from all systems: in turn, each would undo what the others taught.
     """
@@ -261,7 +259,7 @@ def _iterate_all(
     state: UniversalState,
     sums: dict[str, Array],
 ) -> tuple[UniversalState, dict[str, Array]]:
-    """Let all systems run on in turn, and learn from each."""
+    """Let all systems run on in turn, then learn from all."""
     done = state.iteration.astype(jnp.float32) / config.num_iterations
     explore = config.exploration + jnp.clip(2.0 * done, 0.0, 1.0) * (
         config.final_exploration - config.exploration
@@ -360,7 +358,7 @@ def _fits(settings: Mapping[str, Any], trained: np.ndarray, env: Env, params: En
 
 def _acting(config: UniversalConfig, variables: Universal, names: Mapping[str, Any]) -> Scheduler:
     """Return the scheduler, whose network must have been given today's features."""
-    if {group: tuple(each) for group, each in names.items()} != dict(_FEATURES):
+    if not acting.known(names):
         raise ValueError("its network was given other features than this jaxlb has: train it again")
     return acting.priced(acting.prices(config.widths), variables)
 
@@ -369,7 +367,8 @@ TUNING = {
     "start": "universal",
     "learning_rate": 5e-4,
     "exploration": 0.02,
-    "num_iterations": 150,
+    "restart": 20,
+    "num_iterations": 60,
     "num_evaluations": 3,
 }
 """Settings that tune the network that comes with the package to a scenario."""
@@ -377,8 +376,8 @@ TUNING = {
 UNIVERSAL = Trainer(
     name="universal",
     aim="Learns what a delay of each processor costs the tasks that come: one network for any system.",
-    features=_FEATURES,
-    known=_FEATURES,
+    features=acting.FEATURES,
+    known=acting.FEATURES,
     objective="objective",
     reached=("relative_completion", "relative_violation"),
     remedy="a smaller learning_rate",

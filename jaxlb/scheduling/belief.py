@@ -13,8 +13,8 @@ from jaxlb.types import Array, EnvParams, Lanes, Observation, Static
 
 OCTAVES = tuple(float(octave) for octave in range(-16, 25))
 """Sizes that the histogram knows: these powers of two of the first size."""
-FORGETTING, GAP_FORGETTING, RECENT = 1 / 2000, 1 / 500, 1 / 30
-"""Weights of the newest task in averages of sizes, of gaps and deadlines, and of the most recent gaps."""
+FORGETTING, GAP_FORGETTING, RECENT, LASTING = 1 / 2000, 1 / 500, 1 / 30, 1 / 5000
+"""Weights of the newest task in averages: of sizes, of gaps and deadlines, of gaps lately, and lastingly."""
 _TINY = 1e-6
 _SPEED_MEMORY, _SPEED_PRIOR = 100.0, 1.0
 """Mean services that estimates of speed remember, and for which the nominal speed counts beside them."""
@@ -37,6 +37,7 @@ class Belief(struct.PyTreeNode):
     gap: Array  # [...] time, mean
     gap_square: Array  # [...] mean
     recent_gap: Array  # [...] time, mean of the latest
+    lasting_gap: Array  # [...] time, mean in the long run
     log_deadline: Array  # [...] mean
     log_deadline_square: Array  # [...] mean
     weight: Array  # [...] mean weight of a violation
@@ -85,8 +86,9 @@ def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
         serving=None if env.size_visible else each,
         **dict.fromkeys(
             (
-                *("log_size", "log_size_square", "gap", "gap_square", "recent_gap", "log_deadline"),
-                *("log_deadline_square", "weight", "measured_error", "reckoned_error", "age", "elapsed"),
+                *("log_size", "log_size_square", "gap", "gap_square", "recent_gap", "lasting_gap"),
+                *("log_deadline", "log_deadline_square", "weight", "measured_error", "reckoned_error"),
+                *("age", "elapsed"),
             ),
             zero,
         ),
@@ -118,6 +120,7 @@ def update(belief: Belief, observation: Observation, weight: Array) -> Belief:
         gap=followed(b.gap, o.gap, GAP_FORGETTING),
         gap_square=followed(b.gap_square, o.gap**2, GAP_FORGETTING),
         recent_gap=followed(b.recent_gap, o.gap, RECENT),
+        lasting_gap=followed(b.lasting_gap, o.gap, LASTING),
         log_deadline=followed(b.log_deadline, log_deadline, GAP_FORGETTING),
         log_deadline_square=followed(b.log_deadline_square, log_deadline**2, GAP_FORGETTING),
         weight=followed(b.weight, weight, GAP_FORGETTING),
@@ -126,19 +129,20 @@ def update(belief: Belief, observation: Observation, weight: Array) -> Belief:
 
 
 def _departed(belief: Belief, o: Observation) -> Belief:
-    """Learn sizes that are hidden from how long the first in line is served; the mean is told."""
+    """Learn the law of hidden sizes, whose mean is observed, from how long the first in line is served."""
     b, serving = belief, belief.serving
     if b.length is None or serving is None:
         return b
     here = b.length + (b.given > 0).astype(jnp.int32)
     left = jnp.where(o.age <= 0, jnp.maximum(here - o.queue_length, 0), 0).astype(jnp.float32)
-    # When in the last gap they left is not known: evenly.
-    part, first = o.gap / (left + 0.5), (left > 0).astype(jnp.float32)
-    size = jnp.concatenate([serving + part, part]) * jnp.concatenate([speeds(b, o)] * 2)
-    number = left.sum(0)
+    # When within the gap they left is not known: evenly, but if none is left, hardly later than they had to.
+    part, speed = o.gap / (left + 0.5), speeds(b, o)
+    part = jnp.where(o.queue_length > 0, part, jnp.minimum(part, o.size / speed))
+    size = jnp.concatenate([serving + part, part]) * jnp.concatenate([speed, speed])
+    number, first = left.sum(0), (left > 0).astype(jnp.float32)
     share = jnp.concatenate([first, left - first]) / jnp.maximum(number, 1.0)
     rate = jnp.minimum(number * jnp.maximum(1.0 / b.count.astype(jnp.float32), FORGETTING), 1.0)
-    b = _followed(b, size, share, rate).replace(size=b.size)
+    b = _learned_sizes(b, size, share, rate).replace(size=o.size / b.first_size)
     serving = jnp.where(left > 0, 0.5 * part, serving + o.gap)
     known = (o.queue_length > 0) & (o.age <= 0)
     return b.replace(length=o.queue_length, serving=jnp.where(known, serving, 0.0))
@@ -149,10 +153,10 @@ def sized(belief: Belief, size: Array) -> Belief:
     if not belief.size_visible:
         return belief
     rate = jnp.maximum(1.0 / belief.count.astype(jnp.float32), FORGETTING)
-    return _followed(belief, size[None], jnp.ones_like(size[None]), rate)
+    return _learned_sizes(belief, size[None], jnp.ones_like(size[None]), rate)
 
 
-def _followed(belief: Belief, size: Array, share: Array, rate: Array) -> Belief:
+def _learned_sizes(belief: Belief, size: Array, share: Array, rate: Array) -> Belief:
     """Let averages follow sizes `[R, ...]` in these shares, by the rate `[...]`."""
     b, size = belief, jnp.clip(size / belief.first_size, 2.0**-40, 2.0**40)
     log_size = jnp.log(size)
@@ -245,13 +249,14 @@ def _measured(belief: Belief, o: Observation, number: Array) -> Belief:
 
 def _longer(belief: Belief, o: Observation, serving: Array) -> Array:
     """Return how much longer than a mean service `[P, ...]` the task that is served is expected to take."""
-    b, done = belief, serving * o.speed / belief.first_size
+    b, mean = belief, _mean(belief)
+    done = serving * o.speed / b.first_size / mean
     octave = jnp.log2(jnp.maximum(done, 2.0**-20))
     number, few = jnp.minimum(b.count.astype(jnp.float32), 1.0 / FORGETTING), 2.0
     tasks, work = ((each[-1] - _at(b, each[:, None], octave)) for each in (b.share, b.work))
-    size = (number * work + few * (done + 1.0)) / (number * tasks + few)
+    size = (number * work / mean + few * (done + 1.0)) / (number * tasks + few)
     longer = jnp.maximum(size - done, 0.1) - 1.0
-    return jnp.where(o.queue_length > 0, longer * b.first_size / o.speed, 0.0)
+    return jnp.where(o.queue_length > 0, longer * b.size * b.first_size / o.speed, 0.0)
 
 
 def decided(belief: Belief, observation: Observation, action: Array) -> Belief:
@@ -266,6 +271,21 @@ def decided(belief: Belief, observation: Observation, action: Array) -> Belief:
     )
 
 
+def _mean(belief: Belief) -> Array:
+    """Return the mean `[...]` of the sizes whose law is learned, which is not told where they are hidden."""
+    return belief.size if belief.size_visible else belief.work[-1]
+
+
+def spread_of_sizes(belief: Belief) -> Array:
+    """Return the mean square of sizes, relative to their squared mean."""
+    return belief.size_square / _mean(belief) ** 2
+
+
+def mean_inverse_size(belief: Belief) -> Array:
+    """Return the mean of 1 / size, in inverse mean sizes."""
+    return belief.inverse_size * _mean(belief)
+
+
 def mean_service(belief: Belief, observation: Observation) -> Array:
     """Return the time `[...]` that a task of mean size takes at mean speed, as far as is known."""
     return belief.size * belief.first_size / observation.speed.mean(0)
@@ -273,7 +293,7 @@ def mean_service(belief: Belief, observation: Observation) -> Array:
 
 def share_of_work(belief: Belief, octave: Array) -> Array:
     """Return the share `[...]` of all work in tasks of at most 2^octave mean sizes."""
-    return _at(belief, belief.work, octave) / belief.size
+    return _at(belief, belief.work, octave) / _mean(belief)
 
 
 def share_of_tasks(belief: Belief, octave: Array) -> Array:
@@ -284,12 +304,12 @@ def share_of_tasks(belief: Belief, octave: Array) -> Array:
 def size_by_work(belief: Belief, share: float) -> Array:
     """Return the size `[...]`, in mean sizes, up to which is this share of all work; to an octave."""
     below = (belief.work < share * belief.work[-1]).sum(0).astype(jnp.float32)
-    return jnp.exp2(OCTAVES[0] - 0.5 + below) / belief.size
+    return jnp.exp2(OCTAVES[0] - 0.5 + below) / _mean(belief)
 
 
 def _at(belief: Belief, histogram: Array, octave: Array) -> Array:
     """Look up a histogram; between two octaves, in proportion."""
-    place = jnp.clip(octave + jnp.log2(belief.size), OCTAVES[0], OCTAVES[-1])
+    place = jnp.clip(octave + jnp.log2(_mean(belief)), OCTAVES[0], OCTAVES[-1])
     return (jnp.clip(1.0 - jnp.abs(place - _along(octave)), 0.0, 1.0) * histogram).sum(0)
 
 
@@ -333,13 +353,20 @@ RARE = (0, 2, 4)
 """Sizes, in octaves from the mean, of the share of whose larger tasks networks are told."""
 
 
+def load(belief: Belief, situation: Situation, gap: Array | None = None) -> Array:
+    """Return the load `[...]`, by the mean gap or a given one; 0.6 until more is known, and below 1."""
+    b, s = belief, situation
+    gap = jnp.maximum(b.gap if gap is None else gap, _TINY * s.unit)
+    number = b.count.astype(jnp.float32)
+    known = jnp.minimum(s.unit / gap / s.speed.shape[0], 5.0)
+    return jnp.clip((known * number + 12.0) / (number + 20.0), 0.02, 0.985)
+
+
 def workload(belief: Belief, situation: Situation) -> dict[str, Array]:
     """Return numbers of order one that say what the workload is like: name -> `[...]`."""
     b, s = belief, situation
-    number, num_processors, lanes = b.count.astype(jnp.float32), s.speed.shape[0], s.unit.shape
+    number, lanes = b.count.astype(jnp.float32), s.unit.shape
     gap = jnp.maximum(b.gap, _TINY * s.unit)
-    load = jnp.minimum(s.unit / gap / num_processors, 5.0)
-    load = (load * number + 12.0) / (number + 20.0)  # 0.6, until more is known
     square = (b.gap_square / s.unit**2) / (gap / s.unit) ** 2
     spread = jnp.sqrt(jnp.maximum(b.log_deadline_square - b.log_deadline**2, 0.0))
 
@@ -351,14 +378,15 @@ def workload(belief: Belief, situation: Situation) -> dict[str, Array]:
         return 0.4 * (jnp.log(jnp.maximum(tasks, 2e-4)) + 0.5 * octave + 2.0)
 
     return {
-        "load": -jnp.log(1.0 - jnp.clip(load, 0.02, 0.985)) - 1.0,
-        "spread of sizes": 0.7 * jnp.clip(jnp.log(b.size_square / b.size**2) - 1.0, -1.0, 5.0),
-        "spread of gaps": jnp.clip(jnp.log(jnp.maximum(square, 1e-3)) - 0.7, -2.0, 3.0),
-        "recent rate": jnp.clip(jnp.log(gap / jnp.maximum(b.recent_gap, _TINY * s.unit)), -2.0, 2.0),
+        "load": -jnp.log(1.0 - load(b, s)) - 1.0,
+        "lasting load": -jnp.log(1.0 - load(b, s, b.lasting_gap)) - 1.0,
+        "spread of sizes": 0.7 * jnp.clip(jnp.log(spread_of_sizes(b)) - 1.0, -1.0, 5.0),
+        "spread of gaps": jnp.clip(jnp.log(jnp.maximum(square, 1e-3)) - 0.7, -2.0, 5.0),
+        "recent rate": jnp.clip(jnp.log(gap / jnp.maximum(b.recent_gap, _TINY * s.unit)), -3.0, 3.0),
         "deadlines": 0.5 * jnp.clip(b.log_deadline - jnp.log(s.unit), -4.0, 6.0),
         "spread of deadlines": jnp.minimum(spread, 4.0) - 1.0,
-        "small tasks": jnp.clip(jnp.log(b.inverse_size * b.size), 0.0, 5.0) - 0.7,
-        "experience": jnp.full(lanes, 0.5 * (jnp.log(jnp.minimum(number, 2000.0)) - 6.0)),
+        "small tasks": jnp.clip(jnp.log(mean_inverse_size(b)), 0.0, 5.0) - 0.7,
+        "experience": jnp.full(lanes, 0.5 * (jnp.log(jnp.clip(number, 1.0, 2000.0)) - 6.0)),
         "age": jnp.log1p(jnp.minimum(s.age, 1e3)),
         "sizes visible": jnp.full(lanes, 1.0 if b.size_visible else -1.0, jnp.float32),
         "waits visible": jnp.full(lanes, 1.0 if b.wait_visible else -1.0, jnp.float32),

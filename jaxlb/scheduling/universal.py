@@ -12,34 +12,35 @@ A network predicts prices from what `belief` has learned; `jaxlb.learn.universal
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from flax import struct
 
-from jaxlb import checks, weights
+from jaxlb import weights
 from jaxlb.functions import partial
-from jaxlb.numerics import at_processor, broadcasts, first_smallest, processor_index, total
+from jaxlb.numerics import broadcasts, first_smallest, processor_index, total
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import belief
 from jaxlb.scheduling.base import sampled
 from jaxlb.scheduling.belief import Belief, Situation
 from jaxlb.scheduling.guard import allowed
+from jaxlb.scheduling.objective import COSTS, Objective, as_objective, violation_weight
 from jaxlb.types import Array, Key, Observation, Scheduler
 
 NODES = (0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0))
 """Where between w and w + s prices are asked: the two points of Gauss and Legendre, of equal weight."""
-COSTS = ("completion", "slowdown", "violations")
-"""What is priced: the completion time to a power, the same relative to the size, violated deadlines."""
 MOST_PROCESSORS = 64
 """In training; of more, the network is told that they are so many."""
+LEARNING = 8.0
+"""Prices count by 1 - 1/e after so many tasks for each processor and for 16 more."""
 CONTEXT = (
-    *("load", "spread of sizes", "spread of gaps", "recent rate", "deadlines", "spread of deadlines"),
+    *("load", "lasting load", "spread of sizes", "spread of gaps", "recent rate"),
+    *("deadlines", "spread of deadlines"),
     *("small tasks", "experience", "age", "sizes visible", "waits visible", "error of backlogs"),
     "spread of log sizes",
     *(f"work up to 2^{octave}" for octave in belief.SHARES),
@@ -54,53 +55,7 @@ PROCESSOR = (
 """Names of what it is told of the processor whose price is asked."""
 OTHERS = ("wait", "completion", "speed", "capacity in slower ones", "share of the capacity")
 """Names of what it is told of each other one: nothing that hangs on the wait of the one that is asked for."""
-
-
-class Objective(struct.PyTreeNode):
-    """What is to be small, per task: a weighted sum, in mean services; leaves numbers, or `[N]`."""
-
-    completion: Any = 1.0
-    exponent: Any = 1.0  # of completion times
-    slowdown: Any = 0.0  # completion time / size, where an average task of the law has 1
-    violations: Any = 0.0
-    class_weights: Any = (1.0,)  # [C] of a violation, by priority; those beyond C count as the last
-    imbalance: Any = 0.0  # variance over processors of the backlog after the assignment, in mean sizes
-
-    def check(self) -> None:
-        """Raise ValueError if a weight is out of bounds, or there is none."""
-        for name in ("completion", "slowdown", "violations", "class_weights", "imbalance"):
-            checks.leaf(name, getattr(self, name), low=0)
-        checks.leaf("exponent", self.exponent, above=0)
-        if np.size(self.class_weights) == 0:
-            raise ValueError("class_weights = (): must be at least one weight")
-        weights = (self.completion, self.slowdown, self.violations, self.imbalance)
-        if not checks.traced(weights) and not any(np.any(np.asarray(weight) > 0) for weight in weights):
-            raise ValueError("objective: one of completion, slowdown, violations, imbalance must be above 0")
-
-    def shares(self, weight: Array) -> list[Array]:
-        """Return the weights of `COSTS`, adding up to 1; a violation has the mean `weight` `[...]`."""
-        whole = self._whole(weight)
-        return [each / whole for each in self._priced(weight)]
-
-    def imbalance_share(self, weight: Array) -> Array:
-        """Return the weight of the imbalance, on the same scale."""
-        return jnp.asarray(self.imbalance, jnp.float32) / self._whole(weight)
-
-    def _priced(self, weight: Array) -> list[Array]:
-        each = (self.completion, self.slowdown, self.violations * weight)
-        return [jnp.asarray(one, jnp.float32) for one in each]
-
-    def _whole(self, weight: Array) -> Array:
-        completion, slowdown, violations = self._priced(weight)
-        whole = completion + slowdown + violations
-        return jnp.where(whole > 0, whole, 1.0)
-
-
-def violation_weight(objective: Objective, priority: Array) -> Array:
-    """Return the weight `[...]` of a violation by a task."""
-    weights = jnp.asarray(objective.class_weights, jnp.float32)
-    weights = weights.reshape(-1, *weights.shape[1:], *(1,) * (priority.ndim + 1 - weights.ndim))
-    return at_processor(weights, jnp.minimum(priority, len(weights) - 1))
+FEATURES = (("context", CONTEXT), ("processor", PROCESSOR), ("others", OTHERS))
 
 
 class PriceFeatures(struct.PyTreeNode):
@@ -238,7 +193,11 @@ def own_costs(b: Belief, s: Situation, objective: Objective, weight: Array) -> A
     completion, slowdown, violations = objective.shares(b.weight)
     took = s.completion
     cost = completion * took ** jnp.asarray(objective.exponent, jnp.float32)
-    cost = cost + slowdown * took / (s.size * b.inverse_size * b.size)
+    inverse = belief.mean_inverse_size(b)
+    if b.size_visible:
+        cost = cost + slowdown * took / (s.size * inverse)
+    else:  # that of the mean is not the mean
+        cost = cost + slowdown * (s.wait + 1.0 / (s.speed * inverse))
     cost = cost + violations * weight / jnp.maximum(b.weight, 1e-6) * (took > s.deadline).astype(jnp.float32)
     work = s.wait * s.speed
     grown = (2.0 * work + s.size) * s.size / len(work) - 2.0 * work.mean(0) * s.size / len(work)
@@ -246,10 +205,10 @@ def own_costs(b: Belief, s: Situation, objective: Objective, weight: Array) -> A
 
 
 def _nodes(b: Belief, s: Situation) -> Array:
-    """Return work `[Q, ...]`, in mean sizes, of the task that is done when prices are asked."""
+    """Return how much of the task `[Q, ...]`, in mean sizes, is done where prices are asked."""
     if b.size_visible:
         return jnp.asarray(NODES, jnp.float32).reshape(-1, *(1,) * s.size.ndim) * s.size
-    # Of what is served, a share is of tasks of that size, and half of it is done.
+    # The size is not known: quartiles of the work, half of each done.
     return 0.5 * jnp.stack([belief.size_by_work(b, share) for share in (0.25, 0.75)])
 
 
@@ -262,7 +221,9 @@ def costs(network: PriceNetwork, variables: Universal, b: Belief, s: Situation, 
     each = jnp.moveaxis(found, (-1, -2), (0, 1))
     shares = objective.shares(b.weight)
     price = jnp.stack([share * one for share, one in zip(shares, each, strict=True)]).sum(0)
-    return own_costs(b, s, objective, weight) + service * price
+    # As long as the workload is hardly known, choices are nearly greedy.
+    known = -jnp.expm1(-b.count.astype(jnp.float32) / (LEARNING * (len(s.speed) + 16)))
+    return own_costs(b, s, objective, weight) + known * service * price
 
 
 @broadcasts
@@ -270,13 +231,14 @@ def _chosen(
     network: PriceNetwork, variables: Universal, memory: Belief, observation: Observation
 ) -> tuple[Array, Belief]:
     """Return the action, and the belief before it is known."""
-    objective, o = variables.objective, observation
-    weight = violation_weight(objective, o.priority)
+    o = observation
+    weight = violation_weight(variables.objective, o.priority)
     b = belief.update(memory, o, weight)
     s = belief.situation(b, o)
-    cost = costs(network, variables, b, s, weight)
+    objective = variables.objective.crowded(1.0 - belief.load(b, s))
+    cost = costs(network, variables.replace(objective=objective), b, s, weight)
     cost = jnp.where(jnp.isfinite(cost), cost, s.completion)
-    cost = jnp.where(allowed(s.completion, b.size_square / b.size**2), cost, jnp.inf)
+    cost = jnp.where(allowed(s.completion, belief.spread_of_sizes(b)), cost, jnp.inf)
     return first_smallest(cost, -s.speed), b
 
 
@@ -320,23 +282,21 @@ def priced(network: PriceNetwork, variables: Universal) -> Scheduler:
     return Scheduler("universal", variables, belief.start, partial(_act, network))
 
 
-OBJECTIVES = {
-    "completion": Objective(),
-    "slowdown": Objective(completion=0.0, slowdown=1.0),
-    "violations": Objective(completion=0.01, violations=1.0),
-    "imbalance": Objective(completion=0.0, imbalance=1.0),
-}
-"""By name: mean completion time, slowdown, violated deadlines, imbalance.
-
-A hundredth of a violation for each mean service keeps tasks that are late anyway from waiting for ever.
-"""
 WEIGHTS = Path(__file__).with_name("universal.weights")
+
+
+def known(names: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether features of these names, by group, are those that networks are given today."""
+    return {group: tuple(each) for group, each in names.items()} == dict(FEATURES)
 
 
 @functools.cache
 def shipped(path: Path = WEIGHTS) -> tuple[PriceNetwork, Any]:
     """Read the network that comes with the package, or one written likewise; half the digits are stored."""
-    network = prices(weights.about(path)["widths"])
+    about = weights.about(path)
+    if not known(about["features"]):
+        raise ValueError(f"{path}: its network was given other features than this jaxlb has; train it again")
+    network = prices(about["widths"])
     like = jax.eval_shape(lambda: network.init(jax.random.key(0), no_features(2)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float16), like)
     return network, jax.tree.map(jnp.float32, weights.read(path, like))
@@ -355,21 +315,6 @@ def universal(objective: str | Weights | Objective = "completion") -> Scheduler:
     Raises:
       ValueError: an unknown objective.
     """
-    if isinstance(objective, str):
-        checks.known("objective", objective, OBJECTIVES)
-        objective = OBJECTIVES[objective]
-    elif isinstance(objective, Weights):
-        sla = np.atleast_1d(np.asarray(objective.sla_weight, np.float32))
-        objective = Objective(
-            completion=objective.completion_weight,
-            exponent=objective.completion_exponent,
-            violations=float(sla.max()),
-            class_weights=tuple((sla / max(float(sla.max()), 1e-30)).tolist()),
-            imbalance=objective.imbalance_weight,
-        )
-    if not isinstance(objective, Objective):
-        names = ", ".join(map(repr, OBJECTIVES))
-        raise ValueError(f"objective = {checks.shown(objective)}: must be {names}, or jaxlb.Weights")
-    objective.check()
+    objective = as_objective(objective)
     network, parameters = shipped()
     return priced(network, Universal(parameters, jax.tree.map(jnp.float32, objective)))
