@@ -316,7 +316,8 @@ def write(found: Sequence[Found], lanes: int, tasks: int, out: Path) -> None:
     about = json.dumps(weights.about(universal.WEIGHTS)["trained"])
     measured = len({one.setting for one in found} & set(SETTINGS))
     text = (
-        f"Written by `python benchmarks/universal.py`. {lanes:,} lanes (fewer of more than 8 processors) x\n"
+        f"Written by `python benchmarks/universal.py --lanes {lanes} --tasks {tasks}`. {lanes:,} lanes\n"
+        "(fewer of more than 8 processors) x\n"
         f"{tasks:,} tasks after as many of warm-up (more of 64 and more), which no training saw. Ratios are\n"
         f"paired, with 95 % intervals. Seed 0 is the network of the package: {about}. Measured\n"
         f"so far: {measured} of {len(SETTINGS)} settings. {machine()}."
