@@ -124,6 +124,13 @@ def section(name: str, text: str, rows: Sequence[str], claims: Sequence[Claim], 
     return "\n".join(lines)
 
 
+def check(only: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse names of which there is no section or setting."""
+    for name in only:
+        if name not in names:
+            raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, names))}")
+
+
 class Page:
     """A page of sections, each of which can be made again by itself."""
 
@@ -133,12 +140,6 @@ class Page:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         parts = text.split("\n## ")[1:]
         self.sections = {part.split("\n")[0]: f"## {part.rstrip()}\n" for part in parts}
-
-    def check(self, only: Sequence[str]) -> None:
-        """Refuse names that no section may have."""
-        for name in only:
-            if name not in self.names:
-                raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, self.names))}")
 
     def put(self, name: str, section: str) -> None:
         """Write the page with this section, in place of what it had by that name."""
@@ -153,7 +154,7 @@ def write(
 ) -> None:
     """Make sections of a page one after the other: those that are named, all if none is."""
     page = Page(path, head, list(sections))
-    page.check(only)
+    check(only, page.names)
     for name in only or sections:
         began = time.perf_counter()
         page.put(name, sections[name](seeds))

@@ -247,7 +247,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     table = rows()
     page = Page(out / "dqn.md", HEAD, (*table, "front"))
-    page.check(only)
+    claims.check(only, page.names)
     for name, row in table.items():
         if only and name not in only:
             continue

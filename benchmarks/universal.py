@@ -21,7 +21,7 @@ import figures
 import jax
 import numpy as np
 import tyro
-from claims import TEST_SEED, machine
+from claims import TEST_SEED, check, machine
 from universal_settings import (
     CONTROL,
     DIFFERENCES,
@@ -277,9 +277,7 @@ def main(
         named = Path(__file__).with_name(f"universal-seed-{seed}.weights") if seed else universal.WEIGHTS
         train(minutes, seed, times, Path(f"runs/universal-{seed}"), to or named)
         return
-    for name in only:
-        if name not in SETTINGS:
-            raise ValueError(f"--only {name!r}: must be among {', '.join(map(repr, SETTINGS))}")
+    check(only, list(SETTINGS))
     paths = {weights.about(path)["trained"]["seed"]: path for path in (universal.WEIGHTS, *OTHERS)}
     networks = {seed: universal.shipped(path)[1] for seed, path in paths.items()}
     kept, known = out / "universal.json", out / "universal-rules.json"

@@ -125,7 +125,7 @@ def start_universal(env: Any, params: Any, config: UniversalConfig, key: Key) ->
     network = (
         acting.shipped()[1]
         if config.start == "universal"
-        else acting.prices(config.widths).init(network_key, acting.no_features(2))
+        else acting.untrained(acting.prices(config.widths), network_key)
     )
     variables = Universal(network, config.objective)
     return UniversalState(
@@ -150,7 +150,6 @@ class Examples(struct.PyTreeNode):
     x: PriceFeatures
     found: Array  # [..., P, 3]
     kept: Array  # [...] float32, whether `found` says something
-    unit: Array  # [N, 3] a typical price of each lane
 
 
 @functools.partial(jax.jit, static_argnames="env")
@@ -184,17 +183,21 @@ def _gather(
     x, found, kept = jax.tree.map(
         lambda leaf: leaf[order], (rows.x, found, rows.kept[1:].astype(jnp.float32))
     )
-    return running, Examples(x, found, kept, jnp.maximum(running.scale, 0.01))
+    return running, Examples(x, found, kept)
 
 
 @jax.jit
 @broadcasts
-def _learn(config: UniversalConfig, learner: tuple, each: Sequence[Examples]) -> tuple[tuple, Array]:
+def _learn(
+    config: UniversalConfig, learner: tuple, each: Sequence[Examples], scales: Sequence[Array]
+) -> tuple[tuple, Array]:
     """Return network, target and the optimiser's state after gradient steps, and the mean loss.
 
-    Every step learns from all systems: in turn, each would undo what the others taught.
+    Every step learns from all systems: in turn, each would undo what the others taught. Of each, `scales` has
+    a typical price of every lane.
     """
     network, target, optimiser = learner
+    units = [jnp.maximum(scale, 0.01)[:, None] for scale in scales]
     rule, apply = _optimiser(config), acting.prices(config.widths).apply
 
     def loss_of(network: Any, examples: Examples, unit: Array) -> Array:
@@ -205,7 +208,7 @@ def _learn(config: UniversalConfig, learner: tuple, each: Sequence[Examples]) ->
 
     def mean_loss(network: Any, batches: Sequence[Examples]) -> Array:
         return trainer.averaged(
-            [loss_of(network, batch, one.unit[:, None]) for batch, one in zip(batches, each, strict=True)]
+            [loss_of(network, batch, unit) for batch, unit in zip(batches, units, strict=True)]
         )
 
     def learn(carry: tuple, batches: Sequence[Examples]) -> tuple[tuple, Array]:
@@ -213,8 +216,7 @@ def _learn(config: UniversalConfig, learner: tuple, each: Sequence[Examples]) ->
         loss, gradient = jax.value_and_grad(mean_loss)(network, batches)
         return descend(rule, gradient, optimiser, network), loss
 
-    batches = [one.replace(unit=None) for one in each]
-    (network, optimiser), losses = jax.lax.scan(learn, (network, optimiser), batches)
+    (network, optimiser), losses = jax.lax.scan(learn, (network, optimiser), each)
     return (network, optax.incremental_update(network, target, _TARGET_RATE), optimiser), losses.mean()
 
 
@@ -275,7 +277,8 @@ def _iterate_all(
         systems.append(running)
         examples.append(found)
     learner = state.variables.network, state.target, state.optimiser
-    (network, target, optimiser), loss = _learn(config, learner, examples)
+    scales = [running.scale for running in systems]
+    (network, target, optimiser), loss = _learn(config, learner, examples, scales)
     figures = {
         "loss": loss,
         "price": trainer.averaged([found.found[..., 0].mean() for found in examples]),
@@ -348,7 +351,7 @@ def _check(env: Any, params: Any, config: UniversalConfig) -> None:
 def _variables(config: UniversalConfig, num_processors: int) -> Universal:
     """Return the variables before training."""
     del num_processors
-    network = acting.prices(config.widths).init(jax.random.key(0), acting.no_features(2))
+    network = acting.untrained(acting.prices(config.widths), jax.random.key(0))
     return Universal(network, config.objective)
 
 

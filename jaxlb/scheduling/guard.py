@@ -15,13 +15,13 @@ from flax import struct
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, broadcasts, first_smallest
 from jaxlb.scheduling.base import first_memory
+from jaxlb.scheduling.belief import FORGETTING
 from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 FACTOR, MARGIN = 10.0, 10.0
 """No task may take longer than so many times the least possible, plus so many mean services times the mean
 square of sizes relative to their squared mean: the more sizes differ, the longer."""
-_FORGETTING = 1 / 2000
 
 
 def allowed(completion: Array, spread: Array, unit: Array | float = 1.0) -> Array:
@@ -55,7 +55,7 @@ def _act(
     act: Any, variables: Any, memory: Guarded, observation: Observation, key: Key
 ) -> tuple[Array, Guarded]:
     o, count = observation, memory.count + 1
-    rate = jnp.maximum(1.0 / count.astype(jnp.float32), _FORGETTING)
+    rate = jnp.maximum(1.0 / count.astype(jnp.float32), FORGETTING)
     size = memory.size + rate * (o.size - memory.size)
     square = memory.size_square + rate * (o.size**2 - memory.size_square)
     action, inner = act(variables, memory.inner, o, key)

@@ -181,6 +181,11 @@ def prices(widths: Sequence[int] = (48, 64)) -> PriceNetwork:
     return PriceNetwork(partial(nn.Module.init, module), partial(nn.Module.apply, module))
 
 
+def untrained(network: PriceNetwork, key: Key) -> Any:
+    """Return parameters to begin with, which are for any number of processors; the key is consumed."""
+    return network.init(key, no_features(2))
+
+
 class Universal(struct.PyTreeNode):
     """Variables of the scheduler."""
 
@@ -297,7 +302,7 @@ def shipped(path: Path = WEIGHTS) -> tuple[PriceNetwork, Any]:
     if not known(about["features"]):
         raise ValueError(f"{path}: its network was given other features than this jaxlb has; train it again")
     network = prices(about["widths"])
-    like = jax.eval_shape(lambda: network.init(jax.random.key(0), no_features(2)))
+    like = jax.eval_shape(lambda: untrained(network, jax.random.key(0)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float16), like)
     return network, jax.tree.map(jnp.float32, weights.read(path, like))
 
