@@ -11,7 +11,7 @@ from jaxlb.report import html
 
 @pytest.mark.slow
 def test_the_demo_tunes_compares_and_tells(tmp_path, monkeypatch, capsys):
-    for name, value in {"num_iterations": 4, "num_evaluations": 2, "num_lanes": 16, "num_tasks": 32}.items():
+    for name, value in {"num_iterations": 4, "num_evaluations": 2, "num_lanes": 16, "num_tasks": 48}.items():
         monkeypatch.setitem(TUNING, name, value)
     monkeypatch.setattr(demo, "BEST", {"heavy-tail": "sed", "stale": "drift-aware"})
     demo.Demo(seed=3, out=tmp_path / "my demo").run()
