@@ -73,7 +73,7 @@ def measure(row: Row, seeds: int, traces: Path) -> list[list[Found]]:
     env = dataclasses.replace(env, reward="weighted")
     for load in row.loads or (None,):
         at = test if load is None else test.replace(load=jnp.float32(load))
-        tuned = tuning.guarded_sita(env, at, jax.random.key(TEST_SEED + 1), warmup=2000)
+        tuned = tuning.best(env, at, jax.random.key(TEST_SEED + 1), warmup=2000)
         others = rules(*RULES) | {one.name: one.scheduler for one in tuned.values()}
         table = compared(env, at, {**row.rules, **others, **trained})
         for seed in range(seeds):

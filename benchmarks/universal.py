@@ -4,9 +4,10 @@
     python benchmarks/universal.py --ship --minutes 80     # trains the network that comes with the package
 
 Every setting is a system of its own, with the best of the rules there in the same row: each rule as it is,
-power of two, three and five choices, CARD in each of six settings, and guarded SITA in the best of 20. Other
-tasks than those of the comparison chose it, once for all networks: `universal-rules.json` keeps it. Four
-systems have the optimum in its place, and one the rule that nothing can beat there.
+power of two, three and five choices, and guarded SITA, CARD with one band and with four, and Dice in the best
+of 86 settings together. Other tasks than those of the comparison chose it, once for all networks:
+`universal-rules.json` keeps it. Four systems have the optimum in its place, and one the rule that nothing can
+beat there.
 """
 
 import json
@@ -234,7 +235,7 @@ def put(scheduler: Scheduler, about: Mapping[str, Any], to: Path) -> None:
     """Write a network as the package has it."""
     described = {
         "jaxlb": jaxlb.__version__,
-        "widths": list(UniversalConfig().widths),
+        **(universal.described(UniversalConfig().network) or {}),
         "features": {group: list(names) for group, names in universal.FEATURES},
         "trained": dict(about),
     }

@@ -17,6 +17,7 @@ import tyro
 from claims import TEST_SEED, Claim, section
 from dqn_rows import rows
 from timing import alternate, timed
+from universal_parts import parts
 
 import jaxlb
 from jaxlb.learn import networks
@@ -178,7 +179,7 @@ def tuned(seeds: int) -> str:
     return section("tuned", "\n".join([text, "", *lines]), [], [])
 
 
-SECTIONS = {"specialists": specialists, "changes": changes, "cost": cost, "tuned": tuned}
+SECTIONS = {"specialists": specialists, "changes": changes, "cost": cost, "tuned": tuned, "parts": parts}
 
 
 def main(

@@ -125,12 +125,17 @@ def rules(speeds, env, params):
         return first([done[i] + weight[i] * (done[i] ** 2 - waits[i] ** 2) for i in everyone], speeds)
 
     def card(size, lengths, waits, services):
-        (small, large), long, limit = memory_of["card"]
+        (small, large), (_, limit, _), long, _ = memory_of["card"]
         short = first([np.inf if i == long else waits[i] for i in everyone], speeds)
         fits = size <= small or (size <= large and waits[short] <= limit)
         return short if fits else int(long)
 
-    memory_of = {name: memory(name) for name in ("sita-e", "guarded-sita", "card")}
+    def dice(size, lengths, waits, services):
+        place, limits = (each.ravel() for each in memory_of["dice"])
+        done = completions(waits, services)
+        return next(i for i in sorted(everyone, key=lambda i: place[i]) if done[i] <= limits[i])
+
+    memory_of = {name: memory(name) for name in ("sita-e", "guarded-sita", "card", "dice")}
     weight = memory("fpi").astype(float)
     return {
         "rr": round_robin(),
@@ -154,6 +159,7 @@ def rules(speeds, env, params):
         "guarded-sita": guarded,
         "fpi": policy_iteration,
         "card": card,
+        "dice": dice,
     }
 
 

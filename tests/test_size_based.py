@@ -181,3 +181,39 @@ def test_card_follows_its_definition():
         seen = observation([5.0, short_wait], size=size)
         assert choose("card", seen, params=params)[0] == expected
     assert choose("card", observation([1.0], speed=[1.0]))[0] == 0
+
+
+def test_card_in_bands_lowers_the_threshold_as_tasks_grow():
+    params = params_of([1.0, 1.0])
+    edges = [float(x) for x in load_cutoffs(params.size, jnp.linspace(0.4, 0.6, 3))]
+    limit = 2.0 * float(params.size.mean())
+    for size, factor in [(0.5 * (edges[0] + edges[1]), 1.5), (0.5 * (edges[1] + edges[2]), 0.5)]:
+        for wait, expected in [(0.9 * factor * limit, 1), (1.1 * factor * limit, 0)]:
+            seen = observation([50.0, wait], size=size)
+            assert choose("card(bands=2)", seen, params=params)[0] == expected
+
+
+def test_flexible_card_takes_the_longest_for_long():
+    params = params_of([1.0, 1.0])
+    _, large = (float(x) for x in load_cutoffs(params.size, jnp.array([0.4, 0.6])))
+    for waits, expected in [([5.0, 9.0], 1), ([9.0, 5.0], 0), ([0.0, 0.0], 0)]:
+        seen = observation(waits, size=1.1 * large)
+        assert choose("card(flexible=true)", seen, params=params)[0] == expected
+        assert choose("card", seen, params=params)[0] == 0
+
+
+def test_dice_follows_its_definition():
+    """Limits are 2 and 6 mean services, of 1.5 mean speeds; the slowest is asked last and accepts all."""
+    params = params_of([1.0, 0.5, 3.0])
+    unit = float(params.size.mean()) / 1.5
+    for waits, size, expected in [
+        ([0.0, 0.0, 1.9], 0.1, 2),
+        ([0.0, 0.0, 2.1], 0.1, 0),
+        ([5.9, 0.0, 2.1], 0.1, 0),
+        ([6.1, 90.0, 2.1], 0.1, 1),
+        ([0.0, 0.0, 0.0], 20.0, 1),
+    ]:
+        seen = observation(np.array(waits) * unit, speed=[1.0, 0.5, 3.0], size=size * unit)
+        assert choose("dice(limit=2, growth=3)", seen, params=params)[0] == expected
+    seen = observation([0.0, 0.0, 0.0], speed=[1.0, 0.5, 3.0], size=100.0 * unit)
+    assert choose("dice(limit=2, growth=3, last=fastest)", seen, params=params)[0] == 2

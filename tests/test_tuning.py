@@ -12,7 +12,7 @@ from jaxlb import tuning
 def test_settings_side_by_side_do_what_each_does_alone(key):
     env, params = jaxlb.make("heavy-tail")
     run = {"num_lanes": 16, "num_tasks": 400, "warmup": 50}
-    found = tuning.guarded_sita(env, params, key, **run)
+    found = tuning.best(env, params, key, **run)
     for one in found.values():
         assert one.name in tuning.GUARDED_SITA
         alone = jaxlb.rollout(env, params, jaxlb.scheduler(one.name), key, *run.values())
@@ -26,20 +26,30 @@ def test_settings_side_by_side_do_what_each_does_alone(key):
 
 
 @pytest.mark.slow
-def test_no_setting_is_better_than_the_best(key):
+@pytest.mark.parametrize("names", [tuning.GUARDED_SITA, tuning.CARD_IN_BANDS[:5], tuning.DICE[:5]])
+def test_no_setting_is_better_than_the_best(names, key):
     env, params = jaxlb.make("heavy-tail")
     run = 16, 400, 50
-    found = tuning.guarded_sita(env, params, key, *run)
-    each = [jaxlb.rollout(env, params, jaxlb.scheduler(name), key, *run) for name in tuning.GUARDED_SITA]
+    found = tuning.best(env, params, key, names, *run)
+    each = [jaxlb.rollout(env, params, jaxlb.scheduler(name), key, *run) for name in names]
     times, rates = (
         [float(np.mean(getattr(one, figure))) for one in each]
         for figure in ("mean_completion", "sla_violation_rate")
     )
-    assert found["completion"].name == tuning.GUARDED_SITA[int(np.argmin(times))]
-    assert found["violations"].name == tuning.GUARDED_SITA[int(np.argmin(rates))]
+    assert found["completion"].name == names[int(np.argmin(times))]
+    assert found["violations"].name == names[int(np.argmin(rates))]
 
 
 def test_bad_numbers_are_refused():
     env, params = jaxlb.make("heavy-tail")
     with pytest.raises(ValueError, match="num_lanes = 0: must be a whole number of at least 1"):
-        tuning.guarded_sita(env, params, jax.random.key(0), num_lanes=0)
+        tuning.best(env, params, jax.random.key(0), num_lanes=0)
+
+
+@pytest.mark.parametrize(
+    "names", [("card", "dice"), ("card(bands=1)", "card(bands=4)"), ("lwr", "universal")]
+)
+def test_names_of_several_rules_are_refused(names):
+    env, params = jaxlb.make("heavy-tail")
+    with pytest.raises(ValueError, match=r"names = .*must be one rule's"):
+        tuning.best(env, params, jax.random.key(0), names, 4, 10, 0)

@@ -226,7 +226,7 @@ def test_objectives_are_checked(bad, message, key):
 @pytest.mark.parametrize(
     ("settings", "bounds", "message"),
     [
-        ({"widths": (48,)}, {}, "widths"),
+        ({"network": None}, {}, "network = None: must be a PriceNetwork"),
         ({"num_tasks": 7}, {}, "num_tasks = 7: must be at least num_batches x batch_tasks, 8"),
         ({}, {"least_load": 0.9, "most_load": 0.5}, "least_load = 0.9"),
         ({}, {"most_load": 1.5}, "most_load = 1.5"),
@@ -273,14 +273,46 @@ def test_a_program_for_each_system_trains_as_one_for_all_does(tmp_path):
     np.testing.assert_allclose([row["loss"] for row in run.logged()], whole.history.loss, rtol=1e-5)
 
 
+def test_every_step_learns_from_all_systems_in_whatever_order(key):
+    """Taught in turn, the last system would have the last word."""
+    config = SMALL.replace(learning_rate=2e-3, final_learning_rate=2e-3)
+    batches, decisions, lanes = config.num_batches, config.batch_tasks, 4
+
+    def examples(number, key):
+        keys = iter(jax.random.split(key, 5))
+
+        def some(*shape):
+            return jax.random.normal(next(keys), (batches, decisions, *shape), jnp.float32)
+
+        x = acting.PriceFeatures(
+            some(lanes, len(acting.CONTEXT)),
+            some(lanes, number, len(acting.OTHERS)),
+            some(1, lanes, number, len(acting.PROCESSOR)),
+            jnp.exp(some(1, lanes, number)),
+        )
+        return learning.Examples(x, jnp.exp(some(lanes, number, 3)), jnp.ones((batches, decisions, lanes)))
+
+    first, second, network_key = jax.random.split(key, 3)
+    systems = [examples(2, first), examples(5, second)]
+    network = acting.untrained(config.network, network_key)
+    learner = network, network, learning._optimiser(config).init(network)
+    scales = [jnp.ones((lanes, 3))] * 2
+    (one, *_), loss = learning._learn(config, learner, systems, scales)
+    (other, *_), same = learning._learn(config, learner, systems[::-1], scales)
+    np.testing.assert_allclose(loss, same, rtol=1e-5)
+    chex.assert_trees_all_close(one, other, atol=2e-5)
+    alone, _, _ = learning._learn(config, learner, systems[:1] * 2, scales)[0]
+    assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), one, alone))) > 1e-3
+
+
 def test_what_comes_with_the_package_can_be_tuned(key):
     """From the first iteration on it is better than greedy, where a new network is as good as greedy."""
     env, params = jaxlb.make("heavy-tail")
     config = SMALL.replace(start="universal", exploration=0.02, learning_rate=1e-5, evaluation_tasks=400)
     result = learning.train_universal(env, params, config.replace(num_lanes=64), key)
     assert result.history.relative_completion[0] < 0.85
-    with pytest.raises(ValueError, match=r"widths = \(8, 8\)"):
-        learning.train_universal(env, params, config.replace(widths=(8, 8)), key)
+    with pytest.raises(ValueError, match="network: must be the one of the package"):
+        learning.train_universal(env, params, config.replace(network=acting.prices((8, 8))), key)
 
 
 def test_a_prior_draws_what_it_says(key):

@@ -91,7 +91,7 @@ def step(
     factor = jnp.where(chance < shocks, _LARGER**larger, 1.0)
     before = before.replace(task=before.task.replace(size=before.task.size * factor))
     variables = Universal(network, objective), explore, factor
-    act = partial(acting.exploring, acting.prices(config.widths))
+    act = partial(acting.exploring, config.network)
     policy = Scheduler("exploring", variables, belief.start, act)
     after, (memory, kept), observation, outcome, _ = decide(
         env, params, policy, before, (running.memory, factor == 1), task, observe_key, act_key
@@ -168,7 +168,7 @@ def reached(env: Env, params: Any, config: Any, network: Any, key: Key) -> Reach
     rule = (
         scheduler("greedy")
         if network is None
-        else acting.priced(acting.prices(config.widths), Universal(network, objective))
+        else acting.priced(config.network, Universal(network, objective))
     )
     env, tasks = dataclasses.replace(env, reward=Weighted()), config.evaluation_tasks
     found = rollout(env, own, rule, key, num_lanes, tasks, tasks)

@@ -25,12 +25,12 @@ from jaxlb.env import Env
 from jaxlb.functions import partial
 from jaxlb.learn import pricing, trainer
 from jaxlb.learn.prior import Prior
-from jaxlb.learn.settings import choice, count, group, number
+from jaxlb.learn.settings import choice, count, group, named, number
 from jaxlb.learn.trainer import Trainer, TrainResult, TrainState, beginning, descend, falling
 from jaxlb.numerics import broadcasts
 from jaxlb.scheduling import universal as acting
 from jaxlb.scheduling.objective import Objective
-from jaxlb.scheduling.universal import PriceFeatures, Universal
+from jaxlb.scheduling.universal import PriceFeatures, PriceNetwork, Universal
 from jaxlb.types import Array, EnvParams, Key, Scheduler
 
 _SCALE_RATE, _TARGET_RATE = 0.1, 0.1
@@ -53,7 +53,7 @@ class UniversalConfig(struct.PyTreeNode):
       kernel: width of the rise of a violation's cost around its deadline, of the logarithm of time.
       shocks: probability that a task is up to 100 times as large and goes anywhere, times the share of the
         capacity that is free; it is larger for the first tasks, and 0 where sizes are hidden.
-      widths: of the layers of the network.
+      network: of prices, from `jaxlb.scheduling.universal.prices`, or your own (init, apply).
       start: "new", or "universal": with the network that comes with the package.
       num_lanes: N, of systems that are given; a prior has its own.
       num_tasks: decisions of each lane for which returns are computed at a time.
@@ -73,7 +73,7 @@ class UniversalConfig(struct.PyTreeNode):
     trace: Any = number(0.8, low=0, high=1)
     kernel: Any = number(0.2, above=0)
     shocks: Any = number(0.025, low=0, high=1)
-    widths: tuple[int, ...] = struct.field(pytree_node=False, default=(48, 64))
+    network: PriceNetwork = named("prices", acting.network, ("widths",), acting.described)
     start: str = choice("new", ("new", "universal"))
     num_lanes: int = count(256)
     num_tasks: int = count(64)
@@ -123,9 +123,7 @@ def start_universal(env: Any, params: Any, config: UniversalConfig, key: Key) ->
     each = trainer.systems(env, params)
     keys = trainer.keys(begin_key, len(each))
     network = (
-        acting.shipped()[1]
-        if config.start == "universal"
-        else acting.untrained(acting.prices(config.widths), network_key)
+        acting.shipped()[1] if config.start == "universal" else acting.untrained(config.network, network_key)
     )
     variables = Universal(network, config.objective)
     return UniversalState(
@@ -172,7 +170,7 @@ def _gather(
     )
     step = functools.partial(pricing.step, env, config, target, explore)
     running, rows = jax.lax.scan(step, running, jax.random.split(decide_key, config.num_tasks + 1))
-    apply = acting.prices(config.widths).apply
+    apply = config.network.apply
     prices = jax.lax.map(lambda x: apply(target, x)[0], rows.x)
     found = pricing.returns(config, rows, prices)
     # Long queues are rare, and their prices large.
@@ -198,7 +196,7 @@ def _learn(
     """
     network, target, optimiser = learner
     units = [jnp.maximum(scale, 0.01)[:, None] for scale in scales]
-    rule, apply = _optimiser(config), acting.prices(config.widths).apply
+    rule, apply = _optimiser(config), config.network.apply
 
     def loss_of(network: Any, examples: Examples, unit: Array) -> Array:
         price = jax.vmap(functools.partial(apply, network))(examples.x)[:, 0]
@@ -338,9 +336,10 @@ def _check(env: Any, params: Any, config: UniversalConfig) -> None:
     if not isinstance(config.objective, Objective):
         raise ValueError(f"objective = {checks.shown(config.objective)}: must be an Objective")
     config.objective.check()
-    network = acting.prices(config.widths)
-    if config.start == "universal" and network != acting.shipped()[0]:
-        raise ValueError(f"widths = {config.widths}: must be as in the network that it starts with")
+    if not isinstance(config.network, PriceNetwork):
+        raise ValueError(f"network = {checks.shown(config.network)}: must be a PriceNetwork")
+    if config.start == "universal" and config.network != acting.shipped()[0]:
+        raise ValueError("network: must be the one of the package, if start = 'universal'")
     used = config.num_batches * config.batch_tasks
     if config.num_tasks < used:
         raise ValueError(
@@ -351,7 +350,7 @@ def _check(env: Any, params: Any, config: UniversalConfig) -> None:
 def _variables(config: UniversalConfig, num_processors: int) -> Universal:
     """Return the variables before training."""
     del num_processors
-    network = acting.untrained(acting.prices(config.widths), jax.random.key(0))
+    network = acting.untrained(config.network, jax.random.key(0))
     return Universal(network, config.objective)
 
 
@@ -361,9 +360,8 @@ def _fits(settings: Mapping[str, Any], trained: np.ndarray, env: Env, params: En
 
 def _acting(config: UniversalConfig, variables: Universal, names: Mapping[str, Any]) -> Scheduler:
     """Return the scheduler, whose network must have been given today's features."""
-    if not acting.known(names):
-        raise ValueError("its network was given other features than this jaxlb has: train it again")
-    return acting.priced(acting.prices(config.widths), variables)
+    acting.check_features(UNIVERSAL.name, names)
+    return acting.priced(config.network, variables)
 
 
 TUNING = {

@@ -42,6 +42,7 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "guarded-sita": size_based.guarded_sita,
     "fpi": size_based.fpi,
     "card": size_based.card,
+    "dice": size_based.dice,
     "optimal": optimal.optimal,
     "predictive": predictive.predictive,
     "drift-aware": predictive.drift_aware,

@@ -1,4 +1,4 @@
-"""Rules that use a task's size and the size law: SITA-E, guarded SITA, FPI, CARD.
+"""Rules that use a task's size and the size law: SITA-E, guarded SITA, FPI, CARD, Dice.
 
 Their cutoffs are computed from the law when a run starts, as constants in the scheduler's memory. Where a
 cutoff falls on an atom, a size that many tasks have (of `Bimodal`, or the time limit of a recorded log), each
@@ -175,32 +175,40 @@ def fpi() -> Scheduler:
 
 
 def _card_start(
-    band: float, threshold: float, env: Static, params: EnvParams, lanes: Lanes
-) -> tuple[Array, Array, Array]:
-    """Return sizes that part small, medium and large; the long processor; the limit of a short one's wait."""
+    band: float, threshold: float, bands: int, flexible: bool, env: Static, params: EnvParams, lanes: Lanes
+) -> tuple[Array, Array, Array, Array]:
+    """Return sizes that part the kinds of task, each kind's limit of a short wait, the long one, if it stays.
+
+    Kinds are small, the bands of medium, and large.
+    """
     del env, lanes
     speed = speeds(params)
-    long = first_smallest(speed)
-    part = 1.0 - speed[long] / speed.sum()
-    fractions = jnp.stack([(1.0 - band) * part, 1.0 - (1.0 - band) * (1.0 - part)])
+    slowest = first_smallest(speed)
+    part = 1.0 - speed[slowest] / speed.sum()
+    fractions = jnp.linspace((1.0 - band) * part, 1.0 - (1.0 - band) * (1.0 - part), bands + 1)
     cutoffs = load_cutoffs(params.size, fractions)
     below, up_to = around(params.size, cutoffs)
     larger = (below < up_to) & (fractions - below < up_to - fractions)
-    larger = jnp.where(cutoffs[0] == cutoffs[1], jnp.array([True, False]), larger)
-    return with_larger(cutoffs, larger), long, threshold * params.size.mean() / speed.mean()
+    larger = jnp.where(cutoffs[0] == cutoffs[-1], jnp.arange(bands + 1) == 0, larger)
+    factors = 2.0 - (2.0 * jnp.arange(bands, dtype=jnp.float32) + 1.0) / bands
+    limits = threshold * factors * params.size.mean() / speed.mean()
+    ends = jnp.full(1, jnp.inf, jnp.float32)
+    return with_larger(cutoffs, larger), jnp.concatenate([ends, limits, -ends]), slowest, jnp.array(flexible)
 
 
-def _card(memory: tuple[Array, Array, Array], observation: Observation, key: Key) -> tuple[Array, tuple]:
+def _card(memory: tuple[Array, ...], observation: Observation, key: Key) -> tuple[Array, tuple]:
     del key
-    (small, large), long, limit = memory
-    short_wait = jnp.where(processor_index(observation.wait) == long, jnp.inf, observation.wait)
-    short = first_smallest(short_wait, -observation.speed)
-    fits = (observation.size <= small) | ((observation.size <= large) & (short_wait.min(0) <= limit))
-    alone = observation.speed.shape[0] == 1
-    return jnp.where(fits & (not alone), short, long), memory
+    cutoffs, limits, slowest, flexible = memory
+    o = observation
+    long = jnp.where(flexible, first_smallest(-o.wait, o.speed), slowest)
+    short_wait = jnp.where(processor_index(o.wait) == long, jnp.inf, o.wait)
+    short = first_smallest(short_wait, -o.speed)
+    kind = (o.size > cutoffs.reshape(-1, *(1,) * o.size.ndim)).sum(0, dtype=jnp.int32)
+    alone = o.speed.shape[0] == 1
+    return jnp.where((short_wait.min(0) <= limits[kind]) & (not alone), short, long), memory
 
 
-def card(band: float = 0.2, threshold: float = 2.0) -> Scheduler:
+def card(band: float = 0.2, threshold: float = 2.0, bands: int = 1, flexible: bool = False) -> Scheduler:
     """Follow CARD, Controlled Asymmetry Reduces Delay (Xie, Grosof, Scully 2024).
 
     One processor is long, the others short. Small tasks go to the short processor with the least wait, large
@@ -208,13 +216,57 @@ def card(band: float = 0.2, threshold: float = 2.0) -> Scheduler:
     else to the long one. The cutoffs enclose the size at which large and small tasks would load long and
     short processors in proportion to their speed. The paper has equal processors; here the slowest is long.
     Tasks of a size that a cutoff falls on are on that side of it which comes nearer to its part of the work,
-    and medium if both cutoffs fall on it.
+    and medium if all cutoffs fall on it. With several bands and flexible it is in the spirit of the paper's
+    multi-band and flexible variants, whose details differ.
 
     Args:
       band: small tasks bring (1 - band) times the short processors' part of the work, large ones
         (1 - band) times the long one's part; in (0, 1).
-      threshold: wait above which a short processor takes no medium task, in mean service times.
+      threshold: wait above which a short processor takes no medium task, in mean service times; of several
+        bands the mean.
+      bands: of medium tasks, of equal work; the larger the tasks, the lower the threshold, in equal steps.
+      flexible: whether the long processor is the one with the longest wait at the moment, of equal ones the
+        slowest.
     """
     checks.leaf("band", band, above=0, below=1)
     checks.leaf("threshold", threshold, above=0)
-    return with_memory("card", partial(_card_start, band, threshold), _card)
+    checks.at_least("bands", bands, 1)
+    return with_memory("card", partial(_card_start, band, threshold, bands, flexible), _card)
+
+
+def _dice_start(
+    limit: float, growth: float, last: str, env: Static, params: EnvParams, lanes: Lanes
+) -> tuple[Array, Array]:
+    """Return the place `[P, 1...]` of each processor in line, and the longest completion time it accepts."""
+    del env
+    speed = speeds(params)
+    place = jnp.argsort(jnp.argsort(-speed if last == "slowest" else speed, stable=True))
+    limits = limit * growth ** place.astype(jnp.float32) * params.size.mean() / speed.mean()
+    limits = jnp.where(place == len(speed) - 1, jnp.inf, limits)
+    shape = (-1, *(1,) * len(lanes))
+    return place.astype(jnp.float32).reshape(shape), limits.reshape(shape)
+
+
+def _dice(memory: tuple[Array, Array], observation: Observation, key: Key) -> tuple[Array, tuple]:
+    del key
+    place, limits = memory
+    accepted = response(observation.wait, observation.size, observation.speed) <= limits
+    return first_smallest(jnp.where(accepted, place, jnp.inf)), memory
+
+
+def dice(limit: float = 4.0, growth: float = 2.0, last: str = "slowest") -> Scheduler:
+    """Ask processors in turn; the first at which the task would be done soon enough gets it.
+
+    A sequential policy, as in Hyytia and Righter (2022): so the first processors stay short, and large tasks
+    and those that find much work go on to the last, which accepts all. Their processors are equal; here they
+    are asked by speed, of equal speed the first one first.
+
+    Args:
+      limit: of the completion time at the first processor, in mean service times.
+      growth: how much higher the limit of each next one is.
+      last: "slowest" or "fastest": which end of the processors, ordered by speed, is asked last.
+    """
+    checks.leaf("limit", limit, above=0)
+    checks.leaf("growth", growth, above=0)
+    checks.known("last", last, ("slowest", "fastest"))
+    return with_memory("dice", partial(_dice_start, limit, growth, last), _dice)

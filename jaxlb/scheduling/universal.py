@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from jaxlb import weights
+from jaxlb import checks, weights
 from jaxlb.functions import partial
 from jaxlb.numerics import broadcasts, first_smallest, processor_index, total
 from jaxlb.rewards import Weights
@@ -181,6 +181,22 @@ def prices(widths: Sequence[int] = (48, 64)) -> PriceNetwork:
     return PriceNetwork(partial(nn.Module.init, module), partial(nn.Module.apply, module))
 
 
+def network(name: str, widths: Sequence[int] = (48, 64)) -> PriceNetwork:
+    """Make the network by its name, "prices".
+
+    Raises:
+      ValueError: another name, or bad widths.
+    """
+    checks.known("network", name, ("prices",))
+    return prices(widths)
+
+
+def described(network: PriceNetwork) -> dict[str, Any] | None:
+    """Describe a network by the name and options that `network` takes, as JSON; None if it is one's own."""
+    module = next(iter(getattr(network.init, "args", ())), None)
+    return {"network": "prices", "widths": list(module.widths)} if isinstance(module, _Prices) else None
+
+
 def untrained(network: PriceNetwork, key: Key) -> Any:
     """Return parameters to begin with, which are for any number of processors; the key is consumed."""
     return network.init(key, no_features(2))
@@ -290,17 +306,17 @@ def priced(network: PriceNetwork, variables: Universal) -> Scheduler:
 WEIGHTS = Path(__file__).with_name("universal.weights")
 
 
-def known(names: Mapping[str, Sequence[str]]) -> bool:
-    """Return whether features of these names, by group, are those that networks are given today."""
-    return {group: tuple(each) for group, each in names.items()} == dict(FEATURES)
+def check_features(whose: str, names: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError unless a network's features, by group, are those that networks are given today."""
+    if {group: tuple(each) for group, each in names.items()} != dict(FEATURES):
+        raise ValueError(f"{whose}: its network was given other features than this jaxlb has; train it again")
 
 
 @functools.cache
 def shipped(path: Path = WEIGHTS) -> tuple[PriceNetwork, Any]:
     """Read the network that comes with the package, or one written likewise; half the digits are stored."""
     about = weights.about(path)
-    if not known(about["features"]):
-        raise ValueError(f"{path}: its network was given other features than this jaxlb has; train it again")
+    check_features(str(path), about["features"])
     network = prices(about["widths"])
     like = jax.eval_shape(lambda: untrained(network, jax.random.key(0)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float16), like)
