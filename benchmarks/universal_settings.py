@@ -115,15 +115,20 @@ def lanes_of(env: jaxlb.Env, lanes: int, tasks: int) -> dict[str, Any]:
     }
 
 
-def best_rules(setting: Setting, env: jaxlb.Env, params: jaxlb.EnvParams) -> dict[str, str]:
-    """Find the best of all rules for each objective."""
+def tried(setting: Setting) -> int:
+    """Return how many rules and settings of rules the best one is the best of."""
+    return len(setting.rules) or len(RULES) + len(CHOICES) + sum(map(len, TUNED))
+
+
+def best_rules(setting: Setting, env: jaxlb.Env, params: jaxlb.EnvParams) -> dict[str, Any]:
+    """Find the best of all rules for each objective, and tell how many were tried."""
     if setting.rules:
-        return dict.fromkeys(OURS, setting.rules[0])
+        return dict.fromkeys(OURS, setting.rules[0]) | {"tried": tried(setting)}
     key, some = jax.random.key(TEST_SEED + 1), lanes_of(env, 256, 2000)
     table = jaxlb.compare(env, params, rules(*RULES, *CHOICES), key, **some)
     rows = [row for row in table.schedulers if row.stationary] or list(table.schedulers)
     tuned = [tuning.best(env, params, jax.random.clone(key), names, **some) for names in TUNED]
-    found = {}
+    found: dict[str, Any] = {"tried": tried(setting)}
     for objective, figure in OURS.items():
         each = [*rows, *(of_rule[objective] for of_rule in tuned)]
         found[objective] = min(each, key=lambda one: getattr(one, figure)).name
