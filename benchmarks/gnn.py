@@ -241,7 +241,7 @@ def adaptation(seeds: int) -> str:
             for index in range(before + after):
                 now = params if index < before else permuted
                 carry = continue_rollout(env, now, rule, carry, chunk)
-                found = summarise(carry.totals, env.view(carry.state))
+                found = summarise(carry.totals, env.view(carry.state, params))
                 sums.append(float(found.sla_violation_rate.mean()) * chunk * (index + 1))
             path = 100 * np.diff(sums) / chunk
             # The first half of the time before is warm-up.

@@ -315,23 +315,28 @@ class _Work(NamedTuple):
         carry: Carry,
         progress: Callable[[float], None],
     ) -> _Judged:
-        histogram, halves = None, np.zeros((2, self.num_lanes))
-        middle = self.warmup + self.num_tasks // 2
-        for first in range(0, self.total, self.chunk):
-            carry = program(carry, min(self.chunk, self.total - first))
-            rows = np.asarray(at_hand(carry.recent))[: self.total - first]
-            before, rows = np.split(rows, [max(self.warmup - first, 0)])
-            if len(rows):
-                counted = count_completions(rows, min(self.num_lanes, MAX_GROUPS))
-                histogram = counted if histogram is None else histogram + counted
-                parts = np.split(rows, [max(middle - first - len(before), 0)])
-                halves += [part.sum(0, dtype=np.float64) for part in parts]
-            progress(min(first + self.chunk, self.total) / self.total)
+        histogram, first, middle = None, 0, self.warmup + self.num_tasks // 2
+        halves = np.zeros((2, self.num_lanes)), np.zeros((2, self.num_lanes))
+        for end in (self.warmup, middle, self.total):
+            while first < end:
+                number = min(self.chunk, end - first)
+                carry = program(carry, number)
+                if first >= self.warmup:
+                    rows, known = _completions(carry, first, number)
+                    counted = count_completions(rows, min(self.num_lanes, MAX_GROUPS), known)
+                    histogram = counted if histogram is None else histogram + counted
+                    half = int(first >= middle)
+                    halves[0][half] += np.where(known, rows, 0.0).sum(0, dtype=np.float64)
+                    halves[1][half] += known.sum(0)
+                if carry.filled is not None:
+                    carry = carry.replace(filled=carry.filled - carry.filled)
+                first += number
+                progress(first / self.total)
         assert histogram is not None
-        found = env.view(carry.state)
+        found = env.view(carry.state, self.params)
         summary = at_hand(metrics.summarise(carry.totals, found))
         shown = stationarity.Evidence(
-            halves=halves / np.maximum([[self.num_tasks // 2], [self.num_tasks - self.num_tasks // 2]], 1),
+            halves=halves[0] / np.maximum(halves[1], 1),
             wait_growth=np.asarray(summary.wait_growth, np.float64),
             utilisation=np.asarray(summary.utilisation, np.float64),
             elapsed=np.asarray(summary.elapsed, np.float64),
@@ -341,6 +346,15 @@ class _Work(NamedTuple):
         rule = "this rule" if self.mover is None else self.mover.name
         hint = stationarity.unsettled(shown, self.params, rule)
         return _Judged(metrics.LaneFigures(summary, histogram), hint, np.asarray(at_hand(found.overflow)))
+
+
+def _completions(carry: Carry, first: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return completion times `[rows, N]` of `number` tasks from index `first` on, and which are there."""
+    recent = np.asarray(at_hand(carry.recent))
+    if carry.filled is None:
+        rows = recent[(first + np.arange(number)) % len(recent)]
+        return rows, np.ones(rows.shape, bool)
+    return recent, np.arange(len(recent))[:, None] < np.asarray(at_hand(carry.filled))
 
 
 def _row(name: str, found: _Judged, baseline: _Judged) -> Row:

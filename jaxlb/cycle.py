@@ -10,7 +10,18 @@ import jax.numpy as jnp
 
 from jaxlb import observe
 from jaxlb.numerics import stored
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Outcome, Static, System, Task
+from jaxlb.types import (
+    Array,
+    Departures,
+    EnvParams,
+    Key,
+    Lanes,
+    Observation,
+    Outcome,
+    Static,
+    System,
+    Task,
+)
 
 
 def start(env: Static, params: EnvParams, lanes: Lanes, station: Any = None) -> System:
@@ -22,23 +33,26 @@ def start(env: Static, params: EnvParams, lanes: Lanes, station: Any = None) -> 
 
 def empty(env: Static, params: EnvParams, system: System) -> System:
     """Return the same processors, empty, and a monitor that has just published so."""
-    lanes = env.station.view(system.station).wait.shape[1:]
+    lanes = env.station.view(system.station, params.speed).wait.shape[1:]
     return start(env, params, lanes, env.station.empty(system.station))
 
 
-def advance(env: Static, params: EnvParams, system: System, gap: Array, key: Key) -> System:
+def advance(
+    env: Static, params: EnvParams, system: System, gap: Array, key: Key
+) -> tuple[System, Departures | None]:
     """Let `gap` `[...]` time pass without arrivals; the key is consumed where there is noise."""
-    station, before = env.station, system.station
+    station, before, speed = env.station, system.station, params.speed
     monitor = observe.advance(
         system.monitor,
-        lambda time: station.view(station.advance(before, time)),
-        station.view(before),
+        lambda time: station.view(station.advance(before, speed, time)[0], speed),
+        station.view(before, speed),
         params,
         gap,
         env.wait_visible,
         key,
     )
-    return System(station=station.advance(before, gap), monitor=monitor)
+    after, departures = station.advance(before, speed, gap)
+    return System(station=after, monitor=monitor), departures
 
 
 def measure(env: Static, params: EnvParams, system: System, task: Task, seen: Task, key: Key) -> Observation:
@@ -52,16 +66,19 @@ def measure(env: Static, params: EnvParams, system: System, task: Task, seen: Ta
       seen: the task as the scheduler may see it.
       key: consumed where there is noise and figures are always fresh.
     """
-    found = env.station.view(system.station)
-    return observe.observe(system.monitor, found, params, task, seen, env.wait_visible, key)
+    found = env.station.view(system.station, params.speed)
+    # In a queue it follows from the wait.
+    station = env.station
+    completion = None if station.settled else station.response(system.station, params.speed, task)
+    return observe.observe(system.monitor, found, params, task, seen, env.wait_visible, key, completion)
 
 
 def assign(
-    env: Static, params: EnvParams, system: System, task: Task, seen: Task, action: Array
+    env: Static, params: EnvParams, system: System, task: Task, seen: Task, number: Array, action: Array
 ) -> tuple[System, Outcome]:
     """Give the task that has arrived to processor `action` `[...]`, clipped to those that there are."""
     action = stored(jnp.clip(jnp.asarray(action, jnp.int32), 0, env.num_processors - 1))
-    station, wait, service = env.station.assign(system.station, params.speed, task.size, action)
+    station, wait, service = env.station.assign(system.station, params.speed, task, number, action)
     completion = stored(wait + service)
     outcome = Outcome(
         action=action,

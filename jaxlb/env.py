@@ -15,7 +15,7 @@ from jaxlb.numerics import broadcasts, select
 from jaxlb.random import split, typed
 from jaxlb.rewards import Reward, Weighted
 from jaxlb.stations import FCFS, Station, View
-from jaxlb.types import Array, EnvParams, EnvState, Key, Lanes, Observation, Outcome, Task
+from jaxlb.types import Array, Departures, EnvParams, EnvState, Key, Lanes, Observation, Outcome, Task
 
 VECTORS = ("speed", "nominal_speed", "class_probability", "class_slack", "sla_weight")
 """The parameters that have an axis of their own; `sla_weight` may have one, `nominal_speed` may be None."""
@@ -190,11 +190,17 @@ class Env(_Settings):
             workload=(),
             steps=jnp.zeros(lanes, jnp.int32),
         )
-        return self._arrive(state, first_task, params, key)
+        return self._arrive(state, first_task, params, key)[0]
 
-    def view(self, state: EnvState) -> View:
+    def view(self, state: EnvState, params: EnvParams) -> View:
         """Return what a monitor may measure of the processors."""
-        return self.station.view(state.system.station)
+        return self.station.view(state.system.station, with_lane_axis(params, state.task.gap.shape).speed)
+
+    def remaining(self, state: EnvState, params: EnvParams) -> Departures | None:
+        """Return what becomes of all tasks there if nothing arrives; None if that is known already."""
+        return self.station.remaining(
+            state.system.station, with_lane_axis(params, state.task.gap.shape).speed
+        )
 
     @broadcasts
     def observe(self, state: EnvState, params: EnvParams, key: Key) -> Observation:
@@ -215,10 +221,12 @@ class Env(_Settings):
           key: consumed where there is noise.
 
         Returns:
-          The state at the next decision, the assigned task's outcome, the reward `[...]`.
+          The state at the next decision, the assigned task's outcome with who has left until then, the reward
+          `[...]`.
         """
         state, outcome, reward = self.assign(state, action, next_task.gap, params)
-        return self._arrive(state, next_task, params, key), outcome, reward
+        state, departures = self._arrive(state, next_task, params, key)
+        return state, outcome.replace(departures=departures), reward
 
     @broadcasts
     def assign(
@@ -233,13 +241,16 @@ class Env(_Settings):
           params: as in `transition`.
         """
         seen = self.seen(state.task, params)
-        system, outcome = cycle.assign(self, params, state.system, state.task, seen, action)
+        system, outcome = cycle.assign(self, params, state.system, state.task, seen, state.steps, action)
         after = state.replace(system=system, steps=state.steps + 1)
         return after, outcome, self.reward(self, params, state, after, outcome, gap)
 
-    def _arrive(self, state: EnvState, task: Task, params: EnvParams, key: Key) -> EnvState:
+    def _arrive(
+        self, state: EnvState, task: Task, params: EnvParams, key: Key
+    ) -> tuple[EnvState, Departures | None]:
         """Let the task's gap pass."""
-        return state.replace(system=cycle.advance(self, params, state.system, task.gap, key), task=task)
+        system, departures = cycle.advance(self, params, state.system, task.gap, key)
+        return state.replace(system=system, task=task), departures
 
     def seen(self, task: Task, params: EnvParams) -> Task:
         """Return the task as a scheduler may see it: where sizes are hidden, neither they nor deadlines."""

@@ -174,6 +174,19 @@ def _station(settings: Mapping[str, Any]) -> Any:
     return station
 
 
+_SERVICE = ("discipline", "slots", "capacity")
+"""Settings that make a station."""
+
+
+def _served(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the station that a discipline among them makes."""
+    found = {name: value for name, value in settings.items() if name not in _SERVICE}
+    options = {name: settings[name] for name in _SERVICE[1:] if name in settings}
+    if "discipline" not in settings:
+        return found | options
+    return found | {"station": stations.named(settings["discipline"], **options)}
+
+
 def _static(settings: Mapping[str, Any]) -> set[str]:
     """List the names of static settings: of `Env`, and of the station."""
     return _OF_ENV | {field.name for field in dataclasses.fields(_station(settings))}
@@ -212,7 +225,7 @@ def make(
     """
     checks.known("scenario", name, _SCENARIOS)
     scenario = _SCENARIOS[name]
-    settings = dict(scenario.settings)
+    settings, overrides = _served(dict(scenario.settings)), _served(overrides)
     if "station" in overrides:  # and with it all of its settings
         settings = {key: value for key, value in settings.items() if key in _OF_ENV}
     elif trace is not None and "station" not in settings:

@@ -89,7 +89,7 @@ def matter(env: Env, params: EnvParams, state: EnvState, acting: Sequence[tuple[
     # What is measured now, and not some time ago, depends on the same things.
     fresh = with_lane_axis(params, state.task.gap.shape).replace(measure_interval=None)
     monitor, task, key = state.system.monitor.replace(published=None), state.task, jax.random.key(0)
-    found = env.view(state)
+    found = env.view(state, params)
 
     def act(queue_length: Array) -> list:
         now = found.replace(queue_length=queue_length)
@@ -106,4 +106,5 @@ def matter(env: Env, params: EnvParams, state: EnvState, acting: Sequence[tuple[
     for equation in jaxpr.eqns:
         if depend(equation.invars):
             dependent |= set(equation.outvars)
-    return env.reward.counts_tasks or depend(jaxpr.outvars)
+    refuses = env.remaining(state, params) is not None  # what finds no place is lost
+    return refuses or env.reward.counts_tasks or depend(jaxpr.outvars)

@@ -25,6 +25,7 @@ from jaxlb.scheduling import as_scheduler
 from jaxlb.scheduling.base import first_memory
 from jaxlb.types import (
     Array,
+    Departures,
     EnvParams,
     EnvState,
     Key,
@@ -61,6 +62,7 @@ class Carry(struct.PyTreeNode):
     behaviour_memory: Any  # of the behaviour scheduler, () without one
     totals: Totals
     recent: Array  # [B, N] completion times of the last B tasks, the one with index i in row i % B
+    filled: Array | None  # [N] int32, rows of `recent` in use where departures tell, which come in any number
 
 
 def decide(
@@ -102,18 +104,22 @@ def start_rollout(
       key: consumed.
       num_lanes: N.
       behaviour: the scheduler whose choices are carried out, where it is not the one that is judged.
-      num_recent: how many completion times of each lane are kept.
+      num_recent: how many completion times of each lane are kept, or how many arrivals' time.
     """
     lanes = (num_lanes,)
     state, keys = first_arrival(env, params, key, lanes)
+    remaining = env.remaining(state, params)
+    # Any number of tasks may leave in a step; of those that arrive, as many as have room.
+    rows = num_recent if remaining is None or not num_recent else num_recent + len(remaining.known)
     carry = Carry(
         streams=keys,
         index=jnp.int32(0),
         state=state,
         memory=_first_memory(env, scheduler, params, lanes),
         behaviour_memory=() if behaviour is None else _first_memory(env, behaviour, params, lanes),
-        totals=metrics.start(env.view(state), params.class_probability.shape[0]),
-        recent=jnp.zeros((num_recent, num_lanes), jnp.float32),
+        totals=_totals(env, params, state),
+        recent=jnp.zeros((rows, num_lanes), jnp.float32),
+        filled=None if remaining is None else jnp.zeros(lanes, jnp.int32),
     )
     if checks.traced(carry):
         return over_devices(carry, num_lanes)
@@ -179,12 +185,10 @@ def continue_rollout(
             )
             action, memory = scheduler.act(scheduler.variables, memory, seen, act_key)
             _, outcome, reward = env.assign(before, action, next_task.gap, params)
-        response = env.station.response(before.system.station, params.speed, task.size)
-        decided = metrics.Decided(env.view(before), response, task, outcome, reward)
+        response = env.station.response(before.system.station, params.speed, task)
+        decided = metrics.Decided(env.view(before, params), response, task, outcome, reward)
         counts, sums = metrics.of_task(decided, num_classes, next_task.gap)
-        recent = carry.recent
-        if recent.shape[0]:
-            recent = recent.at[carry.index % recent.shape[0]].set(outcome.completion)
+        recent, filled = _recorded(carry, outcome)
         carry = carry.replace(
             index=after,
             state=state.replace(workload=process),
@@ -192,6 +196,7 @@ def continue_rollout(
             behaviour_memory=behaviour_memory,
             totals=metrics.add(carry.totals, counts, sums, moved),
             recent=recent,
+            filled=filled,
         )
         return over_devices(carry, lanes[0])
 
@@ -200,11 +205,29 @@ def continue_rollout(
 
     def part(which: Array, carry: Carry) -> Carry:
         """Run the tasks of the warm-up, or those after it, which are counted from its end on."""
-        none = metrics.start(env.view(carry.state), num_classes)
+        none = _totals(env, params, carry.state)
         totals = jax.tree.map(functools.partial(jnp.where, carry.index <= warmup), none, carry.totals)
         return jax.lax.fori_loop(carry.index, bounds[which], body, carry.replace(totals=totals))
 
     return jax.lax.fori_loop(0, 2, part, carry)
+
+
+def _totals(env: Env, params: EnvParams, state: EnvState) -> Totals:
+    """Return totals with nothing counted yet."""
+    num_classes = params.class_probability.shape[0]
+    return metrics.start(env.view(state, params), num_classes, env.remaining(state, params))
+
+
+def _recorded(carry: Carry, outcome: Outcome) -> tuple[Array, Array | None]:
+    """Return completion times with those of one more step."""
+    recent, departures, rows = carry.recent, outcome.departures, carry.recent.shape[0]
+    if departures is None or carry.filled is None:
+        return recent.at[carry.index % rows].set(outcome.completion) if rows else recent, None
+    last = carry.filled + jnp.cumsum(departures.known, 0, jnp.int32)
+    row = jnp.where(departures.known, last - 1, rows)
+    lane = jnp.broadcast_to(jnp.arange(row.shape[1], dtype=jnp.int32), row.shape)
+    recent = recent.at[row, lane].set(departures.outcome.completion, mode="drop") if rows else recent
+    return recent, last[-1]
 
 
 def rollout(
@@ -250,7 +273,7 @@ def rollout(
         # Cloned, since a run with more room is of the same tasks.
         carry = start_rollout(env, params, scheduler, jax.random.clone(key), num_lanes)
         carry = continue_rollout(env, params, scheduler, carry, warmup + num_tasks, warmup)
-        return at_hand(metrics.summarise(carry.totals, env.view(carry.state))), carry
+        return at_hand(metrics.summarise(carry.totals, env.view(carry.state, params))), carry
 
     summary, carry = run(env)
     if checks.traced(summary):
@@ -259,7 +282,7 @@ def rollout(
         scheduler.name,
         env,
         lambda at: (summary, carry) if at is env else run(at),
-        lambda found: at_hand(env.view(found[1].state).overflow),
+        lambda found: at_hand(env.view(found[1].state, params).overflow),
         lambda: lengths.matter(env, params, carry.state, [(scheduler, carry.memory)]),
         lengths.room(env, num_lanes, warmup + num_tasks),
     )
@@ -320,12 +343,12 @@ def replay(
     (state, memory), _ = found
     # A given station has the room that it has.
     most = lengths.room(env, lanes, len(tasks.gap)) if station is None else env.station.queue_capacity
-    before = 0 if station is None else env.station.view(station).overflow
+    before = 0 if station is None else env.station.view(station, params.speed).overflow
     found, _ = lengths.exact(
         scheduler.name,
         env,
         lambda at: found if at is env else run(at),
-        lambda found: env.view(found[0][0]).overflow - before,
+        lambda found: env.view(found[0][0], params).overflow - before,
         lambda: lengths.matter(env, params, state, [(scheduler, memory)]),
         most,
     )
@@ -372,15 +395,45 @@ def _watched(
     # After the last task comes the first again, which nothing records.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
     state = env.start(params, first, fold_in(keys.observe, 0), station)
-    start = state, first_memory(scheduler.name, scheduler.start, env, observe.nominal(params), lanes)
+    memory = first_memory(scheduler.name, scheduler.start, env, observe.nominal(params), lanes)
+    settled = _settled(env.remaining(state, params), tasks.gap.shape)
 
     def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, tuple[Outcome, Any]]:
-        state, memory = carry
+        state, memory, settled = carry
         index, task = x
         observe_key, key = fold_in(keys.observe, index + 1), fold_in(keys.act, index)
         state, after, seen, outcome, _ = decide(env, params, scheduler, state, memory, task, observe_key, key)
-        return spread_over((state, after)), (outcome, record(scheduler, memory, seen))
+        settled = _with(settled, outcome.departures)
+        watched = outcome.replace(departures=None), record(scheduler, memory, seen)
+        return spread_over((state, after, settled)), watched
 
     indices = jnp.arange(tasks.gap.shape[0], dtype=jnp.int32)
-    last, watched = jax.lax.scan(body, spread_over(start), (indices, spread_over(following)))
-    return last, at_hand(watched)
+    start = spread_over((state, memory, settled))
+    (state, memory, settled), (outcome, watched) = jax.lax.scan(
+        body, start, (indices, spread_over(following))
+    )
+    settled = _with(settled, env.remaining(state, params))
+    if settled is not None:
+        known, found = settled
+        outcome = jax.tree.map(functools.partial(jnp.where, known), found, outcome)
+    return (state, memory), at_hand((outcome, watched))
+
+
+def _settled(departures: Departures | None, shape: tuple[int, ...]) -> tuple[Array, Outcome] | None:
+    """Return which outcomes `[T, ...]` are known, none yet, and room for them; None if assignments tell."""
+    if departures is None:
+        return None
+    outcome = jax.tree.map(lambda leaf: jnp.zeros(shape, leaf.dtype), departures.outcome)
+    return jnp.zeros(shape, bool), outcome
+
+
+def _with(
+    settled: tuple[Array, Outcome] | None, departures: Departures | None
+) -> tuple[Array, Outcome] | None:
+    """Put the outcomes of tasks that have left where those of their assignments belong."""
+    if settled is None or departures is None:
+        return settled
+    row = jnp.where(departures.known, departures.number, len(settled[0]))
+    index = (row, *jnp.indices(row.shape, dtype=jnp.int32)[1:])
+    new = departures.known, departures.outcome
+    return jax.tree.map(lambda old, new: old.at[index].set(new, mode="drop"), settled, new)

@@ -25,7 +25,7 @@ from jaxlb.numerics import (
 )
 from jaxlb.stations import View
 from jaxlb.statistics import Estimate, Histogram, mean_interval, quantile_interval, ratio_interval
-from jaxlb.types import Array, Outcome, Task
+from jaxlb.types import Array, Departures, Outcome, Task
 
 
 class Decided(NamedTuple):
@@ -51,7 +51,8 @@ class Figure(NamedTuple):
     Attributes:
       meaning: in words.
       unit: "time", "share", "reward", or "" of a plain number.
-      of_task: Decided -> `[N]`, where it is an average over tasks; bool is counted exactly.
+      of_task: Decided -> `[N]`, where it is an average over decisions; bool is counted exactly.
+      of_outcome: (task, outcome) -> of their shape, where it is an average over tasks that have left.
       of_run: (run, run of the baseline) -> its estimate, or one for each priority; None: the mean over lanes
         of that average.
       heading: of its column in tables for people, in which `{baseline}` is the baseline's name; None: it has
@@ -64,6 +65,7 @@ class Figure(NamedTuple):
     meaning: str
     unit: str
     of_task: Callable[[Decided], Array] | None = None
+    of_outcome: Callable[[Task, Outcome], Array] | None = None
     of_run: Callable[[LaneFigures, LaneFigures], Estimate | list[Estimate]] | None = None
     heading: str | None = None
     scale: float = 1.0
@@ -118,18 +120,21 @@ def _completion_quantile(percent: int) -> Figure:
 
 FIGURES: dict[str, Figure] = {
     "mean_completion": Figure(
-        "completion time", "time", lambda of: of.outcome.completion, heading="completion"
+        "completion time", "time", of_outcome=lambda task, outcome: outcome.completion, heading="completion"
     ),
     "p50_completion": _completion_quantile(50),
     "p95_completion": _completion_quantile(95),
     "p99_completion": _completion_quantile(99),
     "mean_slowdown": Figure(
-        "completion time / size", "", lambda of: of.outcome.completion / of.task.size, heading="slowdown"
+        "completion time / size",
+        "",
+        of_outcome=lambda task, outcome: outcome.completion / task.size,
+        heading="slowdown",
     ),
     "sla_violation_rate": Figure(
         "tasks that took longer than their deadline",
         "share",
-        lambda of: of.outcome.violation,
+        of_outcome=lambda task, outcome: outcome.violation,
         heading="SLA violations %",
         scale=100.0,
     ),
@@ -188,8 +193,8 @@ def estimates(run: LaneFigures, baseline: LaneFigures) -> dict[str, Estimate | l
 class Totals(struct.PyTreeNode):
     """Running sums, and what the system was like when they began."""
 
-    num_tasks: Array  # int32
-    counts: dict[str, Array]  # [N], of classes [C, N], int32
+    num_tasks: Array  # int32, decided
+    counts: dict[str, Array]  # [N], of classes [C, N], int32; of those "departed" where departures tell
     sums: dict[str, Array]  # [N]
     errors: dict[str, Array]  # what rounding has taken from the sums
     service: Array  # [P, N] time, given to each processor
@@ -236,14 +241,29 @@ def of_task(decided: Decided, num_classes: int, gap: Array) -> tuple[dict, dict]
       num_classes: C.
       gap: `[N]` time to the next arrival.
     """
-    of_class = decided.task.priority == jnp.arange(num_classes, dtype=jnp.int32)[:, None]
-    counts = {"class_count": of_class, "class_violations": of_class & decided.outcome.violation}
-    sums = {"elapsed": gap}
+    task, outcome, departures = decided.task, decided.outcome, decided.outcome.departures
+    if departures is not None:
+        task, outcome = departures.task, departures.outcome
+    classes = jnp.arange(num_classes, dtype=jnp.int32).reshape(-1, *(1,) * task.priority.ndim)
+    of_class = task.priority == classes
+    found = {"class_count": of_class, "class_violations": of_class & outcome.violation}
+    for name, figure in FIGURES.items():
+        if figure.of_outcome is not None:
+            found[name] = figure.of_outcome(task, outcome)
+    if departures is not None:
+        # Of all places, those from which a task has left.
+        found = {
+            name: (value & departures.known).sum(-2, dtype=jnp.int32)
+            if value.dtype == bool
+            else jnp.where(departures.known, value, 0.0).sum(-2)
+            for name, value in found.items()
+        }
+        found["departed"] = departures.known.sum(0, dtype=jnp.int32)
     for name, figure in FIGURES.items():
         if figure.of_task is not None:
-            value = figure.of_task(decided)
-            (counts if value.dtype == bool else sums)[name] = value
-    return jax.tree.map(lambda x: x.astype(jnp.int32), counts), sums
+            found[name] = figure.of_task(decided)
+    counts = {name: x.astype(jnp.int32) for name, x in found.items() if x.dtype != jnp.float32}
+    return counts, {"elapsed": gap} | {name: x for name, x in found.items() if name not in counts}
 
 
 def agreement(response: Array, completion: Array) -> Array:
@@ -252,13 +272,16 @@ def agreement(response: Array, completion: Array) -> Array:
 
 
 @broadcasts
-def start(found: View, num_classes: int) -> Totals:
-    """Return totals with nothing counted yet, the station being as `found`."""
+def start(found: View, num_classes: int, departures: Departures | None = None) -> Totals:
+    """Return totals with nothing counted yet, the station being as `found`; `departures` are any."""
     lanes = found.wait.shape[1:]
 
     def added() -> tuple[dict, dict]:
         time, number = jnp.zeros(lanes, jnp.float32), jnp.zeros(lanes, jnp.int32)
-        task, outcome = Task(time, time, number, time), Outcome(number, time, time, time, time > 0)
+        task, outcome = (
+            Task(time, time, number, time),
+            Outcome(number, time, time, time, time > 0, departures),
+        )
         return of_task(Decided(found, found.wait, task, outcome, time), num_classes, time)
 
     counts, sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(added))
@@ -300,10 +323,12 @@ def summarise(totals: Totals, found: View) -> Summary:
     number = jnp.maximum(totals.num_tasks, 1).astype(jnp.float32)
     # No work is lost: what was given to a processor it has done, or has still to do.
     busy = totals.service + (totals.service_error + (totals.wait - found.wait))
+    departed = jnp.maximum(counts["departed"], 1).astype(jnp.float32) if "departed" in counts else number
     of_tasks = {name: leaf for name, leaf in (counts | sums).items() if name in FIGURES}
+    numbers = {name: number if FIGURES[name].of_task else departed for name in of_tasks}
     return Summary(
         num_tasks=totals.num_tasks,
-        averages={name: total.astype(jnp.float32) / number for name, total in of_tasks.items()},
+        averages={name: total.astype(jnp.float32) / numbers[name] for name, total in of_tasks.items()},
         class_count=counts["class_count"],
         class_violations=counts["class_violations"],
         utilisation=busy / jnp.maximum(sums["elapsed"], 1e-30),

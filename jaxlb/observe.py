@@ -132,6 +132,7 @@ def observe(
     seen: Task,
     wait_visible: bool,
     key: Key,
+    completion: Array | None = None,
 ) -> Observation:
     """Return what the scheduler observes of the task that just arrived and of the system.
 
@@ -143,6 +144,7 @@ def observe(
       seen: the task as the scheduler may see it.
       wait_visible: whether load and wait are measured; if not, they are inferred from the queue lengths.
       key: consumed where there is noise and figures are always fresh.
+      completion: of each choice, for the oracle; None: as in a queue.
     """
     seen_at = monitor.published
     if seen_at is None:
@@ -163,5 +165,10 @@ def observe(
         speed=jnp.broadcast_to(nominal(params).speed, found.wait.shape),
         age=seen_at.age,
         assigned=seen_at.assigned,
-        truth=Truth(size=task.size, wait=found.wait, speed=jnp.broadcast_to(params.speed, found.wait.shape)),
+        truth=Truth(
+            size=task.size,
+            wait=found.wait,
+            speed=jnp.broadcast_to(params.speed, found.wait.shape),
+            completion=completion,
+        ),
     )

@@ -1,8 +1,10 @@
 """Rewards: what a decision is worth."""
 
 import dataclasses
+import functools
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -10,7 +12,7 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.numerics import at_processor, mean, variance_grown
 from jaxlb.stations import response
-from jaxlb.types import Array, EnvParams, EnvState, Lanes, Outcome, Static
+from jaxlb.types import Array, Departures, EnvParams, EnvState, Lanes, Outcome, Static
 
 WEIGHTS = ("completion_weight", "imbalance_weight", "sla_weight")
 
@@ -44,6 +46,9 @@ class Reward(Protocol):
 class Weighted:
     """Minus completion time to a power, imbalance and violation, each with its weight in the parameters.
 
+    Where a task delays others that are there already, theirs count too: the sum over all decisions is what
+    all tasks cost.
+
     The imbalance is the variance over processors of the backlog after the assignment.
     """
 
@@ -53,10 +58,15 @@ class Weighted:
         self, env: Static, params: EnvParams, before: EnvState, after: EnvState, outcome: Outcome, gap: Array
     ) -> Array:
         """Return the reward `[...]`, see `Reward`."""
-        del after, gap
-        task, backlog = before.task, env.station.view(before.system.station).wait * params.speed
+        del gap
+        task, backlog = before.task, env.station.view(before.system.station, params.speed).wait * params.speed
         imbalance = variance_grown(backlog, at_processor(backlog, outcome.action), task.size)
-        return weighted(params, task.priority, outcome.completion, outcome.violation, imbalance)
+        ends = [env.station.remaining(state.system.station, params.speed) for state in (before, after)]
+        if ends[0] is None:
+            return weighted(params, task.priority, outcome.completion, outcome.violation, imbalance)
+        # What the task costs, and those that are there already.
+        without, with_task = (_of_all(params, each) for each in ends)
+        return with_task - without - params.imbalance_weight * imbalance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +79,8 @@ class HoldingCost:
         self, env: Static, params: EnvParams, before: EnvState, after: EnvState, outcome: Outcome, gap: Array
     ) -> Array:
         """Return the reward `[...]`, see `Reward`."""
-        del params, before, outcome
-        return -env.station.holding_cost(after.system.station, gap)
+        del before, outcome
+        return -env.station.holding_cost(after.system.station, params.speed, gap)
 
 
 REWARDS = {"weighted": Weighted(), "holding-cost": HoldingCost()}
@@ -175,6 +185,14 @@ def weighted(
         sla_weight = at_processor(sla_weight, priority)
     penalty = sla_weight * violation.astype(jnp.float32)
     return -weights.completion_weight * cost - weights.imbalance_weight * imbalance - penalty
+
+
+def _of_all(weights: HasWeights, departures: Departures) -> Array:
+    """Return the sum of rewards `[...]` of tasks that leave, without imbalance."""
+    task, outcome = departures.task, departures.outcome
+    of_task = functools.partial(weighted, weights, imbalance=jnp.zeros_like(task.size[0]))
+    each = jax.vmap(of_task)(task.priority, outcome.completion, outcome.violation)
+    return jnp.where(departures.known, each, 0.0).sum(0)
 
 
 def of_each_choice(

@@ -1,6 +1,7 @@
 """Figures of independent lanes and their intervals: means, ratios, quantiles of completions, counted."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,12 +47,13 @@ def bin_edges(first: int, last: int) -> np.ndarray:
     return bits.view(np.float32).astype(np.float64)
 
 
-def count_completions(completion: np.ndarray, groups: int) -> Histogram:
-    """Count completion times `[T, N]` float32, neighbouring lanes pooled into `groups`."""
-    bins = completion.view(np.int32) >> _SHIFT
+def count_completions(completion: np.ndarray, groups: int, known: Any = ...) -> Histogram:
+    """Count completion times `[T, N]` float32, those that are `known`; lanes are pooled into `groups`."""
+    bins = (completion.view(np.int32) >> _SHIFT)[known]
     first = int(bins.min())
     width = int(bins.max()) - first + 1
     group = np.arange(completion.shape[1]) * groups // completion.shape[1]
+    group = np.broadcast_to(group, completion.shape)[known]
     counts = np.bincount((group * width + (bins - first)).ravel(), minlength=groups * width)
     return Histogram(first, counts.reshape(groups, width))
 

@@ -64,6 +64,7 @@ class Truth(struct.PyTreeNode):
     size: Array  # [...] work
     wait: Array  # [P, ...] time
     speed: Array  # [P, ...] work per time
+    completion: Array | None = None  # [P, ...] time of each choice if nothing else arrives; None: FCFS
 
 
 class Observation(struct.PyTreeNode):
@@ -85,13 +86,27 @@ class Observation(struct.PyTreeNode):
 
 
 class Outcome(struct.PyTreeNode):
-    """What became of a task."""
+    """What became of a task; or what would if nothing else arrived, where only its departure tells.
+
+    Under disciplines that interrupt tasks, or serve several at once, `service` is what a task takes alone,
+    and `wait` all else.
+    """
 
     action: Array  # [...] int32, the processor that got it
     wait: Array  # [...] time from arrival to start
     service: Array  # [...] time from start to departure
     completion: Array  # [...] time from arrival to departure
     violation: Array  # [...] bool, completion later than the deadline
+    departures: Any = None  # Departures until the next arrival; None where all is known at the assignment
+
+
+class Departures(struct.PyTreeNode):
+    """Tasks that have left, in M places."""
+
+    known: Array  # [M, ...] bool, whether one has left from this place
+    number: Array  # [M, ...] int32, of its assignment
+    task: Task  # leaves [M, ...]; gaps are 0
+    outcome: Outcome  # leaves [M, ...]
 
 
 class EnvParams(struct.PyTreeNode):

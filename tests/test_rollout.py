@@ -87,7 +87,7 @@ def test_utilisation_equals_load_and_imbalance_is_zero_for_one_processor(key):
 
 
 def test_sums_do_not_lose_small_terms():
-    empty = FCFS(1).view(FCFS(1).init(1, (1,)))
+    empty = FCFS(1).view(FCFS(1).init(1, (1,)), jnp.ones((1, 1)))
     totals = metrics.start(empty, 1)
     one, tenth = (
         jax.tree.map(jnp.ones_like, totals.counts),

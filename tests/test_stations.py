@@ -55,19 +55,20 @@ class SlowToStart(FCFS):
 
     setup: float = 0.5
 
-    def assign(self, state, speed, size, action):
-        return super().assign(state, speed, size + self.setup * at_processor(speed, action), action)
+    def assign(self, state, speed, task, number, action):
+        longer = task.replace(size=task.size + self.setup * at_processor(speed, action))
+        return super().assign(state, speed, longer, number, action)
 
-    def response(self, state, speed, size):
-        return super().response(state, speed, size) + self.setup
+    def response(self, state, speed, task):
+        return super().response(state, speed, task) + self.setup
 
 
 @dataclasses.dataclass(frozen=True)
 class Unseen(FCFS):
     """FCFS of which nobody can measure anything."""
 
-    def view(self, state):
-        return jax.tree.map(jnp.zeros_like, super().view(state))
+    def view(self, state, speed):
+        return jax.tree.map(jnp.zeros_like, super().view(state, speed))
 
 
 def given(key, num_tasks=200):
@@ -134,10 +135,11 @@ def test_a_scenario_may_have_a_station(key):
 
 def test_emptied_processors_are_as_new_but_for_what_lanes_share(key):
     station: Station = FCFS(4)
-    state = station.init(3, (2,))
+    state, speed = station.init(3, (2,)), jnp.ones((3, 1))
     for gap, action in ((0.5, 0), (0.1, 0), (0.2, 2)):
-        state = station.advance(state, jnp.full(2, gap))
-        state, *_ = station.assign(state, jnp.ones((3, 1)), jnp.full(2, 1.0), jnp.full(2, action, jnp.int32))
+        state, _ = station.advance(state, speed, jnp.full(2, gap))
+        task = jaxlb.Task(jnp.full(2, gap), jnp.ones(2), jnp.zeros(2, jnp.int32), jnp.ones(2))
+        state, *_ = station.assign(state, speed, task, jnp.int32(0), jnp.full(2, action, jnp.int32))
     assert int(state.age) == 3
     emptied = station.empty(state)
     assert int(emptied.age) == 3

@@ -46,22 +46,22 @@ def test_what_is_not_random_is_compared_as_it_is():
     assert not verdict(5e-3, 0.0, tolerance=0.0, standard_error=1e-3).passed
 
 
-def served_lifo(state, speed, size, action):
+def served_lifo(self, state, speed, task, number, action):
     """The newest task goes before all that wait; only the one in service is finished first."""
     remaining = (state.departure - state.clock) + (state.free_error - state.clock_error)[:, None]
     # Of the tasks still there, the one in service is the first to depart.
     in_service = remaining.min(1, where=remaining > 0, initial=jnp.inf)
     in_service = jnp.where(state.wait > 0, in_service, 0.0)
-    after, _, service = RIGHT.assign(state, speed, size, action)
+    after, _, service = RIGHT.assign(self, state, speed, task, number, action)
     return after, at_processor(in_service, jnp.asarray(action)), service
 
 
-def speed_ignored(state, speed, size, action):
-    return RIGHT.assign(state, jnp.ones_like(speed), size, action)
+def speed_ignored(self, state, speed, task, number, action):
+    return RIGHT.assign(self, state, jnp.ones_like(speed), task, number, action)
 
 
-def off_by_one_service(state, speed, size, action):
-    after, wait, service = RIGHT.assign(state, speed, size, action)
+def off_by_one_service(self, state, speed, task, number, action):
+    after, wait, service = RIGHT.assign(self, state, speed, task, number, action)
     return after, wait + service, service
 
 
@@ -74,7 +74,7 @@ def gap_applied_after(self, state, action, next_task, params, key):
 
 
 class RIGHT:
-    assign = staticmethod(FCFS.assign)
+    assign = FCFS.assign
     transition = staticmethod(Env.transition)
 
 
@@ -103,9 +103,9 @@ def test_the_simulator_as_it_is_passes(key):
 @pytest.mark.parametrize(
     ("owner", "name", "fault"),
     [
-        (FCFS, "assign", staticmethod(served_lifo)),
-        (FCFS, "assign", staticmethod(speed_ignored)),
-        (FCFS, "assign", staticmethod(off_by_one_service)),
+        (FCFS, "assign", served_lifo),
+        (FCFS, "assign", speed_ignored),
+        (FCFS, "assign", off_by_one_service),
         (Env, "transition", gap_applied_after),
     ],
     ids=["served LIFO", "speed ignored", "wait off by one service", "gap applied after"],

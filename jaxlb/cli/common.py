@@ -64,6 +64,8 @@ class Where:
     """Columns, units and window of the trace, such as time_column=at size_column=work start=3600."""
     load: float | None = None
     """Arrival rate x mean size / total speed; if not given, the scenario's."""
+    discipline: str | None = None
+    """How processors serve, such as ps or srpt; if not given, as the scenario has it."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Other parameters of the scenario, such as tail_index=1.2 or speed=[1,2]."""
     allow_overload: bool = False
@@ -71,7 +73,9 @@ class Where:
 
     def overrides(self) -> dict[str, Any]:
         """Return the parameters of the scenario that the options set, by name."""
-        return checks.settings("--set", self.set) | ({} if self.load is None else {"load": self.load})
+        given = {"load": self.load, "discipline": self.discipline}
+        own = {name: value for name, value in given.items() if value is not None}
+        return checks.settings("--set", self.set) | own
 
     def spec(self) -> Spec:
         """Return what the environment is made from."""

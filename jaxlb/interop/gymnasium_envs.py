@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from jaxlb import checks
+from jaxlb import checks, stations
 from jaxlb.env import Env
 from jaxlb.environments import make
 from jaxlb.interop.drawing import Picture
@@ -80,7 +80,9 @@ def _spaces(env: Env, params: EnvParams) -> tuple[gymnasium.spaces.Box, gymnasiu
 
 
 def _by_name(outcome: Outcome) -> dict[str, np.ndarray]:
-    return {field.name: np.array(getattr(outcome, field.name)) for field in dataclasses.fields(outcome)}
+    # Who else has left is not an array for each environment.
+    names = [field.name for field in dataclasses.fields(outcome) if field.name != "departures"]
+    return {name: np.array(getattr(outcome, name)) for name in names}
 
 
 class LoadBalancingEnv(gymnasium.Env[np.ndarray, np.int64]):
@@ -106,6 +108,8 @@ class LoadBalancingEnv(gymnasium.Env[np.ndarray, np.int64]):
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise ValueError(f"render_mode = {render_mode!r}: must be None, 'human' or 'rgb_array'")
         self.func_env, self.params = make(scenario, **overrides)
+        if render_mode is not None:
+            stations.needs_settled("rendering", self.func_env.station)
         self.observation_space, self.action_space = _spaces(self.func_env, self.params)
         self.render_mode = render_mode
         self._key: Key | None = None

@@ -136,7 +136,7 @@ def collect(
         variables.weights, truth.wait, truth.size, seen.priority, deadline, truth.speed
     )
     objective = at_processor(true_rewards, outcome.action)
-    response = env.station.response(before.system.station, params.speed, before.task.size)
+    response = env.station.response(before.system.station, params.speed, before.task)
     figures = {
         "objective": objective,
         "reward": reward,

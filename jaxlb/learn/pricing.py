@@ -97,7 +97,9 @@ def step(
         env, params, policy, before, (running.memory, factor == 1), task, observe_key, act_key
     )
     chosen = processor_index(params.speed) == outcome.action
-    wait = env.station.view(before.system.station).wait + jnp.where(chosen, outcome.service, 0.0)
+    wait = env.station.view(before.system.station, params.speed).wait + jnp.where(
+        chosen, outcome.service, 0.0
+    )
     s = belief.situation(memory, observation)
     objective = objective.crowded(1.0 - belief.load(memory, s))
     took, size = outcome.completion / s.unit, before.task.size / (memory.size * memory.first_size)

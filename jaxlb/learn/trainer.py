@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from jaxlb import checks
+from jaxlb import checks, stations
 from jaxlb.devices import differing
 from jaxlb.env import Env, canonical, single
 from jaxlb.learn import settings
@@ -112,6 +112,8 @@ def check(trainer: Trainer, env: Systems, params: Any, config: Any) -> None:
     """Raise ValueError if a setting is out of bounds, or does not agree with others or the environment."""
     settings.check(config)
     checks.multiple("num_iterations", config.num_iterations, "num_evaluations", config.num_evaluations)
+    for one in (env,) if isinstance(env, Env) else env:
+        stations.needs_settled(f"training of {trainer.name}", one.station)
     trainer.check(env, params, config)
 
 

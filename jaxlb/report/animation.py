@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
+from jaxlb import stations
 from jaxlb.env import Env
 from jaxlb.loop import replay
 from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
@@ -228,6 +229,7 @@ def film(
       key: consumed.
       num_tasks: that arrive.
     """
+    stations.needs_settled("a film", env.station)
     task_key, act_key = jax.random.split(key)
     tasks = sample(task_key, params, num_tasks)
     histories = {

@@ -293,9 +293,10 @@ def save_all(
     figures = {
         "completion_tails.png": completion_tails(comparison),
         "violations.png": comparison.plot("sla_violation_rate"),
-        "backlogs.png": backlogs(env, params, *first),
         "choices.png": choices(env, params, *later),
     }
+    if env.station.settled:  # backlogs follow from what became of tasks
+        figures["backlogs.png"] = backlogs(env, params, *first)
     for name, figure in figures.items():
         figure.savefig(directory / name)
         plt.close(figure)

@@ -66,7 +66,7 @@ def _counterfactual(
     params = p.replace(speed=p.speed[:, None], nominal_speed=nominal)
     task = jax.tree.map(lambda x: jnp.broadcast_to(x, twins.cost.shape), task)
     advance_key, observe_key, *act_keys = jax.random.split(key, 2 + len(candidates))
-    found = cycle.advance(env, params, twins.system, task.gap, advance_key)
+    found, departures = cycle.advance(env, params, twins.system, task.gap, advance_key)
     seen = cycle.measure(env, params, found, task, task, observe_key)
     actions, after = [], []
     for place, (rule, memory_there) in enumerate(zip(candidates, twins.memories, strict=True)):
@@ -74,11 +74,17 @@ def _counterfactual(
         action, memory_there = rule.act(rule.variables, memory_there, its, act_keys[place])
         actions.append(action)
         after.append(memory_there)
-    found, outcome = cycle.assign(env, params, found, task, task, jnp.stack(actions))
+    number = jnp.zeros_like(task.priority)
+    found, outcome = cycle.assign(env, params, found, task, task, number, jnp.stack(actions))
+    if departures is None:
+        cost = jnp.log1p(outcome.completion / memory.unit)
+    else:
+        cost = jnp.log1p(departures.outcome.completion / memory.unit)
+        cost = jnp.where(departures.known, cost, 0.0).sum(0)
     return Twins(
         system=found,
         memories=tuple(after),
-        cost=(1.0 - 1.0 / horizon) * twins.cost + jnp.log1p(outcome.completion / memory.unit),
+        cost=(1.0 - 1.0 / horizon) * twins.cost + cost,
     )
 
 

@@ -9,7 +9,7 @@ from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, first_smallest, processor_index
 from jaxlb.scheduling.base import sampled, stateless, uniform_per_processor, with_memory
-from jaxlb.stations import response
+from jaxlb.stations import response, true_response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 Ties = Literal["lowest", "fastest", "random"]
@@ -169,8 +169,7 @@ def greedy() -> Scheduler:
 
 
 def _oracle(observation: Observation, key: Key) -> Array:
-    truth = observation.truth
-    return _choose(response(truth.wait, truth.size, truth.speed), "fastest", observation, key)
+    return _choose(true_response(observation.truth), "fastest", observation, key)
 
 
 def oracle() -> Scheduler:

@@ -13,7 +13,7 @@ from jaxlb.scheduling import features, learned
 from jaxlb.scheduling.features import Features, Moments, Names
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
 from jaxlb.scheduling.learned import Network, Recurrent
-from jaxlb.stations import response
+from jaxlb.stations import true_response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static, Truth
 
 Decision = Literal["completion", "violation"]
@@ -50,7 +50,7 @@ def untrained(
 
 def completions(truth: Truth) -> Array:
     """Return what each choice truly takes, `[..., P]`."""
-    return jnp.moveaxis(response(truth.wait, truth.size, truth.speed), 0, -1)
+    return jnp.moveaxis(true_response(truth), 0, -1)
 
 
 def estimate(variables: Regression, out: Array, num_processors: int) -> tuple[Array, Array | None]:

@@ -35,6 +35,9 @@ def in_mean_services(observation: Observation, unit: Array) -> Observation:
         age=o.age / unit,
         assigned=o.assigned / work,
         truth=o.truth.replace(
-            size=o.truth.size / work, wait=o.truth.wait / unit, speed=o.truth.speed / o.speed.mean(0)
+            size=o.truth.size / work,
+            wait=o.truth.wait / unit,
+            speed=o.truth.speed / o.speed.mean(0),
+            completion=None if o.truth.completion is None else o.truth.completion / unit,
         ),
     )

@@ -5,7 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 from flax import struct
 
 from jaxlb import checks
-from jaxlb.types import Array, Lanes
+from jaxlb.types import Array, Departures, Lanes, Task, Truth
 
 
 class View(struct.PyTreeNode):
@@ -13,7 +13,7 @@ class View(struct.PyTreeNode):
 
     queue_length: Array  # [P, ...] int32, tasks in the system, as far as they are counted
     wait: Array  # [P, ...] time, backlog / speed
-    overflow: Array  # [P, ...] int32, tasks so far that found the queue too long to be counted
+    overflow: Array  # [P, ...] int32, tasks so far that found no place to be counted in, or to be in
 
 
 @runtime_checkable
@@ -23,6 +23,11 @@ class Station(Protocol):
     Between two arrivals nothing happens but service, so no function takes a key, and every one works on
     `[P, ...]` for any trailing lane axes.
     """
+
+    @property
+    def settled(self) -> bool:
+        """Whether what becomes of a task is known when it is assigned, as under first come, first served."""
+        ...
 
     @property
     def queue_capacity(self) -> int:
@@ -37,25 +42,49 @@ class Station(Protocol):
         """Return the same processors, empty; what all lanes share stays as it is."""
         ...
 
-    def advance(self, state: Any, gap: Array) -> Any:
-        """Let `gap` `[...]` time pass."""
+    def advance(self, state: Any, speed: Array, gap: Array) -> tuple[Any, Departures | None]:
+        """Let `gap` `[...]` time pass; return who has left, or None if that is known at assignments."""
         ...
 
-    def assign(self, state: Any, speed: Array, size: Array, action: Array) -> tuple[Any, Array, Array]:
-        """Give the task that just arrived to processor `action` `[...]`; return state, wait, service."""
+    def assign(
+        self, state: Any, speed: Array, task: Task, number: Array, action: Array
+    ) -> tuple[Any, Array, Array]:
+        """Give the task that just arrived to processor `action` `[...]`; return state, wait, service.
+
+        The two add up to its completion time, if nothing else arrives; `number` `[...]` int32 is a name for
+        its departure.
+        """
         ...
 
-    def response(self, state: Any, speed: Array, size: Array) -> Array:
+    def response(self, state: Any, speed: Array, task: Task) -> Array:
         """Return the completion time `[P, ...]` that each processor would bring if nothing else arrived."""
         ...
 
-    def holding_cost(self, state: Any, gap: Array) -> Array:
+    def remaining(self, state: Any, speed: Array) -> Departures | None:
+        """Return what will become of all tasks that are there if nothing else arrives."""
+        ...
+
+    def holding_cost(self, state: Any, speed: Array, gap: Array) -> Array:
         """Return the integral over the coming `gap` of the number of tasks, `[...]`, without arrivals."""
         ...
 
-    def view(self, state: Any) -> View:
+    def view(self, state: Any, speed: Array) -> View:
         """Return what may be measured."""
         ...
+
+
+def true_response(truth: Truth) -> Array:
+    """Return the completion time `[P, ...]` of the task at hand, of each choice, if nothing else arrives."""
+    return response(truth.wait, truth.size, truth.speed) if truth.completion is None else truth.completion
+
+
+def needs_settled(what: str, station: Station) -> None:
+    """Raise ValueError where `what` only works if what becomes of a task is known when it is assigned."""
+    if not station.settled:
+        raise ValueError(
+            f"station = {checks.shown(station)}: {what} knows first come, first served only; "
+            "leave out the discipline"
+        )
 
 
 def check(station: Any) -> None:

@@ -24,7 +24,7 @@ from jaxlb.numerics import (
     two_sum,
 )
 from jaxlb.stations.base import View, response
-from jaxlb.types import Array, Lanes
+from jaxlb.types import Array, Lanes, Task
 
 # Of an empty place in the ring. Finite, since sums with infinities lose their sign.
 _LONG_AGO = -1e30
@@ -217,9 +217,7 @@ class FCFS:
 
     queue_capacity: int = 16
 
-    advance = staticmethod(advance)
-    assign = staticmethod(assign)
-    holding_cost = staticmethod(holding_cost)
+    settled = True
 
     def __post_init__(self) -> None:
         """Check the capacity."""
@@ -234,10 +232,32 @@ class FCFS:
         num_processors, *lanes = state.free.shape
         return self.init(num_processors, tuple(lanes)).replace(age=state.age)
 
-    def response(self, state: SystemState, speed: Array, size: Array) -> Array:
-        """Return the completion time `[P, ...]` that each processor would bring."""
-        return response(state.wait, size, speed)
+    def advance(self, state: SystemState, speed: Array, gap: Array) -> tuple[SystemState, None]:
+        """Let `gap` `[...]` time pass."""
+        del speed
+        return advance(state, gap), None
 
-    def view(self, state: SystemState) -> View:
+    def assign(
+        self, state: SystemState, speed: Array, task: Task, number: Array, action: Array
+    ) -> tuple[SystemState, Array, Array]:
+        """Put the task that just arrived at the end of one queue; return state, wait, service."""
+        del number
+        return assign(state, speed, task.size, action)
+
+    def response(self, state: SystemState, speed: Array, task: Task) -> Array:
+        """Return the completion time `[P, ...]` that each processor would bring."""
+        return response(state.wait, task.size, speed)
+
+    def remaining(self, state: SystemState, speed: Array) -> None:
+        """Return None: what becomes of a task is known when it is assigned."""
+        del state, speed
+
+    def holding_cost(self, state: SystemState, speed: Array, gap: Array) -> Array:
+        """Integrate the number of tasks in the system, `[...]`, over the coming `gap` without arrivals."""
+        del speed
+        return holding_cost(state, gap)
+
+    def view(self, state: SystemState, speed: Array) -> View:
         """Return what may be measured."""
+        del speed
         return View(queue_length=state.queue_length, wait=state.wait, overflow=state.overflow)

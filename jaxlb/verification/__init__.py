@@ -19,13 +19,14 @@ import jax
 from jaxlb.environments import scenarios
 from jaxlb.threads import threads
 from jaxlb.types import Key
-from jaxlb.verification import inputs, laws, queues, rules
+from jaxlb.verification import disciplines, inputs, laws, queues, rules
 from jaxlb.verification.base import Case, Experiment, Finding, judge
 
 __all__ = ["GROUPS", "QUICK", "Case", "Experiment", "Finding", "experiments", "judge", "verify"]
 
 GROUPS = (
     "One processor",
+    "Disciplines",
     "Central queue",
     "Blind splitting",
     "Queue lengths",
@@ -73,6 +74,15 @@ def experiments() -> list[Experiment]:
                 one, f"M/G/1 {name}", part(queues.mg1, name, law), quick=name in ("deterministic", "bimodal")
             )
             for name, law in size_laws.items()
+        ),
+        *(
+            Experiment(
+                "Disciplines",
+                disciplines.title(exact),
+                part(disciplines.one_processor, exact),
+                quick=exact.law == "exponential" and exact.load == 0.5,
+            )
+            for exact in disciplines.EXACT
         ),
         Experiment("Central queue", "Kiefer-Wolfowitz", queues.pathwise),
         *(Experiment(blind, f"E_{k}/M/1", part(rules.round_robin, k), quick=k == 4) for k in (2, 4)),

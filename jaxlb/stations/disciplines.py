@@ -1,0 +1,334 @@
+"""Disciplines: what becomes of the tasks that a processor holds, in a given time, if none arrives.
+
+Nothing enters a processor between two arrivals. So there a discipline is a map from what the processor holds,
+and a time, to the work left and the moments of departure. Tasks stand in K places of each processor, in the
+order in which they are served, or would be; a place without work left is empty.
+
+Of tasks that are served one after the other, departures are a cumulative sum of work. So they are of tasks
+that share, sorted by work left: each gets as much as the next one to leave until that leaves. Any other
+discipline says at what rates tasks are served, and takes at most one turn a departure.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from jaxlb import checks
+from jaxlb.functions import partial
+from jaxlb.numerics import SHORT
+from jaxlb.types import Array
+
+
+class Jobs(struct.PyTreeNode):
+    """Tasks that processors hold, `[P, K, ...]`."""
+
+    left: Array  # work; 0 where the place is empty
+    size: Array  # work
+    arrival: Array  # time, on the station's clock
+    deadline: Array  # time allowed from arrival
+    priority: Array  # int32
+    number: Array  # int32, of the assignment
+
+
+Capacity = Callable[[Array], Array]
+"""Number of tasks that are served -> what they get together, in speeds of the processor."""
+
+
+def _one(number: Array) -> Array:
+    return jnp.ones_like(number)
+
+
+def _each(number: Array) -> Array:
+    return number
+
+
+def _cores(cores: float, number: Array) -> Array:
+    return jnp.minimum(number, cores)
+
+
+def _batching(overhead: float, number: Array) -> Array:
+    return number / (1.0 + overhead * (number - 1.0))
+
+
+def _power(exponent: float, number: Array) -> Array:
+    return number**exponent
+
+
+def _table(rates: tuple[float, ...], number: Array) -> Array:
+    place = jnp.clip(number.astype(jnp.int32) - 1, 0, len(rates) - 1)
+    return jnp.asarray(rates, jnp.float32)[place]
+
+
+def capacity(given: str | Sequence[float]) -> Capacity:
+    """Make a capacity curve: what n tasks get together, in speeds of the processor.
+
+    Args:
+      given: "one", whatever n; "cores(c)", min(n, c); "batching(a)", n / (1 + a (n - 1)), of an accelerator;
+        "power(e)", n^e; or a table of rates for 1, 2, ... tasks, the last one for more.
+
+    Raises:
+      ValueError: an unknown name, or numbers that are not positive.
+    """
+    if not isinstance(given, str):
+        rates = tuple(map(float, given))
+        checks.leaf("capacity", rates, above=0)
+        return partial(_table, rates)
+    found = re.fullmatch(r"([a-z]+)(?:\(([^()]*)\))?", given.strip())
+    curves = {"one": None, "cores": _cores, "batching": _batching, "power": _power}
+    checks.known("capacity", found[1] if found else given, curves)
+    assert found is not None
+    curve = curves[found[1]]
+    if curve is None:
+        return _one
+    try:
+        number = float(found[2])
+    except (TypeError, ValueError):
+        raise ValueError(f"capacity = {given!r}: must be {found[1]}(number)") from None
+    checks.leaf(f"capacity = {given!r}", number, low=0)
+    return partial(curve, number)
+
+
+class Discipline(NamedTuple):
+    """How a processor serves.
+
+    Attributes:
+      name: of the discipline.
+      after: (jobs, newcomer) -> bool `[P, K, ...]`, which tasks stand after a newcomer, `Jobs` that
+        broadcast; those are all behind those that do not.
+      serve: (jobs, speed `[P, ...]`, time `[...]`) -> (work left, time of departure), both `[P, K, ...]`. A
+        task that leaves within `time` has no work left, any other some. Later departures are those that would
+        be if nothing arrived.
+    """
+
+    name: str
+    after: Callable[[Jobs, Jobs], Array]
+    serve: Callable[[Jobs, Array, Array], tuple[Array, Array]]
+
+
+_LEAST = 1e-30
+"""Work that a task has left which rounding would rob of its last."""
+
+
+def present(jobs: Jobs) -> Array:
+    """Return which places `[P, K, ...]` hold a task."""
+    return jobs.left > 0
+
+
+def places(jobs: Jobs) -> Array:
+    """Return the number of each place, to broadcast against leaves."""
+    return jnp.arange(jobs.left.shape[1], dtype=jnp.int32).reshape(-1, *(1,) * (jobs.left.ndim - 2))
+
+
+def _running(values: Array) -> Array:
+    """Return sums over places up to each one; of few in order, which the compiler fuses."""
+    if values.shape[1] > SHORT:
+        return jax.lax.associative_scan(jnp.add, values, axis=1)
+    sums = [values[:, 0]]
+    for place in range(1, values.shape[1]):
+        sums.append(sums[-1] + values[:, place])
+    return jnp.stack(sums, 1)
+
+
+def _one_by_one(jobs: Jobs, speed: Array, time: Array) -> tuple[Array, Array]:
+    """Serve one task after the other, in the order in which they stand."""
+    work = _running(jobs.left)
+    done = speed * time
+    left = jnp.where(work <= done[:, None], 0.0, jnp.clip(work - done[:, None], _LEAST, jobs.left))
+    return jnp.where(present(jobs), left, 0.0), work / speed[:, None]
+
+
+def _together(capacity: Capacity, jobs: Jobs, speed: Array, time: Array) -> tuple[Array, Array]:
+    """Serve all at once, sorted by work left: n of them at `capacity(n)` of the speed together.
+
+    Empty places are in front, so the number that is left when a task leaves is that of the places behind it.
+    """
+    num_places = jobs.left.shape[1]
+    number = jnp.arange(num_places, 0, -1, dtype=jnp.float32)
+    share = (capacity(number) / number).reshape(-1, *(1,) * (jobs.left.ndim - 2))
+    before = jnp.concatenate([jnp.zeros_like(jobs.left[:, :1]), jobs.left[:, :-1]], 1)
+    more = jobs.left - before  # that a task needs after the one before it has left
+    work = _running(more / share)
+    done = (speed * time)[:, None]
+    began = jnp.concatenate([jnp.zeros_like(work[:, :1]), work[:, :-1]], 1)
+    given = jnp.clip((done - began) * share, 0.0, more).sum(1, keepdims=True)
+    left = jnp.where(work <= done, 0.0, jnp.maximum(jobs.left - given, _LEAST))
+    return jnp.where(present(jobs), left, 0.0), work / speed[:, None]
+
+
+def _by_rates(
+    rates: Callable[[Jobs, Array], tuple[Array, Array]], jobs: Jobs, speed: Array, time: Array
+) -> tuple[Array, Array]:
+    """Serve at rates that hold until a task leaves, or until they say; at most so many turns.
+
+    Args:
+      rates: (jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work
+        `[P, ...]` they hold if none leaves.
+      jobs: tasks, without a number of turns that depends on the time.
+      speed: of processors.
+      time: to serve for.
+    """
+    shape = jobs.left.shape
+
+    def turn(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        left, departure, elapsed = carry
+        share, holds = rates(jobs, left)
+        served = share > 0
+        until = jnp.where(served, left / jnp.where(served, share, 1.0), jnp.inf)
+        first = until.min(1)
+        # All of it in work at full speed.
+        step = jnp.minimum(first, holds)
+        limit = jnp.maximum(work - elapsed, 0.0)
+        within = step <= limit
+        step = jnp.where(within, step, limit)
+        leaves = within[:, None] & (until <= step[:, None]) & served
+        rest = jnp.maximum(left - share * step[:, None], _LEAST)
+        new = jnp.where(leaves, 0.0, jnp.where(left > 0, rest, 0.0))
+        elapsed = jnp.where(within, elapsed + step, work)
+        departure = jnp.where(leaves, elapsed[:, None], departure)
+        return new, departure, elapsed
+
+    def going_on(carry: tuple[Array, ...]) -> Array:
+        left, _, elapsed = carry
+        return ((elapsed < work) & (left > 0).any(1)).any()
+
+    work = jnp.broadcast_to(speed * time, (shape[0], *shape[2:]))
+    zero = jnp.zeros_like(jobs.left)
+    left, departure, _ = jax.lax.while_loop(going_on, turn, (jobs.left, zero, jnp.zeros_like(work)))
+    return left, departure / speed[:, None]
+
+
+def _in_service(left: Array, slots: int) -> Array:
+    """Return which tasks are served: the first `slots` of those that are there."""
+    held = left > 0
+    return held & (_running(held.astype(jnp.float32)) <= slots)
+
+
+def _few_at_a_time(slots: int, capacity: Capacity, jobs: Jobs, left: Array) -> tuple[Array, Array]:
+    """Serve the first tasks only, which share what so many of them get together."""
+    served = _in_service(left, slots)
+    number = jnp.maximum(served.sum(1, keepdims=True, dtype=jnp.int32).astype(jnp.float32), 1.0)
+    share = jnp.where(served, capacity(number) / number, 0.0)
+    return share, jnp.full(left.shape[:1] + left.shape[2:], jnp.inf, jnp.float32)
+
+
+def _least_served(jobs: Jobs, left: Array) -> tuple[Array, Array]:
+    """Serve those that have had least, together, until they have had as much as the next."""
+    held = left > 0
+    had = jnp.where(held, jobs.size - left, jnp.inf)
+    least = had.min(1, keepdims=True)
+    # What has been served together is equal but for rounding.
+    served = held & (had <= least + 1e-6 * jobs.size + 1e-5 * least)
+    number = jnp.maximum(served.sum(1, keepdims=True, dtype=jnp.int32).astype(jnp.float32), 1.0)
+    others = jnp.where(held & ~served, had, jnp.inf).min(1)
+    level = jnp.where(served, had, -jnp.inf).max(1)
+    holds = jnp.where(jnp.isfinite(others), (others - level) * number[:, 0], jnp.inf)
+    return jnp.where(served, 1.0 / number, 0.0), holds
+
+
+def _none(jobs: Jobs, new: Jobs) -> Array:
+    del new
+    return jnp.zeros_like(jobs.left, bool)
+
+
+def _all(jobs: Jobs, new: Jobs) -> Array:
+    del new
+    return present(jobs)
+
+
+def _larger(key: Callable[[Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
+    return present(jobs) & (key(jobs) > key(new))
+
+
+def _left(jobs: Jobs) -> Array:
+    return jobs.left
+
+
+def _size(jobs: Jobs) -> Array:
+    return jobs.size
+
+
+def _priority(jobs: Jobs) -> Array:
+    return jobs.priority
+
+
+def _due(jobs: Jobs) -> Array:
+    return jobs.arrival + jobs.deadline
+
+
+def _not_served(slots: int, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
+    """Return which tasks stand after a newcomer that does not interrupt those in service."""
+    return after(jobs, new) & ~_in_service(jobs.left, slots)
+
+
+_ORDERS: dict[str, tuple[Callable[[Jobs, Jobs], Array], bool]] = {
+    "fcfs": (_none, True),
+    "lcfs-pr": (_all, True),
+    "srpt": (partial(_larger, _left), True),
+    "psjf": (partial(_larger, _size), True),
+    "sjf": (partial(_larger, _size), False),
+    "priority-preemptive": (partial(_larger, _priority), True),
+    "priority": (partial(_larger, _priority), False),
+    "edf": (partial(_larger, _due), True),
+}
+"""Which tasks stand after a newcomer, and whether it interrupts them."""
+
+
+def ordered(name: str, slots: int = 1) -> Discipline:
+    """Make a discipline that serves tasks in an order, `slots` at a time, each at full speed."""
+    checks.known("discipline", name, _ORDERS)
+    checks.at_least("slots", slots, 1)
+    after, interrupts = _ORDERS[name]
+    after = after if interrupts else partial(_not_served, slots, after)
+    if slots == 1:
+        return Discipline(name, after, _one_by_one)
+    return Discipline(name, after, partial(_by_rates, partial(_few_at_a_time, slots, _each)))
+
+
+def ps(capacity: Capacity = _one) -> Discipline:
+    """Make processor sharing: all tasks at once, n of them at `capacity(n)` of the speed together."""
+    return Discipline("ps", partial(_larger, _left), partial(_together, capacity))
+
+
+def limited_ps(slots: int = 8, capacity: Capacity = _one) -> Discipline:
+    """Make processor sharing of the first `slots` tasks, in order of arrival; others wait."""
+    checks.at_least("slots", slots, 1)
+    return Discipline("limited-ps", _none, partial(_by_rates, partial(_few_at_a_time, slots, capacity)))
+
+
+def fb() -> Discipline:
+    """Make foreground-background: those share that have been served least."""
+    return Discipline("fb", _all, partial(_by_rates, _least_served))
+
+
+def at_rates(name: str, rates: Callable[[Jobs, Array], tuple[Array, Array]]) -> Discipline:
+    """Make a discipline of your own, whose tasks stand in the order of arrival.
+
+    Args:
+      name: of the discipline.
+      rates: (jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work
+        `[P, ...]` they hold if no task leaves.
+    """
+    return Discipline(name, _none, partial(_by_rates, rates))
+
+
+_SHARED: dict[str, Callable[..., Discipline]] = {"ps": ps, "limited-ps": limited_ps, "fb": fb}
+
+
+def named(name: str, **options: Any) -> Discipline:
+    """Make a discipline by its name; options are `slots` and `capacity`, where it has them.
+
+    Raises:
+      ValueError: an unknown name or option, or one out of bounds.
+    """
+    checks.known("discipline", name, [*_ORDERS, *_SHARED])
+    make = _SHARED[name] if name in _SHARED else partial(ordered, name)
+    for option in options:
+        checks.known(f"option of discipline {name!r}", option, inspect.signature(make).parameters)
+    if "capacity" in options and not callable(options["capacity"]):
+        options["capacity"] = capacity(options["capacity"])
+    return make(**options)

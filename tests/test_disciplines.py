@@ -1,0 +1,208 @@
+"""Disciplines: task by task what an event engine in plain Python does, and what theory says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlb
+from jaxlb import stations
+from jaxlb.stations import FCFS, Table, disciplines
+from tests import event_engine
+
+CASES = {
+    "fcfs": {},
+    "lcfs-pr": {},
+    "srpt": {},
+    "psjf": {},
+    "sjf": {},
+    "priority": {},
+    "priority-preemptive": {},
+    "edf": {},
+    "ps": {},
+    "fb": {},
+    "limited-ps": {"slots": 3},
+    "fcfs, 3 slots": {"slots": 3},
+    "srpt, 2 slots": {"slots": 2},
+    "sjf, 2 slots": {"slots": 2},
+    "priority, 2 slots": {"slots": 2},
+    "ps, 4 cores": {"capacity": "cores(4)"},
+    "ps, batching": {"capacity": "batching(0.3)"},
+    "limited-ps, batching": {"slots": 4, "capacity": "batching(0.3)"},
+}
+CURVES = {"cores(4)": lambda n: min(n, 4), "batching(0.3)": lambda n: n / (1 + 0.3 * (n - 1))}
+
+
+def made(case, queue_capacity=64, **overrides):
+    name, options = case.split(",")[0], CASES[case]
+    station = Table(disciplines.named(name, **options), queue_capacity)
+    return jaxlb.make("seed", station=station, **overrides)
+
+
+def tasks_of(params, number, key, scale=1.0):
+    tasks = jaxlb.workload.sample(key, params, number)
+    return tasks.replace(gap=tasks.gap * scale)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_tasks_leave_when_an_event_engine_says(case, key):
+    env, params = made(case, speed=[1.0, 1.5], load=0.85)
+    options = CASES[case]
+    # What is served several at a time gets more tasks.
+    several = "cores" in case or ("slots" in options and "limited" not in case)
+    tasks = tasks_of(params, 400, key, scale=0.5 if several else 1.0)
+    outcome = jaxlb.replay(env, params, "rr", tasks, key)
+    expected = event_engine.completions(
+        tasks,
+        np.asarray(outcome.action),
+        params.speed,
+        case.split(",")[0],
+        options.get("slots", 1),
+        CURVES.get(options.get("capacity")),
+    )
+    assert expected.max() > 10.0 * np.median(expected)
+    np.testing.assert_allclose(outcome.completion, expected, rtol=2e-5, atol=2e-5)
+    np.testing.assert_array_equal(outcome.violation, outcome.completion > tasks.deadline)
+
+
+@pytest.mark.parametrize("number", [1, 4])
+def test_fcfs_in_a_table_is_fcfs(number, key):
+    table = {"station": Table(disciplines.ordered("fcfs"), 64)}
+    env, params = jaxlb.make("heavy-tail", num_processors=number)
+    tasks = tasks_of(params, 2000, key)
+    outcomes = [
+        jaxlb.replay(one, params, "jsq", tasks, key)
+        for one in (env, jaxlb.make("heavy-tail", num_processors=number, **table)[0])
+    ]
+    np.testing.assert_array_equal(outcomes[0].action, outcomes[1].action)
+    np.testing.assert_allclose(outcomes[0].completion, outcomes[1].completion, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["fcfs", "ps", "srpt", "priority", "fb", "limited-ps"])
+def test_rewards_add_up_to_what_all_tasks_cost(case, key):
+    env, params = made(case, completion_exponent=0.7, imbalance_weight=0.0, sla_weight=2.0, load=0.9)
+    tasks = tasks_of(params, 300, key)
+    following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, 0), tasks)
+    first = jax.tree.map(lambda leaf: leaf[0], tasks)
+
+    @jax.jit
+    def run():
+        def body(state, x):
+            task, action = x
+            state, _, reward = env.transition(state, action, task, params, key)
+            return state, reward
+
+        actions = jnp.arange(300, dtype=jnp.int32) % env.num_processors
+        return jax.lax.scan(body, env.start(params, first, key), (following, actions))[1]
+
+    outcome = jaxlb.replay(env, params, "rr", tasks, key)
+    np.testing.assert_array_equal(outcome.action, np.arange(300) % env.num_processors)
+    completion, late = (np.asarray(leaf, np.float64) for leaf in (outcome.completion, outcome.violation))
+    cost = float(params.completion_weight) * completion**0.7 + 2.0 * late
+    np.testing.assert_allclose(-np.asarray(run(), np.float64).sum(), cost.sum(), rtol=1e-4)
+
+
+def test_a_task_that_finds_no_place_is_counted_and_no_other_is_lost(key):
+    env, params = made("ps", queue_capacity=2, num_processors=1, allow_overload=True, load=3.0)
+    tasks = tasks_of(params, 50, key)
+    first = jax.tree.map(lambda leaf: leaf[0], tasks)
+
+    def body(state, task):
+        state, outcome, _ = env.transition(state, jnp.int32(0), task, params, key)
+        return state, (outcome.completion, outcome.departures.known.sum())
+
+    following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, 0), tasks)
+    state, (expected, left) = jax.lax.scan(body, env.start(params, first, key), following)
+    view, refused = env.view(state, params), np.isinf(expected).sum()
+    assert view.overflow.sum() == refused > 5
+    assert left.sum() + view.queue_length.sum() + refused == 50
+    assert view.queue_length.max() <= 2
+
+
+def test_where_places_run_out_all_is_run_again_with_more(key):
+    env, params = made("ps", queue_capacity=1, load=0.9)
+    found = jaxlb.rollout(env, params, "jsq", key, 4, 200)
+    assert found.queue_overflows.sum() == 0
+    wide = jaxlb.rollout(made("ps", load=0.9)[0], params, "jsq", key, 4, 200)
+    np.testing.assert_allclose(found.mean_completion, wide.mean_completion, rtol=1e-5)
+
+
+def test_a_comparison_counts_who_has_left(key):
+    env, params = made("ps", load=0.8)
+    some = {"num_lanes": 8, "num_tasks": 200, "warmup": 100}
+    table = jaxlb.compare(env, params, {"jsq": "jsq"}, key, **some)
+    alone = jaxlb.rollout(env, params, "jsq", key, *some.values())
+    row = table.row("jsq")
+    assert row.mean_completion == pytest.approx(float(alone.mean_completion.mean()), rel=1e-5)
+    assert table.histograms["jsq"].counts.sum() == alone.class_count.sum() != 8 * 200
+
+
+def test_hypothetical_completions_are_those_that_come_true(key):
+    """Of the last task, nothing arriving after it."""
+    for case in ("ps", "srpt", "limited-ps", "fb"):
+        env, params = made(case, load=0.9)
+        tasks = tasks_of(params, 40, key)
+        outcome = jaxlb.replay(env, params, "rr", tasks, key)
+        state = env.start(params, jax.tree.map(lambda leaf: leaf[0], tasks), key)
+        for index in range(1, 40):
+            task = jax.tree.map(lambda leaf, index=index: leaf[index], tasks)
+            state, _, _ = env.transition(state, jnp.int32((index - 1) % 4), task, params, key)
+        response = env.station.response(state.system.station, params.speed, state.task)
+        np.testing.assert_allclose(response[39 % 4], outcome.completion[39], rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["ps", "srpt", "limited-ps"])
+def test_the_oracle_knows_the_discipline(case, key):
+    env, params = made(case, load=0.9)
+    summary = jaxlb.rollout(env, params, "oracle", key, num_lanes=4, num_tasks=200)
+    np.testing.assert_array_equal(summary.oracle_agreement, 1.0)
+    other = jaxlb.rollout(env, params, "greedy", key, num_lanes=4, num_tasks=200)
+    assert other.oracle_agreement.max() < 1.0
+
+
+def test_disciplines_have_names():
+    assert jaxlb.make("stable")[0].station == FCFS()
+    assert jaxlb.make("stable", discipline="fcfs")[0].station == FCFS()
+    env, _ = jaxlb.make("stable", discipline="limited-ps", slots=4, capacity="cores(2)")
+    assert env.station == stations.named("limited-ps", slots=4, capacity="cores(2)")
+    assert jaxlb.make("stable", discipline="ps", queue_capacity=7)[0].station.queue_capacity == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"discipline": "lifo"}, "discipline 'lifo'"),
+        ({"discipline": "ps", "slots": 2}, "slots"),
+        ({"discipline": "srpt", "slots": 0}, "slots = 0"),
+        ({"discipline": "ps", "capacity": "cores"}, "capacity = 'cores': must be"),
+        ({"discipline": "ps", "capacity": "cores(-1)"}, "capacity"),
+        ({"discipline": "ps", "capacity": [1.0, 0.0]}, "capacity"),
+        ({"discipline": "ps", "queue_capacity": 0}, "queue_capacity = 0"),
+        ({"slots": 2}, "slots"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        jaxlb.make("stable", **settings)
+
+
+@pytest.mark.parametrize("method", ["dqn", "predictor", "gnn", "universal"])
+def test_trainers_refuse_what_they_do_not_know(method, key):
+    env, params = jaxlb.make("stable", discipline="ps")
+    with pytest.raises(ValueError, match=f"training of {method} knows first come, first served only"):
+        getattr(jaxlb, f"train_{method}")(env, params, None, key)
+
+
+def test_a_discipline_of_ones_own(key):
+    """All together, said by rates: processor sharing."""
+
+    def rates(jobs, left):
+        held = left > 0
+        number = jnp.maximum(held.sum(1, keepdims=True), 1).astype(jnp.float32)
+        return jnp.where(held, 1.0 / number, 0.0), jnp.full(number[:, 0].shape, jnp.inf)
+
+    env, params = made("ps", load=0.9)
+    tasks = tasks_of(params, 200, key)
+    own = jaxlb.make("seed", load=0.9, station=Table(disciplines.at_rates("mine", rates), 64))[0]
+    one, other = (jaxlb.replay(each, params, "jsq", tasks, key) for each in (env, own))
+    np.testing.assert_allclose(one.completion, other.completion, rtol=2e-5)
