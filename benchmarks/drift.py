@@ -39,7 +39,8 @@ from timing import Program, alternate, timed
 
 import jaxlb
 from jaxlb import drift, workload
-from jaxlb.loop import continue_rollout, start_rollout, watch
+from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.replaying import watch
 from jaxlb.scheduling import forecasts, predictive, predictors
 from jaxlb.scheduling.forecasts import Forecaster
 from jaxlb.scheduling.units import in_mean_services, mean_service

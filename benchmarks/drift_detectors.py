@@ -10,7 +10,7 @@ from claims import TEST_SEED, Claim, compared, line, rules, section
 import jaxlb
 from jaxlb import drift, workload
 from jaxlb.env import with_lane_axis
-from jaxlb.loop import watch
+from jaxlb.replaying import watch
 from jaxlb.scheduling import predictors
 from jaxlb.statistics import mean_interval
 from jaxlb.types import Scheduler

@@ -9,8 +9,9 @@ from jaxlb.devices import device_mesh
 from jaxlb.env import Env, flatten
 from jaxlb.environments import make, scenarios
 from jaxlb.interop import register
-from jaxlb.loop import replay, rollout
+from jaxlb.loop import rollout
 from jaxlb.metrics import Summary
+from jaxlb.replaying import replay
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import scheduler, schedulers
 from jaxlb.types import EnvParams, EnvState, Observation, Outcome, Scheduler, Task

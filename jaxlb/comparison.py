@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxlb import checks, lengths, metrics, stationarity
+from jaxlb import checks, lengths, metrics, stationarity, stations
 from jaxlb.devices import at_hand
 from jaxlb.env import Env, canonical
 from jaxlb.loop import Carry, continue_rollout, start_rollout
@@ -207,6 +207,8 @@ def compare(
     env.check(params, (num_lanes,))
     params, key = canonical(params), typed(key)
     mover = None if behaviour is None else as_scheduler(behaviour)
+    if mover is not None:
+        stations.needs_settled("what a choice would have brought", env.station)
     work = _Work(params, key, num_lanes, num_tasks, warmup, mover)
 
     # Compiling takes one core for longer than running takes all of them: compile side by side, run in turn.
@@ -316,7 +318,7 @@ class _Work(NamedTuple):
         progress: Callable[[float], None],
     ) -> _Judged:
         histogram, first, middle = None, 0, self.warmup + self.num_tasks // 2
-        halves = np.zeros((2, self.num_lanes)), np.zeros((2, self.num_lanes))
+        sums, counts = np.zeros((2, 2, self.num_lanes))
         for end in (self.warmup, middle, self.total):
             while first < end:
                 number = min(self.chunk, end - first)
@@ -325,10 +327,11 @@ class _Work(NamedTuple):
                     rows, known = _completions(carry, first, number)
                     counted = count_completions(rows, min(self.num_lanes, MAX_GROUPS), known)
                     histogram = counted if histogram is None else histogram + counted
-                    half = int(first >= middle)
-                    halves[0][half] += np.where(known, rows, 0.0).sum(0, dtype=np.float64)
-                    halves[1][half] += known.sum(0)
+                    half, where = int(first >= middle), True if known is None else known
+                    sums[half] += rows.sum(0, dtype=np.float64, where=where)
+                    counts[half] += number if known is None else known.sum(0)
                 if carry.filled is not None:
+                    # A difference instead of zeros keeps it where its lanes are.
                     carry = carry.replace(filled=carry.filled - carry.filled)
                 first += number
                 progress(first / self.total)
@@ -336,7 +339,7 @@ class _Work(NamedTuple):
         found = env.view(carry.state, self.params)
         summary = at_hand(metrics.summarise(carry.totals, found))
         shown = stationarity.Evidence(
-            halves=halves[0] / np.maximum(halves[1], 1),
+            halves=sums / np.maximum(counts, 1),
             wait_growth=np.asarray(summary.wait_growth, np.float64),
             utilisation=np.asarray(summary.utilisation, np.float64),
             elapsed=np.asarray(summary.elapsed, np.float64),
@@ -348,12 +351,14 @@ class _Work(NamedTuple):
         return _Judged(metrics.LaneFigures(summary, histogram), hint, np.asarray(at_hand(found.overflow)))
 
 
-def _completions(carry: Carry, first: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return completion times `[rows, N]` of `number` tasks from index `first` on, and which are there."""
+def _completions(carry: Carry, first: int, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return completion times `[rows, N]` of `number` tasks from index `first` on, and which are there.
+
+    None: all; where departures tell, the times are of those that have left since.
+    """
     recent = np.asarray(at_hand(carry.recent))
     if carry.filled is None:
-        rows = recent[(first + np.arange(number)) % len(recent)]
-        return rows, np.ones(rows.shape, bool)
+        return recent[(first + np.arange(number)) % len(recent)], None
     return recent, np.arange(len(recent))[:, None] < np.asarray(at_hand(carry.filled))
 
 

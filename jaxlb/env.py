@@ -202,6 +202,10 @@ class Env(_Settings):
             state.system.station, with_lane_axis(params, state.task.gap.shape).speed
         )
 
+    def departing(self, state: EnvState, params: EnvParams) -> Departures | None:
+        """Return the shapes of what leaves in a step; None where assignments tell what becomes of tasks."""
+        return jax.eval_shape(self.remaining, state, params)
+
     @broadcasts
     def observe(self, state: EnvState, params: EnvParams, key: Key) -> Observation:
         """Return what a scheduler observes; the key is consumed if there is noise and figures are fresh."""

@@ -86,6 +86,8 @@ def matter(env: Env, params: EnvParams, state: EnvState, acting: Sequence[tuple[
       state: at a decision, `[N]`.
       acting: schedulers, each with its memory.
     """
+    if not env.station.settled:  # what finds no place is lost
+        return True
     # What is measured now, and not some time ago, depends on the same things.
     fresh = with_lane_axis(params, state.task.gap.shape).replace(measure_interval=None)
     monitor, task, key = state.system.monitor.replace(published=None), state.task, jax.random.key(0)
@@ -106,5 +108,4 @@ def matter(env: Env, params: EnvParams, state: EnvState, acting: Sequence[tuple[
     for equation in jaxpr.eqns:
         if depend(equation.invars):
             dependent |= set(equation.outvars)
-    refuses = env.remaining(state, params) is not None  # what finds no place is lost
-    return refuses or env.reward.counts_tasks or depend(jaxpr.outvars)
+    return env.reward.counts_tasks or depend(jaxpr.outvars)

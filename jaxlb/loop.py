@@ -1,21 +1,18 @@
-"""The loops: tasks in, decisions out. Lanes last, so that the compiler vectorises over lanes.
+"""The loop: tasks in, decisions out. Lanes last, so that the compiler vectorises over lanes.
 
 One step is `decide`; within it, tasks are assigned and time passes in `jaxlb.cycle`.
-`rollout` draws tasks as it goes and keeps sums only, so its memory does not grow with the number of tasks;
-`replay` runs given tasks and returns what became of each.
+`rollout` draws tasks as it goes and keeps sums only, so its memory does not grow with the number of tasks.
+`jaxlb.replaying` runs given tasks.
 """
 
-import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
-from jaxlb import checks, lengths, metrics, observe, workload
+from jaxlb import checks, departures, lengths, metrics, observe, workload
 from jaxlb.devices import at_hand, over_devices, spread
 from jaxlb.env import Env, canonical, with_lane_axis
 from jaxlb.metrics import Summary, Totals
@@ -25,7 +22,6 @@ from jaxlb.scheduling import as_scheduler
 from jaxlb.scheduling.base import first_memory
 from jaxlb.types import (
     Array,
-    Departures,
     EnvParams,
     EnvState,
     Key,
@@ -108,9 +104,9 @@ def start_rollout(
     """
     lanes = (num_lanes,)
     state, keys = first_arrival(env, params, key, lanes)
-    remaining = env.remaining(state, params)
+    leaving = env.departing(state, params)
     # Any number of tasks may leave in a step; of those that arrive, as many as have room.
-    rows = num_recent if remaining is None or not num_recent else num_recent + len(remaining.known)
+    rows = num_recent + (leaving.known.shape[0] if leaving is not None and num_recent else 0)
     carry = Carry(
         streams=keys,
         index=jnp.int32(0),
@@ -119,7 +115,7 @@ def start_rollout(
         behaviour_memory=() if behaviour is None else _first_memory(env, behaviour, params, lanes),
         totals=_totals(env, params, state),
         recent=jnp.zeros((rows, num_lanes), jnp.float32),
-        filled=None if remaining is None else jnp.zeros(lanes, jnp.int32),
+        filled=None if leaving is None else jnp.zeros(lanes, jnp.int32),
     )
     if checks.traced(carry):
         return over_devices(carry, num_lanes)
@@ -215,19 +211,15 @@ def continue_rollout(
 def _totals(env: Env, params: EnvParams, state: EnvState) -> Totals:
     """Return totals with nothing counted yet."""
     num_classes = params.class_probability.shape[0]
-    return metrics.start(env.view(state, params), num_classes, env.remaining(state, params))
+    return metrics.start(env.view(state, params), num_classes, env.departing(state, params))
 
 
 def _recorded(carry: Carry, outcome: Outcome) -> tuple[Array, Array | None]:
     """Return completion times with those of one more step."""
-    recent, departures, rows = carry.recent, outcome.departures, carry.recent.shape[0]
-    if departures is None or carry.filled is None:
-        return recent.at[carry.index % rows].set(outcome.completion) if rows else recent, None
-    last = carry.filled + jnp.cumsum(departures.known, 0, jnp.int32)
-    row = jnp.where(departures.known, last - 1, rows)
-    lane = jnp.broadcast_to(jnp.arange(row.shape[1], dtype=jnp.int32), row.shape)
-    recent = recent.at[row, lane].set(departures.outcome.completion, mode="drop") if rows else recent
-    return recent, last[-1]
+    recent, rows = carry.recent, len(carry.recent)
+    if outcome.departures is not None and carry.filled is not None:
+        return departures.append(recent, carry.filled, outcome.departures)
+    return recent.at[carry.index % rows].set(outcome.completion) if rows else recent, None
 
 
 def rollout(
@@ -287,153 +279,3 @@ def rollout(
         lengths.room(env, num_lanes, warmup + num_tasks),
     )
     return summary
-
-
-def replay(
-    env: Env,
-    params: EnvParams,
-    scheduler: str | Scheduler,
-    tasks: Task,
-    key: Key,
-    station: Any = None,
-) -> Outcome:
-    """Run a scheduler on given tasks; long queues are counted as `rollout` does it.
-
-    Args:
-      env: from `jaxlb.make`.
-      params: of the environment; its workload is not used.
-      scheduler: from `jaxlb.scheduler`, its name, one that was trained, or your own.
-      tasks: leaves `[T]`, or `[T, N]` for N lanes.
-      key: consumed by schedulers that draw and by the monitor's noise.
-      station: as the gap of the first task finds it, a state of `env.station`; None: empty.
-
-    Returns:
-      What became of each task, leaves shaped like the tasks'.
-
-    Raises:
-      ValueError: leaves of different or wrong shapes, no tasks, a gap, size, priority or deadline that cannot
-        be, or a bad parameter.
-    """
-    shape = np.shape(tasks.gap)
-    if (
-        len(shape) not in (1, 2)
-        or 0 in shape
-        or any(np.shape(leaf) != shape for leaf in jax.tree.leaves(tasks))
-    ):
-        shapes = [np.shape(leaf) for leaf in jax.tree.leaves(tasks)]
-        raise ValueError(f"tasks have shapes {shapes}: must all be [T], or all [T, N], of at least one task")
-    # Its workload is not used, so its load may be any.
-    dataclasses.replace(env, allow_overload=True).check(params, shape[1:])
-    classes = np.shape(params.class_probability)[0]
-    checks.leaf("gap", tasks.gap, low=0)
-    checks.leaf("size", tasks.size, above=0)
-    checks.leaf("priority", tasks.priority, whole=True, low=0, high=classes - 1)
-    checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
-    floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
-    tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats)
-    params, key, scheduler = canonical(params), typed(key), as_scheduler(scheduler)
-    lanes, keys = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1, streams(key)
-
-    def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
-        return _watched(env, params, scheduler, tasks, keys, _nothing, station)
-
-    found = run(env)
-    if checks.traced(found):
-        return found[1][0]
-    (state, memory), _ = found
-    # A given station has the room that it has.
-    most = lengths.room(env, lanes, len(tasks.gap)) if station is None else env.station.queue_capacity
-    before = 0 if station is None else env.station.view(station, params.speed).overflow
-    found, _ = lengths.exact(
-        scheduler.name,
-        env,
-        lambda at: found if at is env else run(at),
-        lambda found: env.view(found[0][0], params).overflow - before,
-        lambda: lengths.matter(env, params, state, [(scheduler, memory)]),
-        most,
-    )
-    return found[1][0]
-
-
-def _nothing(scheduler: Scheduler, memory: Any, observation: Observation) -> tuple:
-    del scheduler, memory, observation
-    return ()
-
-
-def watch(
-    env: Env,
-    params: EnvParams,
-    scheduler: Scheduler,
-    tasks: Task,
-    key: Key,
-    record: Callable[[Scheduler, Any, Observation], Any],
-    station: Any = None,
-) -> tuple[Outcome, Any]:
-    """Replay tasks that are known to be good, and return what `record` makes of every decision.
-
-    `record` is (scheduler, its memory before the decision, observation) -> pytree; the pytrees are stacked.
-    """
-    return _watched(env, params, scheduler, tasks, streams(key), record, station)[1]
-
-
-@functools.partial(jax.jit, static_argnames=("env", "record"))
-@broadcasts
-def _watched(
-    env: Env,
-    params: EnvParams,
-    scheduler: Scheduler,
-    tasks: Task,
-    keys: Streams,
-    record: Callable[[Scheduler, Any, Observation], Any],
-    station: Any,
-) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
-    """Return the state and the scheduler's memory after the last task, and what was recorded."""
-    lanes = tasks.gap.shape[1:]
-    params = with_lane_axis(params, lanes)
-    spread_over = functools.partial(over_devices, num_lanes=tasks.gap.shape[-1] if lanes else 0)
-    first = jax.tree.map(lambda leaf: leaf[0], tasks)
-    # After the last task comes the first again, which nothing records.
-    following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
-    state = env.start(params, first, fold_in(keys.observe, 0), station)
-    memory = first_memory(scheduler.name, scheduler.start, env, observe.nominal(params), lanes)
-    settled = _settled(env.remaining(state, params), tasks.gap.shape)
-
-    def body(carry: tuple, x: tuple[Array, Task]) -> tuple[tuple, tuple[Outcome, Any]]:
-        state, memory, settled = carry
-        index, task = x
-        observe_key, key = fold_in(keys.observe, index + 1), fold_in(keys.act, index)
-        state, after, seen, outcome, _ = decide(env, params, scheduler, state, memory, task, observe_key, key)
-        settled = _with(settled, outcome.departures)
-        watched = outcome.replace(departures=None), record(scheduler, memory, seen)
-        return spread_over((state, after, settled)), watched
-
-    indices = jnp.arange(tasks.gap.shape[0], dtype=jnp.int32)
-    start = spread_over((state, memory, settled))
-    (state, memory, settled), (outcome, watched) = jax.lax.scan(
-        body, start, (indices, spread_over(following))
-    )
-    settled = _with(settled, env.remaining(state, params))
-    if settled is not None:
-        known, found = settled
-        outcome = jax.tree.map(functools.partial(jnp.where, known), found, outcome)
-    return (state, memory), at_hand((outcome, watched))
-
-
-def _settled(departures: Departures | None, shape: tuple[int, ...]) -> tuple[Array, Outcome] | None:
-    """Return which outcomes `[T, ...]` are known, none yet, and room for them; None if assignments tell."""
-    if departures is None:
-        return None
-    outcome = jax.tree.map(lambda leaf: jnp.zeros(shape, leaf.dtype), departures.outcome)
-    return jnp.zeros(shape, bool), outcome
-
-
-def _with(
-    settled: tuple[Array, Outcome] | None, departures: Departures | None
-) -> tuple[Array, Outcome] | None:
-    """Put the outcomes of tasks that have left where those of their assignments belong."""
-    if settled is None or departures is None:
-        return settled
-    row = jnp.where(departures.known, departures.number, len(settled[0]))
-    index = (row, *jnp.indices(row.shape, dtype=jnp.int32)[1:])
-    new = departures.known, departures.outcome
-    return jax.tree.map(lambda old, new: old.at[index].set(new, mode="drop"), settled, new)

@@ -273,10 +273,13 @@ def agreement(response: Array, completion: Array) -> Array:
 
 @broadcasts
 def start(found: View, num_classes: int, departures: Departures | None = None) -> Totals:
-    """Return totals with nothing counted yet, the station being as `found`; `departures` are any."""
+    """Return totals with nothing counted yet, the station being as `found`.
+
+    Of `departures` only the shapes count; None: assignments tell what becomes of tasks.
+    """
     lanes = found.wait.shape[1:]
 
-    def added() -> tuple[dict, dict]:
+    def added(departures: Departures | None) -> tuple[dict, dict]:
         time, number = jnp.zeros(lanes, jnp.float32), jnp.zeros(lanes, jnp.int32)
         task, outcome = (
             Task(time, time, number, time),
@@ -284,7 +287,9 @@ def start(found: View, num_classes: int, departures: Departures | None = None) -
         )
         return of_task(Decided(found, found.wait, task, outcome, time), num_classes, time)
 
-    counts, sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(added))
+    counts, sums = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(added, departures)
+    )
     return Totals(
         num_tasks=jnp.int32(0),
         counts=counts,

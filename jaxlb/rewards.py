@@ -61,11 +61,13 @@ class Weighted:
         del gap
         task, backlog = before.task, env.station.view(before.system.station, params.speed).wait * params.speed
         imbalance = variance_grown(backlog, at_processor(backlog, outcome.action), task.size)
-        ends = [env.station.remaining(state.system.station, params.speed) for state in (before, after)]
-        if ends[0] is None:
+        if env.station.settled:
             return weighted(params, task.priority, outcome.completion, outcome.violation, imbalance)
         # What the task costs, and those that are there already.
-        without, with_task = (_of_all(params, each) for each in ends)
+        without, with_task = (
+            _of_all(params, env.station.remaining(state.system.station, params.speed))
+            for state in (before, after)
+        )
         return with_task - without - params.imbalance_weight * imbalance
 
 

@@ -1,7 +1,6 @@
 """Figures of independent lanes and their intervals: means, ratios, quantiles of completions, counted."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -47,13 +46,14 @@ def bin_edges(first: int, last: int) -> np.ndarray:
     return bits.view(np.float32).astype(np.float64)
 
 
-def count_completions(completion: np.ndarray, groups: int, known: Any = ...) -> Histogram:
-    """Count completion times `[T, N]` float32, those that are `known`; lanes are pooled into `groups`."""
-    bins = (completion.view(np.int32) >> _SHIFT)[known]
+def count_completions(completion: np.ndarray, groups: int, known: np.ndarray | None = None) -> Histogram:
+    """Count completion times `[T, N]` float32 that are known (None: all), lanes pooled into `groups`."""
+    bins = completion.view(np.int32) >> _SHIFT
+    group = np.arange(completion.shape[1]) * groups // completion.shape[1]
+    if known is not None:
+        bins, group = bins[known], np.broadcast_to(group, completion.shape)[known]
     first = int(bins.min())
     width = int(bins.max()) - first + 1
-    group = np.arange(completion.shape[1]) * groups // completion.shape[1]
-    group = np.broadcast_to(group, completion.shape)[known]
     counts = np.bincount((group * width + (bins - first)).ravel(), minlength=groups * width)
     return Histogram(first, counts.reshape(groups, width))
 

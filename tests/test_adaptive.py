@@ -9,7 +9,7 @@ import pytest
 import jaxlb
 from jaxlb import workload
 from jaxlb.env import with_lane_axis
-from jaxlb.loop import watch
+from jaxlb.replaying import watch
 from jaxlb.scheduling import adaptive
 
 HORIZON = 1e9  # costs are not forgotten

@@ -9,8 +9,8 @@ import pytest
 
 import jaxlb
 from jaxlb import workload
-from jaxlb.loop import watch
 from jaxlb.numerics import first_smallest
+from jaxlb.replaying import watch
 from jaxlb.scheduling import belief
 from jaxlb.scheduling.base import sampled
 from jaxlb.types import Scheduler

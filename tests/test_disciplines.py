@@ -143,10 +143,13 @@ def test_hypothetical_completions_are_those_that_come_true(key):
         env, params = made(case, load=0.9)
         tasks = tasks_of(params, 40, key)
         outcome = jaxlb.replay(env, params, "rr", tasks, key)
-        state = env.start(params, jax.tree.map(lambda leaf: leaf[0], tasks), key)
-        for index in range(1, 40):
-            task = jax.tree.map(lambda leaf, index=index: leaf[index], tasks)
-            state, _, _ = env.transition(state, jnp.int32((index - 1) % 4), task, params, key)
+        first, later = (jax.tree.map(lambda leaf, part=part: leaf[part], tasks) for part in (0, slice(1, 40)))
+
+        def body(state, x, env=env, params=params):
+            return env.transition(state, *x, params, key)[0], None
+
+        actions = jnp.arange(39, dtype=jnp.int32) % 4
+        state, _ = jax.lax.scan(body, env.start(params, first, key), (actions, later))
         response = env.station.response(state.system.station, params.speed, state.task)
         np.testing.assert_allclose(response[39 % 4], outcome.completion[39], rtol=1e-5)
 
@@ -206,3 +209,12 @@ def test_a_discipline_of_ones_own(key):
     own = jaxlb.make("seed", load=0.9, station=Table(disciplines.at_rates("mine", rates), 64))[0]
     one, other = (jaxlb.replay(each, params, "jsq", tasks, key) for each in (env, own))
     np.testing.assert_allclose(one.completion, other.completion, rtol=2e-5)
+
+
+def test_what_assumes_known_outcomes_refuses_the_rest(key):
+    env, params = made("ps")
+    with pytest.raises(ValueError, match="what a choice would have brought knows first come, first served"):
+        jaxlb.compare(env, params, {"lwr": "lwr"}, key, num_lanes=2, num_tasks=5, behaviour="lwr")
+    with pytest.raises(ValueError, match="a replay from given processors knows first come, first served"):
+        tasks, station = tasks_of(params, 3, key), env.station.init(4)
+        jaxlb.replay(env, params, "lwr", tasks, key, station=station)

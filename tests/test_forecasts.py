@@ -10,7 +10,7 @@ from jaxlb import workload
 from jaxlb.env import with_lane_axis
 from jaxlb.learn.dqn import DQNConfig
 from jaxlb.learn.settings import configure, plain
-from jaxlb.loop import watch
+from jaxlb.replaying import watch
 from jaxlb.scheduling import forecasts
 from jaxlb.types import Scheduler
 

@@ -10,7 +10,7 @@ from jaxlb import workload
 from jaxlb.learn import gnn
 from jaxlb.learn.gnn import GNNConfig
 from jaxlb.learn.settings import configure
-from jaxlb.loop import watch
+from jaxlb.replaying import watch
 from jaxlb.scheduling import features, regression
 from jaxlb.scheduling.learned import Network
 from jaxlb.scheduling.regression import Regression

@@ -8,7 +8,7 @@ import pytest
 
 import jaxlb
 from jaxlb import workload
-from jaxlb.loop import watch
+from jaxlb.replaying import watch
 from jaxlb.scheduling import tracking
 from jaxlb.scheduling.tracking import SPAN, WINDOW
 from jaxlb.types import Scheduler

@@ -9,7 +9,7 @@ from flax import struct
 from jaxlb import workload
 from jaxlb.env import Env, with_lane_axis
 from jaxlb.functions import partial
-from jaxlb.loop import watch
+from jaxlb.replaying import watch
 from jaxlb.scheduling import features, regression, scheduler
 from jaxlb.scheduling.base import chosen_acts, first_memories, starts
 from jaxlb.scheduling.features import Features

@@ -20,8 +20,9 @@ from jaxlb.learn import networks, trainer
 from jaxlb.learn.examples import Examples, decided, examples
 from jaxlb.learn.settings import choice, count, fixed, named, names, number
 from jaxlb.learn.trainer import Systems, Trainer, TrainResult, TrainState, beginning, descend, falling
-from jaxlb.loop import first_arrival, watch
+from jaxlb.loop import first_arrival
 from jaxlb.numerics import at_processor, broadcasts
+from jaxlb.replaying import watch
 from jaxlb.scheduling import features, forecasts, learned, regression, scheduler
 from jaxlb.scheduling.features import Features
 from jaxlb.scheduling.forecasts import Forecaster

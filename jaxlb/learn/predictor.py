@@ -14,8 +14,8 @@ from jaxlb.env import Env, with_lane_axis
 from jaxlb.learn import trainer
 from jaxlb.learn.settings import count, named
 from jaxlb.learn.trainer import Systems, Trainer, TrainResult, TrainState, beginning, descend
-from jaxlb.loop import watch
 from jaxlb.numerics import broadcasts, deviation, first_smallest
+from jaxlb.replaying import watch
 from jaxlb.scheduling import predictors, tracking
 from jaxlb.scheduling.predictive import predicting
 from jaxlb.scheduling.predictors import Fit, Predictor

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 
 from jaxlb import stations
 from jaxlb.env import Env
-from jaxlb.loop import replay
+from jaxlb.replaying import replay
 from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
 from jaxlb.workload import sample
 

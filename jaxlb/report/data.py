@@ -10,7 +10,7 @@ import numpy as np
 from jaxlb import workload
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
-from jaxlb.loop import replay
+from jaxlb.replaying import replay
 from jaxlb.statistics import bin_edges
 from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
 

@@ -163,12 +163,12 @@ def _together(capacity: Capacity, jobs: Jobs, speed: Array, time: Array) -> tupl
 def _by_rates(
     rates: Callable[[Jobs, Array], tuple[Array, Array]], jobs: Jobs, speed: Array, time: Array
 ) -> tuple[Array, Array]:
-    """Serve at rates that hold until a task leaves, or until they say; at most so many turns.
+    """Serve at rates that hold until a task leaves, or for as much work as they say, a turn each.
 
     Args:
       rates: (jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work
         `[P, ...]` they hold if none leaves.
-      jobs: tasks, without a number of turns that depends on the time.
+      jobs: tasks, in any places.
       speed: of processors.
       time: to serve for.
     """
@@ -208,10 +208,15 @@ def _in_service(left: Array, slots: int) -> Array:
     return held & (_running(held.astype(jnp.float32)) <= slots)
 
 
+def _number(served: Array) -> Array:
+    """Return how many tasks of each processor are served, `[P, 1, ...]`; at least 1, to divide by."""
+    return jnp.maximum(served.sum(1, keepdims=True, dtype=jnp.int32).astype(jnp.float32), 1.0)
+
+
 def _few_at_a_time(slots: int, capacity: Capacity, jobs: Jobs, left: Array) -> tuple[Array, Array]:
     """Serve the first tasks only, which share what so many of them get together."""
     served = _in_service(left, slots)
-    number = jnp.maximum(served.sum(1, keepdims=True, dtype=jnp.int32).astype(jnp.float32), 1.0)
+    number = _number(served)
     share = jnp.where(served, capacity(number) / number, 0.0)
     return share, jnp.full(left.shape[:1] + left.shape[2:], jnp.inf, jnp.float32)
 
@@ -223,7 +228,7 @@ def _least_served(jobs: Jobs, left: Array) -> tuple[Array, Array]:
     least = had.min(1, keepdims=True)
     # What has been served together is equal but for rounding.
     served = held & (had <= least + 1e-6 * jobs.size + 1e-5 * least)
-    number = jnp.maximum(served.sum(1, keepdims=True, dtype=jnp.int32).astype(jnp.float32), 1.0)
+    number = _number(served)
     others = jnp.where(held & ~served, had, jnp.inf).min(1)
     level = jnp.where(served, had, -jnp.inf).max(1)
     holds = jnp.where(jnp.isfinite(others), (others - level) * number[:, 0], jnp.inf)

@@ -4,6 +4,7 @@ Sharing has closed formulas (Kleinrock 1976); SRPT, PSJF, SJF and foreground-bac
 Miller (1966) and their like, by quadrature; limited sharing and several slots come from Markov chains.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxlb.environments import make
@@ -41,33 +42,63 @@ class Exact(NamedTuple):
     slowdown: float | None = None
 
 
-def _alone(law: str, load: float, millions: float, **values: tuple[float, ...]) -> list[Exact]:
+def _alone(law: str, load: float, millions: float, values: Mapping[str, tuple[float, ...]]) -> list[Exact]:
+    """List disciplines in one system, each with its response, and slowdown."""
     return [
-        Exact({"discipline": name.replace("_", "-")}, law, load, value[0], millions, *value[1:])
+        Exact({"discipline": name}, law, load, value[0], millions, *value[1:])
         for name, value in values.items()
     ]
 
 
 EXACT = (
     *_alone(
-        *("exponential", 0.5, 6.0),
-        **{"ps": (2.0,), "srpt": (1.425373, 1.225117), "psjf": (1.531383,), "sjf": (1.712686,)},
-        **{"fb": (2.0, 1.609275), "lcfs_pr": (2.0,)},
+        "exponential",
+        0.5,
+        6.0,
+        {
+            "ps": (2.0,),
+            "srpt": (1.425373, 1.225117),
+            "psjf": (1.531383,),
+            "sjf": (1.712686,),
+            "fb": (2.0, 1.609275),
+            "lcfs-pr": (2.0,),
+        },
     ),
     *_alone(
-        *("exponential", 0.8, 30.0),
-        **{"ps": (5.0,), "srpt": (2.352773, 1.577852), "psjf": (2.658897,), "sjf": (2.882219,)},
-        **{"fb": (5.0, 2.995603)},
+        "exponential",
+        0.8,
+        30.0,
+        {
+            "ps": (5.0,),
+            "srpt": (2.352773, 1.577852),
+            "psjf": (2.658897,),
+            "sjf": (2.882219,),
+            "fb": (5.0, 2.995603),
+        },
     ),
     *_alone(
-        *("hyperexponential", 0.8, 60.0),
-        **{"ps": (5.0,), "srpt": (2.151251, 1.228953), "psjf": (2.361794,), "sjf": (7.440699,)},
-        **{"fb": (3.504380, 1.605069)},
+        "hyperexponential",
+        0.8,
+        60.0,
+        {
+            "ps": (5.0,),
+            "srpt": (2.151251, 1.228953),
+            "psjf": (2.361794,),
+            "sjf": (7.440699,),
+            "fb": (3.504380, 1.605069),
+        },
     ),
     *_alone(
-        *("bounded Pareto", 0.7, 60.0),
-        **{"ps": (1 / 0.3,), "srpt": (1.777038, 1.344664), "psjf": (1.908677,), "sjf": (7.411280,)},
-        **{"fb": (2.504426, 1.986595)},
+        "bounded Pareto",
+        0.7,
+        60.0,
+        {
+            "ps": (1.0 / 0.3,),
+            "srpt": (1.777038, 1.344664),
+            "psjf": (1.908677,),
+            "sjf": (7.411280,),
+            "fb": (2.504426, 1.986595),
+        },
     ),
     Exact({"discipline": "ps", "capacity": "cores(4)"}, "exponential", 3.2, 1.745541, 30.0),
     Exact({"discipline": "ps", "capacity": "cores(4)"}, "hyperexponential", 3.2, 1.745541, 60.0),

@@ -11,7 +11,8 @@ from scipy import stats
 from jaxlb import theory, workload
 from jaxlb.env import with_lane_axis
 from jaxlb.environments import make
-from jaxlb.loop import continue_rollout, replay, start_rollout
+from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.replaying import replay
 from jaxlb.scheduling import scheduler
 from jaxlb.types import ArrivalProcess, EnvParams, Key, Task
 from jaxlb.verification.base import (

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import theory, workload
-from jaxlb.loop import replay
+from jaxlb.replaying import replay
 from jaxlb.scheduling import scheduler
 from jaxlb.types import Key
 from jaxlb.verification.base import (

@@ -1,0 +1,43 @@
+"""Outcomes that become known when tasks leave: any number in a step, in any order."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxlb.types import Array, Departures, Outcome
+
+
+def append(recent: Array, filled: Array, departures: Departures) -> tuple[Array, Array]:
+    """Write completion times behind those that are there.
+
+    Args:
+      recent: `[rows, N]`.
+      filled: `[N]` int32, rows in use.
+      departures: leaves `[M, N]`.
+    """
+    last, rows = filled + jnp.cumsum(departures.known, 0, jnp.int32), len(recent)
+    row = jnp.where(departures.known, last - 1, rows)
+    lane = jnp.broadcast_to(jnp.arange(row.shape[1], dtype=jnp.int32), row.shape)
+    recent = recent.at[row, lane].set(departures.outcome.completion, mode="drop") if rows else recent
+    return recent, last[-1]
+
+
+Settled = tuple[Array, Outcome]
+"""Which outcomes of T tasks are known, bool `[T, ...]`, and what they are."""
+
+
+def none_yet(departures: Departures | None, shape: tuple[int, ...]) -> Settled | None:
+    """Return room for outcomes of tasks `[T, ...]`; None where assignments tell them."""
+    if departures is None:
+        return None
+    outcome = jax.tree.map(lambda leaf: jnp.zeros(shape, leaf.dtype), departures.outcome)
+    return jnp.zeros(shape, bool), outcome
+
+
+def settle(settled: Settled | None, departures: Departures | None) -> Settled | None:
+    """Put the outcomes of tasks that have left where those of their assignments belong."""
+    if settled is None or departures is None:
+        return settled
+    row = jnp.where(departures.known, departures.number, len(settled[0]))
+    index = (row, *jnp.indices(row.shape, dtype=jnp.int32)[1:])
+    new = departures.known, departures.outcome
+    return jax.tree.map(lambda old, new: old.at[index].set(new, mode="drop"), settled, new)
