@@ -65,6 +65,17 @@ def test_tasks_leave_when_an_event_engine_says(case, key):
     np.testing.assert_array_equal(outcome.violation, outcome.completion > tasks.deadline)
 
 
+def test_a_small_task_is_served_beside_a_large_one_under_foreground_background():
+    """It has had 2e-5, which is less than what rounds off the large one's 1,000."""
+    size = jnp.array([[1000.0, 0.1]])
+    left = size - jnp.array([[0.0, 2e-5]])
+    nothing = jnp.zeros((1, 2), jnp.int32)
+    jobs = disciplines.Jobs(left, size, jnp.zeros((1, 2)), size, nothing, nothing)
+    left, departure = disciplines.fb().serve(jobs, jnp.ones(1), jnp.float32(1.0))
+    np.testing.assert_allclose(departure[0, 1], 0.2, rtol=1e-2)
+    np.testing.assert_allclose(left, [[999.1, 0.0]], rtol=1e-4)
+
+
 @pytest.mark.parametrize("number", [1, 4])
 def test_fcfs_in_a_table_is_fcfs(number, key):
     table = {"station": Table(disciplines.ordered("fcfs"), 64)}

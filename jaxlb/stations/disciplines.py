@@ -226,8 +226,10 @@ def _least_served(jobs: Jobs, left: Array) -> tuple[Array, Array]:
     held = left > 0
     had = jnp.where(held, jobs.size - left, jnp.inf)
     least = had.min(1, keepdims=True)
-    # What has been served together is equal but for rounding.
-    served = held & (had <= least + 1e-6 * jobs.size + 1e-5 * least)
+    # What has been served together is equal but for rounding, which is that of the largest; nearer ones would
+    # never meet.
+    largest = jnp.where(held, jobs.size, 0.0).max(1, keepdims=True)
+    served = held & (had <= least + 1e-6 * largest)
     number = _number(served)
     others = jnp.where(held & ~served, had, jnp.inf).min(1)
     level = jnp.where(served, had, -jnp.inf).max(1)
