@@ -28,6 +28,7 @@ def test_a_film_shows_the_waits_of_the_system_at_any_time(filmed, key):
     task_key, act_key = jax.random.split(key)
     tasks = workload.sample(task_key, params, 60)
     arrival = np.cumsum(np.asarray(tasks.gap, np.float64)) - float(tasks.gap[0])
+    advance, assign = jax.jit(system.advance), jax.jit(system.assign)
     for name, scheduler in schedulers.items():
         outcome = jaxlb.replay(env, params, scheduler, tasks, act_key)
         for index in (0, 7, 30, 58):
@@ -35,9 +36,9 @@ def test_a_film_shows_the_waits_of_the_system_at_any_time(filmed, key):
             # The same by the simulator's own steps, task by task.
             state = system.start(4, 64)
             for place in range(index + 1):
-                state = system.advance(state, tasks.gap[place])
-                state, *_ = system.assign(state, params.speed, tasks.size[place], outcome.action[place])
-            state = system.advance(state, np.float32(now - arrival[index]))
+                state = advance(state, tasks.gap[place])
+                state, *_ = assign(state, params.speed, tasks.size[place], outcome.action[place])
+            state = advance(state, np.float32(now - arrival[index]))
             figure = film.show(now)
             bars = film.panels[name].patches
             top, area = np.zeros(4), np.zeros(4)

@@ -14,6 +14,7 @@ from jaxlb.replaying import watch
 from jaxlb.scheduling import belief
 from jaxlb.scheduling.base import sampled
 from jaxlb.types import Scheduler
+from tests import small
 
 
 def act(variables, memory, observation, key):
@@ -98,7 +99,9 @@ def soonest(variables, memory, observation, key):
 SOONEST = Scheduler("soonest", (), belief.start, soonest)
 
 
-@pytest.mark.parametrize("overrides", [{}, {"wait_visible": False}, {"load": 0.3}])
+@pytest.mark.parametrize(
+    "overrides", small.mostly_slow([{}, {"wait_visible": False}, {"load": 0.3}], [{"wait_visible": False}])
+)
 def test_hidden_sizes_are_learned_from_departures(overrides):
     """When in a gap a task departs is not known, so small sizes are blurred."""
     env, params = jaxlb.make("heavy-tail", size_visible=False, queue_capacity=64, **overrides)

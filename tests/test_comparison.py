@@ -150,6 +150,7 @@ def test_a_warmup_too_short_for_the_load_says_so(num_lanes, key):
     assert "raise warmup (500 tasks now, theory asks for 1" in row.hint
 
 
+@pytest.mark.slow
 def test_settled_rows_are_called_settled(key):
     """Of ten thousand of them one is not, by each sign; 40 keys."""
     env, params = jaxlb.make("stable", load=0.6)

@@ -9,6 +9,7 @@ import jaxlb
 from jaxlb import stations
 from jaxlb.stations import FCFS, Table, disciplines
 from tests import event_engine
+from tests.small import mostly_slow
 
 CASES = {
     "fcfs": {},
@@ -33,7 +34,7 @@ CASES = {
 CURVES = {"cores(4)": lambda n: min(n, 4), "batching(0.3)": lambda n: n / (1 + 0.3 * (n - 1))}
 
 
-def made(case, queue_capacity=64, **overrides):
+def made(case, queue_capacity=32, **overrides):
     name, options = case.split(",")[0], CASES[case]
     station = Table(disciplines.named(name, **options), queue_capacity)
     return jaxlb.make("seed", station=station, **overrides)
@@ -44,7 +45,10 @@ def tasks_of(params, number, key, scale=1.0):
     return tasks.replace(gap=tasks.gap * scale)
 
 
-@pytest.mark.parametrize("case", CASES)
+QUICK = ("fcfs", "srpt", "sjf", "edf", "ps, batching", "fb", "limited-ps", "priority, 2 slots")
+
+
+@pytest.mark.parametrize("case", mostly_slow(CASES, QUICK))
 def test_tasks_leave_when_an_event_engine_says(case, key):
     env, params = made(case, speed=[1.0, 1.5], load=0.85)
     options = CASES[case]
@@ -89,9 +93,11 @@ def test_fcfs_in_a_table_is_fcfs(number, key):
     np.testing.assert_allclose(outcomes[0].completion, outcomes[1].completion, rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", ["fcfs", "ps", "srpt", "priority", "fb", "limited-ps"])
+@pytest.mark.parametrize(
+    "case", mostly_slow(["fcfs", "ps", "srpt", "priority", "fb", "limited-ps"], ["ps", "srpt", "fb"])
+)
 def test_rewards_add_up_to_what_all_tasks_cost(case, key):
-    env, params = made(case, completion_exponent=0.7, imbalance_weight=0.0, sla_weight=2.0, load=0.9)
+    env, params = made(case, 64, completion_exponent=0.7, imbalance_weight=0.0, sla_weight=2.0, load=0.9)
     tasks = tasks_of(params, 300, key)
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, 0), tasks)
     first = jax.tree.map(lambda leaf: leaf[0], tasks)
@@ -148,24 +154,27 @@ def test_a_comparison_counts_who_has_left(key):
     assert table.histograms["jsq"].counts.sum() == alone.class_count.sum() != 8 * 200
 
 
-def test_hypothetical_completions_are_those_that_come_true(key):
+@pytest.mark.parametrize("case", mostly_slow(["ps", "srpt", "limited-ps", "fb"], ["ps", "limited-ps"]))
+def test_hypothetical_completions_are_those_that_come_true(case, key):
     """Of the last task, nothing arriving after it."""
-    for case in ("ps", "srpt", "limited-ps", "fb"):
-        env, params = made(case, load=0.9)
-        tasks = tasks_of(params, 40, key)
-        outcome = jaxlb.replay(env, params, "rr", tasks, key)
-        first, later = (jax.tree.map(lambda leaf, part=part: leaf[part], tasks) for part in (0, slice(1, 40)))
+    env, params = made(case, load=0.9)
+    tasks = tasks_of(params, 40, key)
+    outcome = jaxlb.replay(env, params, "rr", tasks, key)
+    first, later = (jax.tree.map(lambda leaf, part=part: leaf[part], tasks) for part in (0, slice(1, 40)))
 
-        def body(state, x, env=env, params=params):
+    @jax.jit
+    def response():
+        def body(state, x):
             return env.transition(state, *x, params, key)[0], None
 
         actions = jnp.arange(39, dtype=jnp.int32) % 4
         state, _ = jax.lax.scan(body, env.start(params, first, key), (actions, later))
-        response = env.station.response(state.system.station, params.speed, state.task)
-        np.testing.assert_allclose(response[39 % 4], outcome.completion[39], rtol=1e-5)
+        return env.station.response(state.system.station, params.speed, state.task)
+
+    np.testing.assert_allclose(response()[39 % 4], outcome.completion[39], rtol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["ps", "srpt", "limited-ps"])
+@pytest.mark.parametrize("case", mostly_slow(["ps", "srpt", "limited-ps"], ["srpt"]))
 def test_the_oracle_knows_the_discipline(case, key):
     env, params = made(case, load=0.9)
     summary = jaxlb.rollout(env, params, "oracle", key, num_lanes=4, num_tasks=200)

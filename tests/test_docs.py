@@ -67,7 +67,18 @@ def _light(page: Path) -> list[tuple[int, str]]:
     return [(line, code) for line, code in _python(page) if "train_" not in code]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if _light(page)], ids=_name)
+READ_FIRST = ("README.md", "howto.md")
+
+
+def _quick(pages: list[Path]) -> list:
+    """All pages as parameters, all but those that are read first among the slow tests."""
+    return [
+        pytest.param(page, marks=[pytest.mark.slow] * (page.name not in READ_FIRST), id=_name(page))
+        for page in pages
+    ]
+
+
+@pytest.mark.parametrize("page", _quick([page for page in PAGES if _light(page)]))
 def test_python_runs(page):
     _run(page, _light(page))
 

@@ -13,6 +13,7 @@ import pytest
 
 import jaxlb
 from jaxlb import workload
+from tests.small import mostly_slow
 
 
 def test_reset_and_step_follow_gymnax(key):
@@ -30,7 +31,11 @@ def test_reset_and_step_follow_gymnax(key):
     assert (terminated.dtype, truncated.dtype) == (bool, bool)
 
 
-@pytest.mark.parametrize("name", jaxlb.scenarios())
+QUICK = ("heavy-tail", "large", "park", "shift", "stale")
+"""Scenarios that differ in more than numbers."""
+
+
+@pytest.mark.parametrize("name", mostly_slow(jaxlb.scenarios(), QUICK))
 def test_every_scenario_steps_with_stable_types(name, key):
     env, params = jaxlb.make(name)
     step = jax.jit(env.step)
@@ -143,6 +148,7 @@ def test_vmapped_parameters_equal_a_loop(key):
     env, params = jaxlb.make("stable")
     loads = jnp.array([0.2, 0.5, 0.9])
 
+    @jax.jit
     def episode(load):
         changed = params.replace(load=load)
         _, state = env.reset(key, changed)
@@ -233,7 +239,10 @@ def cost_of_tasks(env, params, key, num_tasks):
     return cost
 
 
-@pytest.mark.parametrize("rule", ["guarded-sita", "card", "jsq", "fpi", "sita-e", "drift-aware"])
+RULES = ["guarded-sita", "card", "jsq", "fpi", "sita-e", "drift-aware"]
+
+
+@pytest.mark.parametrize("rule", mostly_slow(RULES, ["guarded-sita", "drift-aware"]))
 def test_replays_of_rules_that_choose_can_be_differentiated(rule, key):
     env, params = jaxlb.make("heavy-tail")
     tasks = workload.sample(key, params, 40)

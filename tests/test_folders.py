@@ -14,10 +14,9 @@ import pytest
 
 import jaxlb
 from jaxlb import cli, records
+from tests import small
 
 COMPARE = ("compare", "--scenario", "stable", "--schedulers", "rr,lwr", "--lanes", "4", "--tasks", "20")
-TRAIN = ("num_iterations=20", "num_evaluations=2", "num_lanes=8", "memory_rows=16", "batch_size=16",
-         "evaluation_tasks=20", "widths=[8]")  # fmt: skip
 
 
 def options(directory):
@@ -35,7 +34,7 @@ def root(tmp_path_factory):
     jaxlb_run(
         *COMPARE, "--set", "num_processors=3", "--load", "0.5", "--seed", "7", "--out", root / "compared"
     )
-    jaxlb_run("train", "dqn", "--seed", "2", "--train", *TRAIN, "--out", root / "deep" / "dqn")
+    jaxlb_run("train", "dqn", "--seed", "2", "--train", *small.DQN, "--out", root / "deep" / "dqn")
     jaxlb_run("evaluate", root / "deep" / "dqn", "--schedulers", "lwr", "--lanes", "4", "--tasks", "20",
               "--out", root / "evaluated")  # fmt: skip
     return root

@@ -141,6 +141,7 @@ def test_what_is_made_twice_is_compiled_once(key):
     assert continue_rollout._cache_size() == compiled
 
 
+@pytest.mark.slow
 def test_schedulers_vmap_over_their_variables(key):
     env, params = jaxlb.make("heavy-tail")
     fixed = jaxlb.Scheduler("fixed", jnp.int32(0), own_start, always)

@@ -54,6 +54,7 @@ def test_examples_are_what_each_choice_leads_to(key):
         np.testing.assert_allclose(chosen[:, 0], outcome.completion[10:, lane] / unit, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_everything_visible_is_learned(trained):
     env, params, result = trained
     assert result.history.r_squared[-1] > 0.97
@@ -62,6 +63,7 @@ def test_everything_visible_is_learned(trained):
     assert table.row("gnn").oracle_agreement > max(0.85, table.row("lwr").oracle_agreement)
 
 
+@pytest.mark.slow
 def test_the_same_weights_serve_more_processors(trained):
     _, _, result = trained
     env, params = make(speed=[0.5, 0.8, 1.2, 2.0] * 2)
@@ -70,6 +72,7 @@ def test_the_same_weights_serve_more_processors(trained):
     assert table.row("gnn").oracle_agreement > 2.0 * table.row("rr").oracle_agreement
 
 
+@pytest.mark.slow
 def test_training_is_its_rounds(key):
     env, params = make()
     result = train_gnn(env, params, SMALL, key)

@@ -8,9 +8,10 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import jaxlb
+from tests import small, test_env
 
 
-@pytest.mark.parametrize("name", jaxlb.scenarios())
+@pytest.mark.parametrize("name", small.mostly_slow(jaxlb.scenarios(), test_env.QUICK))
 def test_gymnasiums_checker_finds_nothing(name):
     """Its complaints are warnings, and warnings are errors here."""
     # Drawing is the same for all: once is enough.

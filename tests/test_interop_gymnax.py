@@ -240,6 +240,7 @@ def make_train(env, params, num_envs, num_steps, num_updates):
     return train
 
 
+@pytest.mark.slow
 def test_a_loop_like_purejaxrls_learns(gymnax, key):
     """One fast server of four does nearly everything best alone."""
     env, params = jaxlb.make("slow-servers", max_steps_in_episode=32, completion_exponent=0.5)

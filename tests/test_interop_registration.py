@@ -153,6 +153,7 @@ def test_what_cannot_be_registered_is_refused_and_leaves_nothing(name, factory, 
     assert (jaxlb.scenarios(), jaxlb.schedulers(), jaxlb.workloads()) == before
 
 
+@pytest.mark.slow
 def test_the_command_line_of_a_program_that_registers(tmp_path):
     program = tmp_path / "mine.py"
     program.write_text(

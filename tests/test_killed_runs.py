@@ -18,7 +18,7 @@ QUICK = {
     "predictor": ("num_iterations=80", "num_lanes=20", "num_tasks=200", "num_examples=2000"),
     "gnn": ("num_iterations=800", "num_lanes=10", "num_tasks=30"),
 }
-KILLS = {"dqn": 3, "predictor": 10, "gnn": 2}
+KILLS = {"dqn": 2, "predictor": 5, "gnn": 2}
 """Whatever is trained, the same code writes the folder; states differ. A predictor starts soonest."""
 
 

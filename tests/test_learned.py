@@ -111,9 +111,10 @@ def trained(method):
     return env, params, train(env, params, config, jax.random.key(3))
 
 
-@pytest.mark.parametrize(
-    "method", [pytest.param(one, marks=[pytest.mark.slow] * (one != "predictor")) for one in TRAININGS]
-)
+QUICKEST = [pytest.param(one, marks=[pytest.mark.slow] * (one != "predictor")) for one in TRAININGS]
+
+
+@pytest.mark.parametrize("method", QUICKEST)
 def test_what_never_varied_in_training_moves_no_choice(key, method):
     """Three priorities with one deadline: to who learned with one, the same tasks as ever."""
     env, params, result = trained(method)
@@ -127,7 +128,7 @@ def test_what_never_varied_in_training_moves_no_choice(key, method):
         np.testing.assert_array_equal(met.action, known.action)
 
 
-@pytest.mark.parametrize("method", TRAININGS)
+@pytest.mark.parametrize("method", QUICKEST)
 def test_by_default_processors_have_no_places(key, method):
     """The same speeds in another order: tasks go to the same speeds, but for a rounded tie or two."""
     env, params, result = trained(method)

@@ -8,11 +8,9 @@ import pytest
 
 from jaxlb import cli, runs
 from jaxlb.cli import loggers
+from tests import small
 
-TRAIN = (
-    "train", "dqn", "--seed", "3", "--seeds", "2", "--train", "num_iterations=30", "num_evaluations=3",
-    "num_lanes=8", "memory_rows=16", "batch_size=16", "evaluation_tasks=20", "widths=[8]",
-)  # fmt: skip
+TRAIN = ("train", "dqn", "--seed", "3", "--seeds", "2", "--train", *small.DQN)
 NOT_FIGURES = {"seed", "iteration", "iterations_per_second"}
 
 
@@ -74,6 +72,7 @@ def test_any_logger_is_told_all_of_a_training_and_whether_it_ended(tmp_path, mon
 
 
 @pytest.mark.filterwarnings("ignore:.*event_loader|distutils|np.bool8:DeprecationWarning")
+@pytest.mark.slow
 def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboardX")
     expected = train(tmp_path / "run", "tensorboard")

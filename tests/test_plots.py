@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 import jaxlb
 from jaxlb import workload
@@ -28,6 +29,7 @@ def test_the_backlog_path_is_the_workload_of_each_queue(key):
     assert place > 1900
 
 
+@pytest.mark.slow
 def test_pictures_hold_every_scheduler(key, tmp_path):
     env, params = jaxlb.make("seed")
     chosen = {name: jaxlb.scheduler(name) for name in ("rr", "lwr", "oracle")}

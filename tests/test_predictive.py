@@ -65,6 +65,7 @@ def test_an_alarm_lasts_as_long_as_it_is_to(key):
     assert trusted == [3, 2, 1, 0, 0]
 
 
+@pytest.mark.slow
 def test_stale_figures_cost_it_little(key):
     env, params = jaxlb.make("stale")
     entries = {name: jaxlb.scheduler(name) for name in ("lwr", "rr", "drift-aware", "predictive")}

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jaxlb
+from tests import small
 from tests.trajectory import trajectory
 
 GOLDEN = Path(__file__).parent / "data" / "golden.json"
@@ -128,17 +129,7 @@ def test_a_faster_processor_delays_nothing_under_fixed_choices(seed, faster, fac
     assert (after.wait <= before.wait * (1.0 + 1e-6) + 1e-6).all()
 
 
-QUICK = (
-    "lwr",
-    "power-of-d",
-    "guarded-sita",
-    "hedge",
-)  # stateless, drawing, with a memory, with others inside
-EAGER = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-    for name in jaxlb.schedulers()
-    if name != "optimal"
-]
+EAGER = small.mostly_slow([name for name in jaxlb.schedulers() if name != "optimal"], ["hedge"])
 
 
 @pytest.mark.parametrize("name", EAGER)

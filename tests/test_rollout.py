@@ -44,7 +44,7 @@ def test_chunked_equals_whole(scenario, key):
     [
         "power-of-d",
         "drift-aware",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("greedy", "card")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("power-of-d", "greedy", "card")),
     ],
 )
 def test_a_lane_does_not_depend_on_its_neighbours(name, key):

@@ -16,15 +16,11 @@ from jaxlb.cli.compare import Evaluate
 from jaxlb.cli.train import Train
 from jaxlb.learn import networks
 from jaxlb.scheduling import learned
-
-SETTINGS = (
-    "num_iterations=30", "num_evaluations=3", "num_lanes=8", "memory_rows=16", "batch_size=16",
-    "evaluation_tasks=20", "widths=[8]",
-)  # fmt: skip
+from tests import small
 
 
 def train(out, *settings, **options):
-    Train(method="dqn", train=(*SETTINGS, *settings), out=out, **options).run()
+    Train(method="dqn", train=(*small.DQN, *settings), out=out, **options).run()
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +91,7 @@ def test_a_run_that_was_stopped_ends_as_if_it_had_not_been(trained, tmp_path, mo
     assert figures(out) == figures(trained)
 
 
+@pytest.mark.slow
 def test_evaluate_adds_what_was_trained_to_the_table(trained, tmp_path, capsys):
     Evaluate(directory=trained, lanes=4, tasks=20, json=True).run()
     table = json.loads(capsys.readouterr().out)
@@ -264,7 +261,7 @@ def test_a_network_of_ones_own_is_trained_resumed_saved_and_loaded(tmp_path, mon
     env, params = jaxlb.make("stable")
     made = networks.per_processor(widths=(8,))
     own = made._replace(apply=lambda parameters, x: 0.5 * made.apply(parameters, x))
-    settings = dict(setting.split("=") for setting in SETTINGS if "[" not in setting)
+    settings = dict(setting.split("=") for setting in small.DQN if "[" not in setting)
     config = jaxlb.DQNConfig(network=own, **{name: int(value) for name, value in settings.items()})
     seen = []
 

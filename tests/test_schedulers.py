@@ -108,14 +108,15 @@ def test_lanes_decide_alone_and_memory_keeps_its_types(name, key):
     many = many.replace(truth=many.truth.replace(size=many.size))
     many = jax.tree.map(lambda leaf: leaf if leaf.ndim else jnp.broadcast_to(leaf, (lanes,)), many)
     memory = scheduler.start(env, with_lane_axis(params, (lanes,)), (lanes,))
-    action, after = scheduler.act(scheduler.variables, memory, many, key)
+    act = jax.jit(scheduler.act)
+    action, after = act(scheduler.variables, memory, many, key)
     assert action.shape == (lanes,) and action.dtype == jnp.int32
     assert int(action.min()) >= 0 and int(action.max()) < 4
     jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), memory, after)
     if name not in ("random", "weighted-random", "jiq", "power-of-d", "hedge"):
         for lane in range(lanes):
             one = jax.tree.map(lambda leaf, lane=lane: leaf[..., lane] if leaf.ndim else leaf, many)
-            alone, _ = scheduler.act(scheduler.variables, scheduler.start(env, params, ()), one, key)
+            alone, _ = act(scheduler.variables, scheduler.start(env, params, ()), one, key)
             assert int(alone) == int(action[lane])
 
 
@@ -164,7 +165,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     ("scenario", "overrides", "name", "options", "response"),
     [
-        ("stable", {}, "lwl", {}, 1.745541),  # M/M/4
+        pytest.param("stable", {}, "lwl", {}, 1.745541, marks=SLOW),  # M/M/4
         pytest.param("stable", {"num_processors": 2}, "rr", {}, 3.843980, marks=SLOW),  # E2/M/1
         pytest.param("stable", {"num_processors": 2}, "jsq", {"ties": "random"}, 2.955737, marks=SLOW),
         pytest.param("two-server", {}, "sed", {}, 3.7148, marks=SLOW),

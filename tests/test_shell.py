@@ -13,6 +13,7 @@ import pytest
 
 import jaxlb
 from jaxlb import cli
+from tests import small
 
 JAXLB = [sys.executable, "-m", "jaxlb"]
 SMALL = ("--schedulers", "rr,lwr", "--lanes", "4", "--tasks", "20")
@@ -67,6 +68,7 @@ def test_a_bare_command_says_what_to_do(capsys):
     assert "compare, train" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_quiet_leaves_results_and_errors(tmp_path, capsys):
     assert cli.run(["compare", *SMALL, "--out", str(tmp_path / "one")]) == 0
     loud = capsys.readouterr()
@@ -156,10 +158,7 @@ def test_ctrl_c_where_nothing_is_written(monkeypatch, capsys):
 
 
 def test_a_training_that_diverges_exits_with_1(tmp_path, capsys):
-    settings = (
-        "num_iterations=30", "num_evaluations=3", "num_lanes=8", "memory_rows=16", "batch_size=16",
-        "evaluation_tasks=20", "widths=[8]", "learning_rate=1e30",
-    )  # fmt: skip
+    settings = (*small.DQN, "learning_rate=1e30")
     assert cli.run(["train", "dqn", "--train", *settings, "--out", str(tmp_path / "wild")]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("jaxlb: error: training diverged")
 
@@ -202,6 +201,7 @@ def test_results_are_written_though_nobody_reads_them(reader, form, tmp_path):
     assert {"compare.json", "compare.csv", "violations.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.slow
 def test_signs_that_a_terminal_cannot_show_are_replaced():
     asked = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = subprocess.run(

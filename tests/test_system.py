@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import jaxlb
 from jaxlb.stations import fcfs as system
 from tests.reference import chooser, simulate
+from tests.small import mostly_slow
 from tests.trajectory import trajectory
 
 TASKS = 100_000
@@ -50,15 +51,11 @@ def both_engines(name, speeds, tasks, key):
     return jax.tree.map(np.asarray, outcome), np.asarray(queue_length), expected
 
 
-CHOSEN = [
-    "jsq",
-    "greedy",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in ("rr", "lwl", "sed", "lwr")),
-]
-PROCESSORS = [1, 4, pytest.param(16, marks=pytest.mark.slow)]
+RULES = ["jsq", "greedy", "rr", "lwl", "sed", "lwr"]
+PROCESSORS = mostly_slow([1, 4, 16], [4])
 
 
-@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("name", mostly_slow(RULES, ["jsq"]))
 @pytest.mark.parametrize("num_processors", PROCESSORS)
 def test_replay_agrees_with_the_event_simulator_to_the_last_bit(name, num_processors, key):
     # Times on a grid of 2^-12 and speeds that are powers of two: sums of them are exact in float32, so that
@@ -75,7 +72,7 @@ def test_replay_agrees_with_the_event_simulator_to_the_last_bit(name, num_proces
         np.testing.assert_array_equal(queue_length[:, :, lane], lengths)
 
 
-@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("name", mostly_slow(RULES, ["greedy"]))
 @pytest.mark.parametrize("num_processors", PROCESSORS)
 def test_replay_of_arbitrary_times_agrees_within_float32(name, num_processors, key):
     # Arbitrary times: completions to 1e-6 (one rounding), and queue lengths exactly, unless a departure falls
@@ -128,12 +125,13 @@ def random_run(seed, num_processors, num_tasks, capacity=8):
     rng = np.random.default_rng(seed)
     speed = jnp.asarray(rng.uniform(0.2, 3.0, num_processors), jnp.float32)
     state = system.start(num_processors, capacity)
+    advance, assign = jax.jit(system.advance), jax.jit(system.assign)
     steps = []
     for _ in range(num_tasks):
         gap, size = jnp.float32(rng.exponential(0.5)), jnp.float32(rng.pareto(1.5) + 0.01)
         action = jnp.int32(rng.integers(num_processors))
-        state = system.advance(state, gap)
-        after, wait, service = system.assign(state, speed, size, action)
+        state = advance(state, gap)
+        after, wait, service = assign(state, speed, size, action)
         steps.append((state, gap, size, int(action), after, wait, service))
         state = after
     return speed, steps
@@ -176,10 +174,11 @@ def test_permuting_processors_permutes_everything(seed):
     order = rng.permutation(4)
     speed, steps = random_run(seed, 4, 20)
     state = system.start(4, 8)
+    advance, assign = jax.jit(system.advance), jax.jit(system.assign)
     for _, gap, size, action, after, wait, service in steps:
-        state = system.advance(state, gap)
+        state = advance(state, gap)
         place = int(np.flatnonzero(order == action)[0])
-        state, permuted_wait, permuted_service = system.assign(state, speed[order], size, jnp.int32(place))
+        state, permuted_wait, permuted_service = assign(state, speed[order], size, jnp.int32(place))
         assert (permuted_wait, permuted_service) == (wait, service)
         for name in ("free", "free_error", "departure", "slot", "overflow", "wait"):
             np.testing.assert_array_equal(getattr(state, name), getattr(after, name)[order])

@@ -117,10 +117,11 @@ def test_the_price_of_a_wait_is_the_same_whatever_wait_the_processor_has():
     b = belief.start(env, params, ()).replace(count=jnp.int32(1), size=jnp.float32(1.0))
     asked = jnp.array([[3.0, 2.0, 4.0]])
 
+    @jax.jit
     def price(wait):
         return module.apply(network, acting.price_features(b, situation_of(wait), Objective(), asked))[0]
 
-    one, other = price([1.0, 2.0, 3.0]), price([9.0, 2.0, 3.0])
+    one, other = price(jnp.array([1.0, 2.0, 3.0])), price(jnp.array([9.0, 2.0, 3.0]))
     np.testing.assert_allclose(one[0], other[0], rtol=1e-5)
     assert (np.abs(one[1:] / other[1:] - 1.0) > 1e-3).any()  # for others it counts
 
@@ -156,9 +157,9 @@ def test_choices_permute_as_processors_do(key):
     assert (np.asarray(one.action) == np.asarray(order)[np.asarray(other.action)]).mean() > 0.99
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_arbitrary_prices_are_stable_within_the_guard(seed):
-    module, network = random_network(seed, 1.0)
+@pytest.mark.slow
+def test_arbitrary_prices_are_stable_within_the_guard():
+    module, network = random_network(0, 1.0)
     rule = acting.priced(module, Universal(network, Objective()))
     env, params = jaxlb.make("stable", load=0.9)
     table = jaxlb.compare(
@@ -184,6 +185,7 @@ def test_an_imbalance_is_what_the_variance_grows_by():
     np.testing.assert_allclose(grown - grown[0], np.array(expected) - expected[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_wrong_account_of_hidden_waits_does_not_overload(key):
     """The nominal speeds are wrong, and nothing but lengths of queues shows it."""
     env, params = jaxlb.make("stable", wait_visible=False, load=0.7)
@@ -305,6 +307,7 @@ def test_every_step_learns_from_all_systems_in_whatever_order(key):
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), one, alone))) > 1e-3
 
 
+@pytest.mark.slow
 def test_what_comes_with_the_package_can_be_tuned(key):
     """From the first iteration on it is better than greedy, where a new network is as good as greedy."""
     env, params = jaxlb.make("heavy-tail")
@@ -313,16 +316,6 @@ def test_what_comes_with_the_package_can_be_tuned(key):
     assert result.history.relative_completion[0] < 0.85
     with pytest.raises(ValueError, match="network: must be the one of the package"):
         learning.train_universal(env, params, config.replace(network=acting.prices((8, 8))), key)
-
-
-def test_it_comes_trained_and_is_told_nothing(key):
-    """In a system that no training saw; the bound is far above what other keys bring, 0.6 to 0.7."""
-    env, params = jaxlb.make("heavy-tail", num_processors=6, load=0.75)
-    table = jaxlb.compare(
-        env, params, {"greedy": "greedy", "universal": "universal"}, key,
-        num_lanes=128, num_tasks=800, warmup=800,
-    )  # fmt: skip
-    assert table.row("universal").mean_completion < 0.85 * table.row("greedy").mean_completion
 
 
 def test_prices_count_more_and_more(monkeypatch):
@@ -378,6 +371,6 @@ def test_networks_are_told_of_64_processors_at_most():
         b = belief.start(env, params, ())
         speed = jnp.ones(number)
         s = belief.Situation(*[jnp.float32(1.0)] * 4, jnp.int32(0), speed, speed, speed)
-        x = acting.price_features(b, s, Objective(), s.wait[None])
+        x = jax.jit(lambda b, s: acting.price_features(b, s, Objective(), s.wait[None]))(b, s)
         told[number] = float(x.context[acting.CONTEXT.index("processors")])
     assert told[32] < told[64] == told[128]

@@ -96,7 +96,7 @@ def test_diurnal_gaps_turn_into_a_unit_poisson_process_of_integrated_rate():
     process = arrivals.Diurnal(amplitude, period)
     phase = jax.random.uniform(jax.random.key(0), (10_000,), maxval=2 * np.pi)
     uniform = jax.random.uniform(jax.random.key(1), (10_000,), minval=1e-7)
-    gap, after = process.gap(phase, 1.0, uniform, None)
+    gap, after = jax.jit(lambda phase, uniform: process.gap(phase, 1.0, uniform, None))(phase, uniform)
     gap, start, omega = np.asarray(gap, np.float64), np.asarray(phase, np.float64), 2 * np.pi / period
     integral = gap + amplitude / omega * (np.cos(start) - np.cos(start + omega * gap))
     np.testing.assert_allclose(integral, -np.log(np.asarray(uniform, np.float64)), rtol=2e-5, atol=1e-6)

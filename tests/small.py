@@ -1,0 +1,13 @@
+"""What keeps the quick tests quick: parameters left to the slow ones, settings of trainings compiled once."""
+
+import pytest
+
+DQN = (
+    "num_iterations=30", "num_evaluations=3", "num_lanes=8", "memory_rows=16", "batch_size=16",
+    "evaluation_tasks=20", "widths=[8]",
+)  # fmt: skip
+
+
+def mostly_slow(values, quick):
+    """Return values as parameters of a test: those in `quick` stand for a mechanism each, others are slow."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
