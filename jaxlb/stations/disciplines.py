@@ -1,8 +1,10 @@
-"""Disciplines: what becomes of the tasks that a processor holds, in a given time, if none arrives.
+"""Disciplines: what becomes of the tasks that a processor holds, if none arrives.
 
-Nothing enters a processor between two arrivals. So there a discipline is a map from what the processor holds,
-and a time, to the work left and the moments of departure. Tasks stand in K places of each processor, in the
-order in which they are served, or would be; a place without work left is empty.
+Nothing enters a processor between two arrivals. So there a discipline is a map from what the processor holds
+to the moments of departure, which stay what they are until the next arrival, and from the time that passes to
+the work left. Both are in work that the processor does, so speeds may change at any time. Tasks stand in K
+places of each processor, in the order in which they are served, or would be; a place without work left is
+empty.
 
 Of tasks that are served one after the other, departures are a cumulative sum of work. So they are of tasks
 that share, sorted by work left: each gets as much as the next one to leave until that leaves. Any other
@@ -28,6 +30,7 @@ class Jobs(struct.PyTreeNode):
     """Tasks that processors hold, `[P, K, ...]`."""
 
     left: Array  # work; 0 where the place is empty
+    until: Array  # work that the processor does until the task leaves, if none arrives
     size: Array  # work
     arrival: Array  # time, on the station's clock
     deadline: Array  # time allowed from arrival
@@ -100,18 +103,28 @@ class Discipline(NamedTuple):
       name: of the discipline.
       after: (jobs, newcomer) -> bool `[P, K, ...]`, which tasks stand after a newcomer, `Jobs` that
         broadcast; those are all behind those that do not.
-      serve: (jobs, speed `[P, ...]`, time `[...]`) -> (work left, time of departure), both `[P, K, ...]`. A
-        task that leaves within `time` has no work left, any other some. Later departures are those that would
-        be if nothing arrived.
+      until: jobs -> work `[P, K, ...]` that the processor does until each task leaves, if none arrives.
+      left: (jobs, work `[P, 1, ...]` that the processor does) -> work left `[P, K, ...]` of tasks that do not
+        leave by then; it may be anything of others.
     """
 
     name: str
     after: Callable[[Jobs, Jobs], Array]
-    serve: Callable[[Jobs, Array, Array], tuple[Array, Array]]
+    until: Callable[[Jobs], Array]
+    left: Callable[[Jobs, Array], Array]
 
 
 _LEAST = 1e-30
 """Work that a task has left which rounding would rob of its last."""
+
+
+def served(discipline: Discipline, jobs: Jobs, done: Array) -> tuple[Jobs, Array]:
+    """Let processors do work `[P, ...]`; return what they then hold, and who has left, `[P, K, ...]`."""
+    done = done[:, None]
+    gone = present(jobs) & (jobs.until <= done)
+    stays = present(jobs) & ~gone
+    left = jnp.where(stays, jnp.maximum(discipline.left(jobs, done), _LEAST), 0.0)
+    return jobs.replace(left=left, until=jnp.where(stays, jobs.until - done, 0.0)), gone
 
 
 def present(jobs: Jobs) -> Array:
@@ -134,72 +147,95 @@ def _running(values: Array) -> Array:
     return jnp.stack(sums, 1)
 
 
-def _one_by_one(jobs: Jobs, speed: Array, time: Array) -> tuple[Array, Array]:
+def _one_by_one(jobs: Jobs) -> Array:
     """Serve one task after the other, in the order in which they stand."""
-    work = _running(jobs.left)
-    done = speed * time
-    left = jnp.where(work <= done[:, None], 0.0, jnp.clip(work - done[:, None], _LEAST, jobs.left))
-    return jnp.where(present(jobs), left, 0.0), work / speed[:, None]
+    return _running(jobs.left)
 
 
-def _together(capacity: Capacity, jobs: Jobs, speed: Array, time: Array) -> tuple[Array, Array]:
-    """Serve all at once, sorted by work left: n of them at `capacity(n)` of the speed together.
+def _left_of_one(jobs: Jobs, done: Array) -> Array:
+    return jnp.minimum(jobs.left, jobs.until - done)
 
-    Empty places are in front, so the number that is left when a task leaves is that of the places behind it.
+
+def _shares(capacity: Capacity, jobs: Jobs) -> tuple[Array, Array]:
+    """Return what each task needs after the one before it has left, and what it gets of the speed till then.
+
+    Empty places are in front, so the number that share when a task leaves is that of the places behind it.
     """
-    num_places = jobs.left.shape[1]
-    number = jnp.arange(num_places, 0, -1, dtype=jnp.float32)
+    number = jnp.arange(jobs.left.shape[1], 0, -1, dtype=jnp.float32)
     share = (capacity(number) / number).reshape(-1, *(1,) * (jobs.left.ndim - 2))
-    before = jnp.concatenate([jnp.zeros_like(jobs.left[:, :1]), jobs.left[:, :-1]], 1)
-    more = jobs.left - before  # that a task needs after the one before it has left
-    work = _running(more / share)
-    done = (speed * time)[:, None]
-    began = jnp.concatenate([jnp.zeros_like(work[:, :1]), work[:, :-1]], 1)
-    given = jnp.clip((done - began) * share, 0.0, more).sum(1, keepdims=True)
-    left = jnp.where(work <= done, 0.0, jnp.maximum(jobs.left - given, _LEAST))
-    return jnp.where(present(jobs), left, 0.0), work / speed[:, None]
+    return jobs.left - _before(jobs.left), share
 
 
-def _by_rates(
-    rates: Callable[[Jobs, Array], tuple[Array, Array]], jobs: Jobs, speed: Array, time: Array
-) -> tuple[Array, Array]:
+def _before(values: Array) -> Array:
+    """Return the values of the place before each, 0 before the first."""
+    return jnp.concatenate([jnp.zeros_like(values[:, :1]), values[:, :-1]], 1)
+
+
+def _together(capacity: Capacity, jobs: Jobs) -> Array:
+    """Serve all at once, sorted by work left: n of them at `capacity(n)` of the speed together."""
+    more, share = _shares(capacity, jobs)
+    return _running(more / share)
+
+
+def _left_of_all(capacity: Capacity, jobs: Jobs, done: Array) -> Array:
+    more, share = _shares(capacity, jobs)
+    given = jnp.clip((done - _before(jobs.until)) * share, 0.0, more)
+    return jobs.left - given.sum(1, keepdims=True)
+
+
+Rates = Callable[[Jobs, Array], tuple[Array, Array]]
+"""(jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work `[P, ...]`
+they hold if none leaves."""
+
+
+def _by_rates(rates: Rates, jobs: Jobs, done: Array) -> tuple[Array, Array]:
     """Serve at rates that hold until a task leaves, or for as much work as they say, a turn each.
 
     Args:
-      rates: (jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work
-        `[P, ...]` they hold if none leaves.
+      rates: of the discipline.
       jobs: tasks, in any places.
-      speed: of processors.
-      time: to serve for.
+      done: work that each processor does, `[P, 1, ...]`.
+
+    Returns:
+      Work left, and work that the processor has done when each task leaves.
     """
-    shape = jobs.left.shape
 
     def turn(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         left, departure, elapsed = carry
         share, holds = rates(jobs, left)
-        served = share > 0
-        until = jnp.where(served, left / jnp.where(served, share, 1.0), jnp.inf)
-        first = until.min(1)
-        # All of it in work at full speed.
-        step = jnp.minimum(first, holds)
-        limit = jnp.maximum(work - elapsed, 0.0)
+        gets = share > 0
+        until = jnp.where(gets, left / jnp.where(gets, share, 1.0), jnp.inf)
+        step = jnp.minimum(until.min(1), holds)
+        limit = jnp.maximum(done - elapsed, 0.0)
         within = step <= limit
         step = jnp.where(within, step, limit)
-        leaves = within[:, None] & (until <= step[:, None]) & served
+        leaves = within[:, None] & (until <= step[:, None]) & gets
         rest = jnp.maximum(left - share * step[:, None], _LEAST)
         new = jnp.where(leaves, 0.0, jnp.where(left > 0, rest, 0.0))
-        elapsed = jnp.where(within, elapsed + step, work)
+        elapsed = jnp.where(within, elapsed + step, done)
         departure = jnp.where(leaves, elapsed[:, None], departure)
         return new, departure, elapsed
 
     def going_on(carry: tuple[Array, ...]) -> Array:
         left, _, elapsed = carry
-        return ((elapsed < work) & (left > 0).any(1)).any()
+        return ((elapsed < done) & (left > 0).any(1)).any()
 
-    work = jnp.broadcast_to(speed * time, (shape[0], *shape[2:]))
-    zero = jnp.zeros_like(jobs.left)
-    left, departure, _ = jax.lax.while_loop(going_on, turn, (jobs.left, zero, jnp.zeros_like(work)))
-    return left, departure / speed[:, None]
+    done = jnp.broadcast_to(done[:, 0], jobs.left[:, 0].shape)
+    start = jobs.left, jnp.zeros_like(jobs.left), jnp.zeros_like(done)
+    left, departure, _ = jax.lax.while_loop(going_on, turn, start)
+    return left, departure
+
+
+def _until_by_rates(rates: Rates, jobs: Jobs) -> Array:
+    return _by_rates(rates, jobs, jnp.full_like(jobs.left[:, :1], jnp.inf))[1]
+
+
+def _left_by_rates(rates: Rates, jobs: Jobs, done: Array) -> Array:
+    return _by_rates(rates, jobs, done)[0]
+
+
+def _at_rates(name: str, after: Callable[[Jobs, Jobs], Array], rates: Rates) -> Discipline:
+    return Discipline(name, after, partial(_until_by_rates, rates), partial(_left_by_rates, rates))
 
 
 def _in_service(left: Array, slots: int) -> Array:
@@ -292,27 +328,28 @@ def ordered(name: str, slots: int = 1) -> Discipline:
     after, interrupts = _ORDERS[name]
     after = after if interrupts else partial(_not_served, slots, after)
     if slots == 1:
-        return Discipline(name, after, _one_by_one)
-    return Discipline(name, after, partial(_by_rates, partial(_few_at_a_time, slots, _each)))
+        return Discipline(name, after, _one_by_one, _left_of_one)
+    return _at_rates(name, after, partial(_few_at_a_time, slots, _each))
 
 
 def ps(capacity: Capacity = _one) -> Discipline:
     """Make processor sharing: all tasks at once, n of them at `capacity(n)` of the speed together."""
-    return Discipline("ps", partial(_larger, _left), partial(_together, capacity))
+    after = partial(_larger, _left)
+    return Discipline("ps", after, partial(_together, capacity), partial(_left_of_all, capacity))
 
 
 def limited_ps(slots: int = 8, capacity: Capacity = _one) -> Discipline:
     """Make processor sharing of the first `slots` tasks, in order of arrival; others wait."""
     checks.at_least("slots", slots, 1)
-    return Discipline("limited-ps", _none, partial(_by_rates, partial(_few_at_a_time, slots, capacity)))
+    return _at_rates("limited-ps", _none, partial(_few_at_a_time, slots, capacity))
 
 
 def fb() -> Discipline:
     """Make foreground-background: those share that have been served least."""
-    return Discipline("fb", _all, partial(_by_rates, _least_served))
+    return _at_rates("fb", _all, _least_served)
 
 
-def at_rates(name: str, rates: Callable[[Jobs, Array], tuple[Array, Array]]) -> Discipline:
+def at_rates(name: str, rates: Rates) -> Discipline:
     """Make a discipline of your own, whose tasks stand in the order of arrival.
 
     Args:
@@ -320,7 +357,7 @@ def at_rates(name: str, rates: Callable[[Jobs, Array], tuple[Array, Array]]) -> 
       rates: (jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work
         `[P, ...]` they hold if no task leaves.
     """
-    return Discipline(name, _none, partial(_by_rates, rates))
+    return _at_rates(name, _none, rates)
 
 
 _SHARED: dict[str, Callable[..., Discipline]] = {"ps": ps, "limited-ps": limited_ps, "fb": fb}

@@ -9,7 +9,7 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.numerics import at_processor, processor_index
 from jaxlb.stations.base import View
-from jaxlb.stations.disciplines import Discipline, Jobs, ordered, places, present
+from jaxlb.stations.disciplines import Discipline, Jobs, ordered, places, present, served
 from jaxlb.types import Array, Departures, Lanes, Outcome, Task
 
 
@@ -52,6 +52,12 @@ def _insert(jobs: Jobs, new: Jobs, after: Array) -> tuple[Jobs, Array]:
     return jax.tree.map(moved, jobs, new), target
 
 
+def _completion(jobs: Jobs, target: Array, speed: Array) -> Array:
+    """Return when the task at a place of each processor leaves, `[P, ...]`; never where it has none."""
+    found = jnp.where(places(jobs) == target, jobs.until, 0.0).sum(1) / speed
+    return jnp.where(target[:, 0] == jobs.left.shape[1], jnp.inf, found)
+
+
 @dataclass(frozen=True)
 class Table:
     """Processors that serve by a discipline.
@@ -76,7 +82,7 @@ class Table:
         number = jnp.zeros_like(time, jnp.int32)
         return TableState(
             clock=jnp.zeros(lanes, jnp.float32),
-            jobs=Jobs(left=time, size=time, arrival=time, deadline=time, priority=number, number=number),
+            jobs=Jobs(time, time, time, time, time, priority=number, number=number),
             overflow=jnp.zeros((num_processors, *lanes), jnp.int32),
         )
 
@@ -87,20 +93,17 @@ class Table:
 
     def advance(self, state: TableState, speed: Array, gap: Array) -> tuple[TableState, Departures]:
         """Let `gap` `[...]` time pass; return who has left."""
-        jobs = state.jobs
-        left, departure = self.discipline.serve(jobs, speed, gap)
-        gone = present(jobs) & (left <= 0)
-        departures = self._departures(state, speed, departure, gone)
-        return state.replace(clock=state.clock + gap, jobs=jobs.replace(left=left)), departures
+        jobs, gone = served(self.discipline, state.jobs, speed * gap)
+        departures = self._departures(state, speed, gone)
+        return state.replace(clock=state.clock + gap, jobs=jobs), departures
 
     def remaining(self, state: TableState, speed: Array) -> Departures:
         """Return what will become of all tasks that are there if nothing else arrives."""
-        _, departure = self.discipline.serve(state.jobs, speed, jnp.full_like(state.clock, jnp.inf))
-        return self._departures(state, speed, departure, present(state.jobs))
+        return self._departures(state, speed, present(state.jobs))
 
-    def _departures(self, state: TableState, speed: Array, departure: Array, known: Array) -> Departures:
+    def _departures(self, state: TableState, speed: Array, known: Array) -> Departures:
         jobs = state.jobs
-        completion = (state.clock - jobs.arrival) + departure
+        completion = (state.clock - jobs.arrival) + jobs.until / speed[:, None]
         service = jobs.size / speed[:, None]
         outcome = Outcome(
             action=jnp.broadcast_to(processor_index(jobs.left), known.shape),
@@ -128,7 +131,7 @@ class Table:
         state = state.replace(jobs=jobs, clock=jnp.zeros_like(state.clock))
         with_new, target = self._with(state, task, number)
         chosen = processor_index(state.overflow) == action
-        completion = at_processor(self._completion(with_new, target, speed), action)
+        completion = at_processor(_completion(with_new, target, speed), action)
         service = task.size / at_processor(speed, action)
         full = chosen & (target[:, 0] == self.queue_capacity)
         jobs = jax.tree.map(lambda one, old: jnp.where(chosen[:, None], one, old), with_new, jobs)
@@ -137,26 +140,19 @@ class Table:
 
     def _with(self, state: TableState, task: Task, number: Array) -> tuple[Jobs, Array]:
         """Return the tasks of each processor with a newcomer, and its place."""
-        new = Jobs(task.size, task.size, state.clock, task.deadline, task.priority, number)
+        new = Jobs(task.size, task.size, task.size, state.clock, task.deadline, task.priority, number)
         new = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None, None], new)
-        return _insert(state.jobs, new, self.discipline.after(state.jobs, new))
-
-    def _completion(self, jobs: Jobs, target: Array, speed: Array) -> Array:
-        """Return when the task at a place of each processor leaves, `[P, ...]`; never where it has none."""
-        forever = jnp.full(jobs.left.shape[2:], jnp.inf, jnp.float32)
-        _, departure = self.discipline.serve(jobs, speed, forever)
-        found = jnp.where(places(jobs) == target, departure, 0.0).sum(1)
-        return jnp.where(target[:, 0] == self.queue_capacity, jnp.inf, found)
+        jobs, target = _insert(state.jobs, new, self.discipline.after(state.jobs, new))
+        return jobs.replace(until=self.discipline.until(jobs)), target
 
     def response(self, state: TableState, speed: Array, task: Task) -> Array:
         """Return the completion time `[P, ...]` that each processor would bring if nothing else arrived."""
-        return self._completion(*self._with(state, task, jnp.int32(0)), speed)
+        return _completion(*self._with(state, task, jnp.int32(0)), speed)
 
     def holding_cost(self, state: TableState, speed: Array, gap: Array) -> Array:
         """Integrate the number of tasks in the system, `[...]`, over the coming `gap` without arrivals."""
         jobs = state.jobs
-        left, departure = self.discipline.serve(jobs, speed, gap)
-        stays = jnp.where(left > 0, gap, departure)
+        stays = jnp.minimum(gap, jobs.until / speed[:, None])
         return jnp.where(present(jobs), stays, 0.0).sum((0, 1))
 
     def view(self, state: TableState, speed: Array) -> View:
