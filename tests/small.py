@@ -2,6 +2,8 @@
 
 import pytest
 
+import jaxlb
+
 DQN = (
     "num_iterations=30", "num_evaluations=3", "num_lanes=8", "memory_rows=16", "batch_size=16",
     "evaluation_tasks=20", "widths=[8]",
@@ -11,3 +13,7 @@ DQN = (
 def mostly_slow(values, quick):
     """Return values as parameters of a test: those in `quick` stand for a mechanism each, others are slow."""
     return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+SCENARIOS = mostly_slow(jaxlb.scenarios(), ("heavy-tail", "large", "park", "shift", "stale"))
+"""As parameters: those that differ in more than numbers are quick."""

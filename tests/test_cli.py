@@ -42,6 +42,15 @@ def test_compare_writes_json_and_nothing_else_to_standard_output():
 
 
 @pytest.mark.slow
+def test_compare_writes_the_same_again():
+    first, again = (
+        jaxlb_command("compare", "--scenario", "stable", *SMALL, "--seed", "3", "--json") for _ in range(2)
+    )
+    assert first.returncode == 0, first.stderr
+    assert again.stdout == first.stdout
+
+
+@pytest.mark.slow
 def test_compare_on_a_trace_with_output_folder(tmp_path):
     trace = tmp_path / "trace.csv"
     trace.write_text("time,size\n" + "".join(f"{i * 0.5},{1 + i % 7}\n" for i in range(200)) + "9999,0\n")

@@ -8,8 +8,7 @@ import pytest
 import jaxlb
 from jaxlb import stations
 from jaxlb.stations import FCFS, Table, disciplines
-from tests import event_engine
-from tests.small import mostly_slow
+from tests import event_engine, small
 
 CASES = {
     "fcfs": {},
@@ -48,7 +47,7 @@ def tasks_of(params, number, key, scale=1.0):
 QUICK = ("fcfs", "srpt", "sjf", "edf", "ps, batching", "fb", "limited-ps", "priority, 2 slots")
 
 
-@pytest.mark.parametrize("case", mostly_slow(CASES, QUICK))
+@pytest.mark.parametrize("case", small.mostly_slow(CASES, QUICK))
 def test_tasks_leave_when_an_event_engine_says(case, key):
     env, params = made(case, speed=[1.0, 1.5], load=0.85)
     options = CASES[case]
@@ -77,7 +76,7 @@ def test_a_small_task_is_served_beside_a_large_one_under_foreground_background()
     jobs = disciplines.Jobs(left, size, left, jnp.zeros((1, 2)), size, nothing, nothing)
     jobs = jobs.replace(until=disciplines.fb().until(jobs))
     np.testing.assert_allclose(jobs.until[0, 1], 0.2, rtol=1e-2)
-    after, gone = disciplines.served(disciplines.fb(), jobs, jnp.ones(1))
+    after, gone = disciplines.serve(disciplines.fb(), jobs, jnp.ones(1))
     np.testing.assert_array_equal(gone, [[False, True]])
     np.testing.assert_allclose(after.left, [[999.1, 0.0]], rtol=1e-4)
 
@@ -96,7 +95,7 @@ def test_fcfs_in_a_table_is_fcfs(number, key):
 
 
 @pytest.mark.parametrize(
-    "case", mostly_slow(["fcfs", "ps", "srpt", "priority", "fb", "limited-ps"], ["ps", "srpt", "fb"])
+    "case", small.mostly_slow(["fcfs", "ps", "srpt", "priority", "fb", "limited-ps"], ["ps", "srpt", "fb"])
 )
 def test_rewards_add_up_to_what_all_tasks_cost(case, key):
     env, params = made(case, 64, completion_exponent=0.7, imbalance_weight=0.0, sla_weight=2.0, load=0.9)
@@ -156,7 +155,7 @@ def test_a_comparison_counts_who_has_left(key):
     assert table.histograms["jsq"].counts.sum() == alone.class_count.sum() != 8 * 200
 
 
-@pytest.mark.parametrize("case", mostly_slow(["ps", "srpt", "limited-ps", "fb"], ["ps", "limited-ps"]))
+@pytest.mark.parametrize("case", small.mostly_slow(["ps", "srpt", "limited-ps", "fb"], ["ps", "limited-ps"]))
 def test_hypothetical_completions_are_those_that_come_true(case, key):
     """Of the last task, nothing arriving after it."""
     env, params = made(case, load=0.9)
@@ -176,7 +175,7 @@ def test_hypothetical_completions_are_those_that_come_true(case, key):
     np.testing.assert_allclose(response()[39 % 4], outcome.completion[39], rtol=1e-5)
 
 
-@pytest.mark.parametrize("case", mostly_slow(["ps", "srpt", "limited-ps"], ["srpt"]))
+@pytest.mark.parametrize("case", small.mostly_slow(["ps", "srpt", "limited-ps"], ["srpt"]))
 def test_the_oracle_knows_the_discipline(case, key):
     env, params = made(case, load=0.9)
     summary = jaxlb.rollout(env, params, "oracle", key, num_lanes=4, num_tasks=200)

@@ -13,6 +13,7 @@ import yaml
 
 import jaxlb
 from jaxlb import cli, learn, metrics
+from tests import small
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -67,18 +68,12 @@ def _light(page: Path) -> list[tuple[int, str]]:
     return [(line, code) for line, code in _python(page) if "train_" not in code]
 
 
-READ_FIRST = ("README.md", "howto.md")
+READ_FIRST = [ROOT / "README.md", ROOT / "docs" / "howto.md"]
 
 
-def _quick(pages: list[Path]) -> list:
-    """All pages as parameters, all but those that are read first among the slow tests."""
-    return [
-        pytest.param(page, marks=[pytest.mark.slow] * (page.name not in READ_FIRST), id=_name(page))
-        for page in pages
-    ]
-
-
-@pytest.mark.parametrize("page", _quick([page for page in PAGES if _light(page)]))
+@pytest.mark.parametrize(
+    "page", small.mostly_slow([page for page in PAGES if _light(page)], READ_FIRST), ids=_name
+)
 def test_python_runs(page):
     _run(page, _light(page))
 

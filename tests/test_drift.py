@@ -7,6 +7,7 @@ import pytest
 from river import drift as river_drift
 
 from jaxlb import drift
+from tests import small
 
 
 def alarms(detector, stream):
@@ -24,7 +25,7 @@ def changing(seed):
     return np.concatenate([random.normal(mean, deviation, count) for mean, deviation, count in parts])
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.parametrize("seed", small.mostly_slow(range(3), [0]))
 @pytest.mark.parametrize(
     ("ours", "theirs", "options"),
     [

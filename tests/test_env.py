@@ -13,7 +13,7 @@ import pytest
 
 import jaxlb
 from jaxlb import workload
-from tests.small import mostly_slow
+from tests import small
 
 
 def test_reset_and_step_follow_gymnax(key):
@@ -31,11 +31,7 @@ def test_reset_and_step_follow_gymnax(key):
     assert (terminated.dtype, truncated.dtype) == (bool, bool)
 
 
-QUICK = ("heavy-tail", "large", "park", "shift", "stale")
-"""Scenarios that differ in more than numbers."""
-
-
-@pytest.mark.parametrize("name", mostly_slow(jaxlb.scenarios(), QUICK))
+@pytest.mark.parametrize("name", small.SCENARIOS)
 def test_every_scenario_steps_with_stable_types(name, key):
     env, params = jaxlb.make(name)
     step = jax.jit(env.step)
@@ -242,7 +238,7 @@ def cost_of_tasks(env, params, key, num_tasks):
 RULES = ["guarded-sita", "card", "jsq", "fpi", "sita-e", "drift-aware"]
 
 
-@pytest.mark.parametrize("rule", mostly_slow(RULES, ["guarded-sita", "drift-aware"]))
+@pytest.mark.parametrize("rule", small.mostly_slow(RULES, ["guarded-sita", "drift-aware"]))
 def test_replays_of_rules_that_choose_can_be_differentiated(rule, key):
     env, params = jaxlb.make("heavy-tail")
     tasks = workload.sample(key, params, 40)

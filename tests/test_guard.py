@@ -58,7 +58,7 @@ def settled(env, params, rule):
     return float(halves["rule"] / halves["greedy"])
 
 
-LANES, HALF = 64, 7813
+LANES, HALF = 16, 31_250
 """A million tasks."""
 
 

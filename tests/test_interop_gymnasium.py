@@ -8,10 +8,10 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import jaxlb
-from tests import small, test_env
+from tests import small
 
 
-@pytest.mark.parametrize("name", small.mostly_slow(jaxlb.scenarios(), test_env.QUICK))
+@pytest.mark.parametrize("name", small.SCENARIOS)
 def test_gymnasiums_checker_finds_nothing(name):
     """Its complaints are warnings, and warnings are errors here."""
     # Drawing is the same for all: once is enough.

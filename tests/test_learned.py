@@ -16,6 +16,7 @@ from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import features, learned
 from jaxlb.scheduling.forecasts import FLUID
+from tests import small
 
 
 def observed(key, num_lanes=8, **overrides):
@@ -111,7 +112,7 @@ def trained(method):
     return env, params, train(env, params, config, jax.random.key(3))
 
 
-QUICKEST = [pytest.param(one, marks=[pytest.mark.slow] * (one != "predictor")) for one in TRAININGS]
+QUICKEST = small.mostly_slow(TRAININGS, ["predictor"])
 
 
 @pytest.mark.parametrize("method", QUICKEST)

@@ -12,6 +12,7 @@ import jaxlb
 from jaxlb.learn import predictor as learn
 from jaxlb.learn.predictor import PredictorConfig, train_predictor
 from jaxlb.scheduling import predictors
+from tests import small
 from tests.lines import as_plain, from_plain
 
 SMALL = PredictorConfig(num_lanes=50, num_tasks=200, num_examples=5000, num_iterations=100)
@@ -21,7 +22,7 @@ def stale(**overrides):
     return jaxlb.make("stale", **overrides)
 
 
-@pytest.mark.parametrize("name", [pytest.param("original", marks=pytest.mark.slow), "linear"])
+@pytest.mark.parametrize("name", small.mostly_slow(["original", "linear"], ["linear"]))
 def test_a_linear_predictor_is_the_least_squares_fit(key, name):
     env, params = stale(size_visible=False, measure_noise=0.3)
     config = SMALL.replace(predictor=predictors.predictor(name))

@@ -11,6 +11,7 @@ from jaxlb import metrics, workload
 from jaxlb.env import with_lane_axis
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.stations import FCFS
+from tests import small
 
 
 def tasks_of_rollout(params, key, num_lanes, num_tasks):
@@ -39,14 +40,10 @@ def test_chunked_equals_whole(scenario, key):
     assert int(whole.totals.num_tasks) == 50
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "power-of-d",
-        "drift-aware",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("power-of-d", "greedy", "card")),
-    ],
-)
+RULES = ["power-of-d", "drift-aware", "greedy", "card"]
+
+
+@pytest.mark.parametrize("name", small.mostly_slow(RULES, ["drift-aware"]))
 def test_a_lane_does_not_depend_on_its_neighbours(name, key):
     env, params = jaxlb.make("heavy-tail", measure_noise=0.2)
     scheduler = jaxlb.scheduler(name)

@@ -10,8 +10,8 @@ from jaxlb import theory, workload
 from jaxlb.env import with_lane_axis
 from jaxlb.scheduling.size_based import load_cutoffs
 from jaxlb.workload import sizes
+from tests import small
 from tests.choices import choose, observation, params_of
-from tests.small import mostly_slow
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_of_an_atom_at_the_limit_the_nearer_side_is_taken():
 @pytest.mark.parametrize(
     "law", [sizes.Deterministic(1.0), sizes.Bimodal(1.0, 10.0, 0.1), logged(0.4)], ids=str
 )
-@pytest.mark.parametrize("name", mostly_slow(["sita-e", "card"], ["card"]))
+@pytest.mark.parametrize("name", small.mostly_slow(["sita-e", "card"], ["card"]))
 def test_no_processor_is_left_out_where_many_tasks_are_of_one_size(name, law):
     """Nor is any given more than it can do: at load 0.9 queues stay short."""
     speed = [1.0, 1.0, 2.0, 1.0]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import jaxlb
 from jaxlb.stations import fcfs as system
+from tests import small
 from tests.reference import chooser, simulate
-from tests.small import mostly_slow
 from tests.trajectory import trajectory
 
 TASKS = 100_000
@@ -52,10 +52,10 @@ def both_engines(name, speeds, tasks, key):
 
 
 RULES = ["jsq", "greedy", "rr", "lwl", "sed", "lwr"]
-PROCESSORS = mostly_slow([1, 4, 16], [4])
+PROCESSORS = small.mostly_slow([1, 4, 16], [4])
 
 
-@pytest.mark.parametrize("name", mostly_slow(RULES, ["jsq"]))
+@pytest.mark.parametrize("name", small.mostly_slow(RULES, ["jsq"]))
 @pytest.mark.parametrize("num_processors", PROCESSORS)
 def test_replay_agrees_with_the_event_simulator_to_the_last_bit(name, num_processors, key):
     # Times on a grid of 2^-12 and speeds that are powers of two: sums of them are exact in float32, so that
@@ -72,7 +72,7 @@ def test_replay_agrees_with_the_event_simulator_to_the_last_bit(name, num_proces
         np.testing.assert_array_equal(queue_length[:, :, lane], lengths)
 
 
-@pytest.mark.parametrize("name", mostly_slow(RULES, ["greedy"]))
+@pytest.mark.parametrize("name", small.mostly_slow(RULES, ["greedy"]))
 @pytest.mark.parametrize("num_processors", PROCESSORS)
 def test_replay_of_arbitrary_times_agrees_within_float32(name, num_processors, key):
     # Arbitrary times: completions to 1e-6 (one rounding), and queue lengths exactly, unless a departure falls
@@ -120,12 +120,14 @@ def test_no_error_accumulates_in_a_long_busy_period():
     np.testing.assert_allclose(waits, expected, rtol=2e-7)
 
 
+advance, assign = jax.jit(system.advance), jax.jit(system.assign)
+
+
 def random_run(seed, num_processors, num_tasks, capacity=8):
     """States and services of a run with arbitrary choices."""
     rng = np.random.default_rng(seed)
     speed = jnp.asarray(rng.uniform(0.2, 3.0, num_processors), jnp.float32)
     state = system.start(num_processors, capacity)
-    advance, assign = jax.jit(system.advance), jax.jit(system.assign)
     steps = []
     for _ in range(num_tasks):
         gap, size = jnp.float32(rng.exponential(0.5)), jnp.float32(rng.pareto(1.5) + 0.01)
@@ -174,7 +176,6 @@ def test_permuting_processors_permutes_everything(seed):
     order = rng.permutation(4)
     speed, steps = random_run(seed, 4, 20)
     state = system.start(4, 8)
-    advance, assign = jax.jit(system.advance), jax.jit(system.assign)
     for _, gap, size, action, after, wait, service in steps:
         state = advance(state, gap)
         place = int(np.flatnonzero(order == action)[0])

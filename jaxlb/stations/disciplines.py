@@ -118,7 +118,7 @@ _LEAST = 1e-30
 """Work that a task has left which rounding would rob of its last."""
 
 
-def served(discipline: Discipline, jobs: Jobs, done: Array) -> tuple[Jobs, Array]:
+def serve(discipline: Discipline, jobs: Jobs, done: Array) -> tuple[Jobs, Array]:
     """Let processors do work `[P, ...]`; return what they then hold, and who has left, `[P, K, ...]`."""
     done = done[:, None]
     gone = present(jobs) & (jobs.until <= done)
@@ -147,8 +147,8 @@ def _running(values: Array) -> Array:
     return jnp.stack(sums, 1)
 
 
-def _one_by_one(jobs: Jobs) -> Array:
-    """Serve one task after the other, in the order in which they stand."""
+def _until_of_one(jobs: Jobs) -> Array:
+    """Return until when tasks stay that are served one after the other, in the order in which they stand."""
     return _running(jobs.left)
 
 
@@ -171,8 +171,8 @@ def _before(values: Array) -> Array:
     return jnp.concatenate([jnp.zeros_like(values[:, :1]), values[:, :-1]], 1)
 
 
-def _together(capacity: Capacity, jobs: Jobs) -> Array:
-    """Serve all at once, sorted by work left: n of them at `capacity(n)` of the speed together."""
+def _until_of_all(capacity: Capacity, jobs: Jobs) -> Array:
+    """Return until when tasks stay that share, sorted by work left: n get `capacity(n)` of the speed."""
     more, share = _shares(capacity, jobs)
     return _running(more / share)
 
@@ -203,13 +203,13 @@ def _by_rates(rates: Rates, jobs: Jobs, done: Array) -> tuple[Array, Array]:
     def turn(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         left, departure, elapsed = carry
         share, holds = rates(jobs, left)
-        gets = share > 0
-        until = jnp.where(gets, left / jnp.where(gets, share, 1.0), jnp.inf)
+        served = share > 0
+        until = jnp.where(served, left / jnp.where(served, share, 1.0), jnp.inf)
         step = jnp.minimum(until.min(1), holds)
         limit = jnp.maximum(done - elapsed, 0.0)
         within = step <= limit
         step = jnp.where(within, step, limit)
-        leaves = within[:, None] & (until <= step[:, None]) & gets
+        leaves = within[:, None] & (until <= step[:, None]) & served
         rest = jnp.maximum(left - share * step[:, None], _LEAST)
         new = jnp.where(leaves, 0.0, jnp.where(left > 0, rest, 0.0))
         elapsed = jnp.where(within, elapsed + step, done)
@@ -328,14 +328,14 @@ def ordered(name: str, slots: int = 1) -> Discipline:
     after, interrupts = _ORDERS[name]
     after = after if interrupts else partial(_not_served, slots, after)
     if slots == 1:
-        return Discipline(name, after, _one_by_one, _left_of_one)
+        return Discipline(name, after, _until_of_one, _left_of_one)
     return _at_rates(name, after, partial(_few_at_a_time, slots, _each))
 
 
 def ps(capacity: Capacity = _one) -> Discipline:
     """Make processor sharing: all tasks at once, n of them at `capacity(n)` of the speed together."""
     after = partial(_larger, _left)
-    return Discipline("ps", after, partial(_together, capacity), partial(_left_of_all, capacity))
+    return Discipline("ps", after, partial(_until_of_all, capacity), partial(_left_of_all, capacity))
 
 
 def limited_ps(slots: int = 8, capacity: Capacity = _one) -> Discipline:

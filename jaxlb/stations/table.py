@@ -9,7 +9,7 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.numerics import at_processor, processor_index
 from jaxlb.stations.base import View
-from jaxlb.stations.disciplines import Discipline, Jobs, ordered, places, present, served
+from jaxlb.stations.disciplines import Discipline, Jobs, ordered, places, present, serve
 from jaxlb.types import Array, Departures, Lanes, Outcome, Task
 
 
@@ -82,7 +82,9 @@ class Table:
         number = jnp.zeros_like(time, jnp.int32)
         return TableState(
             clock=jnp.zeros(lanes, jnp.float32),
-            jobs=Jobs(time, time, time, time, time, priority=number, number=number),
+            jobs=Jobs(
+                left=time, until=time, size=time, arrival=time, deadline=time, priority=number, number=number
+            ),
             overflow=jnp.zeros((num_processors, *lanes), jnp.int32),
         )
 
@@ -93,7 +95,7 @@ class Table:
 
     def advance(self, state: TableState, speed: Array, gap: Array) -> tuple[TableState, Departures]:
         """Let `gap` `[...]` time pass; return who has left."""
-        jobs, gone = served(self.discipline, state.jobs, speed * gap)
+        jobs, gone = serve(self.discipline, state.jobs, speed * gap)
         departures = self._departures(state, speed, gone)
         return state.replace(clock=state.clock + gap, jobs=jobs), departures
 
@@ -140,7 +142,15 @@ class Table:
 
     def _with(self, state: TableState, task: Task, number: Array) -> tuple[Jobs, Array]:
         """Return the tasks of each processor with a newcomer, and its place."""
-        new = Jobs(task.size, task.size, task.size, state.clock, task.deadline, task.priority, number)
+        new = Jobs(
+            left=task.size,
+            until=task.size,
+            size=task.size,
+            arrival=state.clock,
+            deadline=task.deadline,
+            priority=task.priority,
+            number=number,
+        )
         new = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None, None], new)
         jobs, target = _insert(state.jobs, new, self.discipline.after(state.jobs, new))
         return jobs.replace(until=self.discipline.until(jobs)), target
