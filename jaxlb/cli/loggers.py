@@ -54,7 +54,9 @@ def _tensorboard(training: Training) -> Iterator[Log]:
     from tensorboardX import SummaryWriter
 
     directory = training.directory / f"seed-{training.seed}"
-    with SummaryWriter(str(directory), purge_step=training.done + 1) as writer:
+    # Its files are named by the second: one that goes on within it would write over the one before.
+    suffix = f".{time.time_ns()}"
+    with SummaryWriter(str(directory), purge_step=training.done + 1, filename_suffix=suffix) as writer:
 
         def log(iteration: int, figures: Mapping[str, float]) -> None:
             for name, value in figures.items():
