@@ -2,15 +2,16 @@
 
 Nothing enters a processor between two arrivals. So there a discipline is a map from what the processor holds
 to the moments of departure, which stay what they are until the next arrival, and from the time that passes to
-the work left. Both are in work that the processor does, so speeds may change at any time. Tasks stand in K
-places of each processor, in the order in which they are served, or would be; a place without work left is
-empty.
+the work left. Both are in work that the processor does, so speeds may change at any time. Tasks stand in the last
+of K places of each processor, in the order in which they are served, or would be; a place without work left
+is empty.
 
 Of tasks that are served one after the other, departures are a cumulative sum of work. So they are of tasks
 that share, sorted by work left: each gets as much as the next one to leave until that leaves. Any other
 discipline says at what rates tasks are served, and takes at most one turn a departure.
 """
 
+import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from flax import struct
 
 from jaxlb import checks
 from jaxlb.functions import partial
-from jaxlb.numerics import SHORT
+from jaxlb.numerics import stored
 from jaxlb.types import Array
 
 
@@ -106,25 +107,72 @@ class Discipline(NamedTuple):
       until: jobs -> work `[P, K, ...]` that the processor does until each task leaves, if none arrives.
       left: (jobs, work `[P, 1, ...]` that the processor does) -> work left `[P, K, ...]` of tasks that do not
         leave by then; it may be anything of others.
+      response: (jobs, newcomer) -> work `[P, ...]` that the processor does until the newcomer leaves, if it
+        gets it and none arrives.
+      in_order: whether tasks leave in the order in which they stand.
     """
 
     name: str
     after: Callable[[Jobs, Jobs], Array]
     until: Callable[[Jobs], Array]
     left: Callable[[Jobs, Array], Array]
+    response: Callable[[Jobs, Jobs], Array]
+    in_order: bool
 
 
 _LEAST = 1e-30
 """Work that a task has left which rounding would rob of its last."""
+_BLOCK = 16
+"""Of so many places, sums up to each one are written out."""
 
 
 def serve(discipline: Discipline, jobs: Jobs, done: Array) -> tuple[Jobs, Array]:
-    """Let processors do work `[P, ...]`; return what they then hold, and who has left, `[P, K, ...]`."""
+    """Let processors do work `[P, ...]`; return what they then hold, and who of `jobs` has left."""
     done = done[:, None]
     gone = present(jobs) & (jobs.until <= done)
     stays = present(jobs) & ~gone
     left = jnp.where(stays, jnp.maximum(discipline.left(jobs, done), _LEAST), 0.0)
-    return jobs.replace(left=left, until=jnp.where(stays, jobs.until - done, 0.0)), gone
+    jobs = jobs.replace(left=left, until=jnp.where(stays, jobs.until - done, 0.0))
+    return jobs if discipline.in_order else _packed(jobs), gone
+
+
+def insert(jobs: Jobs, new: Jobs, before: Array) -> Jobs:
+    """Let a newcomer in behind those that stand before it, which move up by a place.
+
+    Args:
+      jobs: `[P, K, ...]`.
+      new: the newcomer, leaves that broadcast.
+      before: bool `[P, K, ...]`, who stands before it, empty places included; nobody where it is not let in.
+        Where all places are taken, the first one's task is lost.
+    """
+    moves = before.astype(jnp.float32)
+    role = stored(moves * (1.0 + _next(moves)))  # 0: stays, 1: becomes the newcomer's, 2: the next one's
+    return jax.tree.map(
+        lambda old, own: jnp.where(role == 0.0, old, jnp.where(role == 1.0, own, _next(old))), jobs, new
+    )
+
+
+def _next(values: Array, places: int = 1) -> Array:
+    """Return the values so many places further, 0 after the last; before that is a negative number."""
+    padding = [(0, 0, 0)] * values.ndim
+    padding[1] = (-places, places, 0)
+    return jax.lax.pad(values, jnp.zeros((), values.dtype), padding)
+
+
+def _packed(jobs: Jobs) -> Jobs:
+    """Close the places that tasks between others have left: each goes back by the number behind it."""
+    empty = (~present(jobs)).astype(jnp.int32)
+    by = empty.sum(1, keepdims=True, dtype=jnp.int32) - _running(jnp.add, empty)
+    step = 1
+    while step < jobs.left.shape[1]:
+        goes = present(jobs) & (by & step > 0)
+        comes = _next(goes.astype(jnp.int32), -step) > 0
+        moved, by = jax.tree.map(
+            lambda leaf, comes=comes, step=step: jnp.where(comes, _next(leaf, -step), leaf), (jobs, by)
+        )
+        jobs = moved.replace(left=jnp.where(goes & ~comes, 0.0, moved.left))
+        step *= 2
+    return jobs
 
 
 def present(jobs: Jobs) -> Array:
@@ -137,50 +185,69 @@ def places(jobs: Jobs) -> Array:
     return jnp.arange(jobs.left.shape[1], dtype=jnp.int32).reshape(-1, *(1,) * (jobs.left.ndim - 2))
 
 
-def _running(values: Array) -> Array:
-    """Return sums over places up to each one; of few in order, which the compiler fuses."""
-    if values.shape[1] > SHORT:
-        return jax.lax.associative_scan(jnp.add, values, axis=1)
-    sums = [values[:, 0]]
-    for place in range(1, values.shape[1]):
-        sums.append(sums[-1] + values[:, place])
-    return jnp.stack(sums, 1)
+def _running(combine: Callable[[Array, Array], Array], values: Array) -> Array:
+    """Combine values up to each place, of which 0 changes nothing."""
+    number, size, *lanes = values.shape
+    if size <= _BLOCK:
+        # Selected and not put together from parts, which the compiler would go through one by one.
+        place = jnp.arange(size, dtype=jnp.int32).reshape(-1, *(1,) * len(lanes))
+        nothing = jnp.zeros((), values.dtype)
+        parts = [jnp.where(place >= one, values[:, one : one + 1], nothing) for one in range(size)]
+        return functools.reduce(combine, parts)
+    blocks = -(-size // _BLOCK)
+    values = jnp.pad(values, [(0, 0), (0, blocks * _BLOCK - size)] + [(0, 0)] * len(lanes))
+    within = _running(combine, values.reshape(number * blocks, _BLOCK, *lanes))
+    within = stored(within).reshape(number, blocks, _BLOCK, *lanes)
+    before = _next(_running(combine, within[:, :, -1]), -1)
+    return combine(within, before[:, :, None]).reshape(number, -1, *lanes)[:, :size]
+
+
+def _sums(values: Array) -> Array:
+    """Return sums up to each place, none below the one before it."""
+    found = _running(jnp.add, stored(values))
+    # Of many, sums of blocks may be rounded otherwise than the same in one.
+    return found if values.shape[1] <= _BLOCK else _running(jnp.maximum, stored(found))
 
 
 def _until_of_one(jobs: Jobs) -> Array:
     """Return until when tasks stay that are served one after the other, in the order in which they stand."""
-    return _running(jobs.left)
+    return _sums(jobs.left)
 
 
 def _left_of_one(jobs: Jobs, done: Array) -> Array:
     return jnp.minimum(jobs.left, jobs.until - done)
 
 
-def _shares(capacity: Capacity, jobs: Jobs) -> tuple[Array, Array]:
-    """Return what each task needs after the one before it has left, and what it gets of the speed till then.
+def _response_of_one(after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
+    return jnp.where(after(jobs, new), 0.0, jobs.left).sum(1) + new.left[:, 0]
 
-    Empty places are in front, so the number that share when a task leaves is that of the places behind it.
+
+def _shares(capacity: Capacity, jobs: Jobs, more: int = 0) -> Array:
+    """Return how much a processor does for each unit that tasks get who are there when a task leaves.
+
+    Empty places are in front, so these are the tasks from its place on, and so many `more`.
     """
-    number = jnp.arange(jobs.left.shape[1], 0, -1, dtype=jnp.float32)
-    share = (capacity(number) / number).reshape(-1, *(1,) * (jobs.left.ndim - 2))
-    return jobs.left - _before(jobs.left), share
-
-
-def _before(values: Array) -> Array:
-    """Return the values of the place before each, 0 before the first."""
-    return jnp.concatenate([jnp.zeros_like(values[:, :1]), values[:, :-1]], 1)
+    number = jnp.arange(jobs.left.shape[1], 0, -1, dtype=jnp.float32) + more
+    return (number / capacity(number)).reshape(-1, *(1,) * (jobs.left.ndim - 2))
 
 
 def _until_of_all(capacity: Capacity, jobs: Jobs) -> Array:
     """Return until when tasks stay that share, sorted by work left: n get `capacity(n)` of the speed."""
-    more, share = _shares(capacity, jobs)
-    return _running(more / share)
+    more = jobs.left - _next(jobs.left, -1)
+    return _sums(more * _shares(capacity, jobs))
 
 
 def _left_of_all(capacity: Capacity, jobs: Jobs, done: Array) -> Array:
-    more, share = _shares(capacity, jobs)
-    given = jnp.clip((done - _before(jobs.until)) * share, 0.0, more)
-    return jobs.left - given.sum(1, keepdims=True)
+    before = _next(jobs.until, -1)
+    spent = jnp.clip(done - before, 0.0, jobs.until - before)
+    return jobs.left - (spent / _shares(capacity, jobs)).sum(1, keepdims=True)
+
+
+def _response_of_all(capacity: Capacity, jobs: Jobs, new: Jobs) -> Array:
+    """Sum what tasks get until a newcomer leaves, by what one more costs a processor."""
+    more = _shares(capacity, jobs, 1) - _shares(capacity, jobs)
+    alone = 1.0 / capacity(jnp.ones(()))
+    return (jnp.minimum(jobs.left, new.left) * more).sum(1) + new.left[:, 0] * alone
 
 
 Rates = Callable[[Jobs, Array], tuple[Array, Array]]
@@ -234,14 +301,30 @@ def _left_by_rates(rates: Rates, jobs: Jobs, done: Array) -> Array:
     return _by_rates(rates, jobs, done)[0]
 
 
+def _response_by_rates(
+    rates: Rates, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs
+) -> Array:
+    before = ~after(jobs, new)
+    until = _until_by_rates(rates, insert(jobs, new, before))
+    place = before.sum(1, keepdims=True, dtype=jnp.int32) - 1
+    return jnp.where(places(jobs) == place, until, 0.0).sum(1)
+
+
 def _at_rates(name: str, after: Callable[[Jobs, Jobs], Array], rates: Rates) -> Discipline:
-    return Discipline(name, after, partial(_until_by_rates, rates), partial(_left_by_rates, rates))
+    return Discipline(
+        name,
+        after,
+        partial(_until_by_rates, rates),
+        partial(_left_by_rates, rates),
+        partial(_response_by_rates, rates, after),
+        in_order=False,
+    )
 
 
 def _in_service(left: Array, slots: int) -> Array:
     """Return which tasks are served: the first `slots` of those that are there."""
     held = left > 0
-    return held & (_running(held.astype(jnp.float32)) <= slots)
+    return held & (_running(jnp.add, held.astype(jnp.float32)) <= slots)
 
 
 def _number(served: Array) -> Array:
@@ -328,14 +411,20 @@ def ordered(name: str, slots: int = 1) -> Discipline:
     after, interrupts = _ORDERS[name]
     after = after if interrupts else partial(_not_served, slots, after)
     if slots == 1:
-        return Discipline(name, after, _until_of_one, _left_of_one)
+        response = partial(_response_of_one, after)
+        return Discipline(name, after, _until_of_one, _left_of_one, response, in_order=True)
     return _at_rates(name, after, partial(_few_at_a_time, slots, _each))
 
 
 def ps(capacity: Capacity = _one) -> Discipline:
     """Make processor sharing: all tasks at once, n of them at `capacity(n)` of the speed together."""
-    after = partial(_larger, _left)
-    return Discipline("ps", after, partial(_until_of_all, capacity), partial(_left_of_all, capacity))
+    after, until, left, response = (
+        partial(_larger, _left),
+        partial(_until_of_all, capacity),
+        partial(_left_of_all, capacity),
+        partial(_response_of_all, capacity),
+    )
+    return Discipline("ps", after, until, left, response, in_order=True)
 
 
 def limited_ps(slots: int = 8, capacity: Capacity = _one) -> Discipline:

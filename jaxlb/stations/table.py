@@ -9,7 +9,7 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.numerics import at_processor, processor_index
 from jaxlb.stations.base import View
-from jaxlb.stations.disciplines import Discipline, Jobs, ordered, places, present, serve
+from jaxlb.stations.disciplines import Discipline, Jobs, insert, ordered, present, serve
 from jaxlb.types import Array, Departures, Lanes, Outcome, Task
 
 
@@ -21,41 +21,18 @@ class TableState(struct.PyTreeNode):
     overflow: Array  # [P, ...] int32, tasks that were refused, since all places were taken
 
 
-def _insert(jobs: Jobs, new: Jobs, after: Array) -> tuple[Jobs, Array]:
-    """Put a newcomer before those that stand after it, those before it moving up to an empty place.
-
-    Args:
-      jobs: `[P, K, ...]`.
-      new: the newcomer, leaves that broadcast.
-      after: bool `[P, K, ...]`.
-
-    Returns:
-      The tasks of each processor with the newcomer, and its place `[P, 1, ...]`; K where all are taken, and
-      then the tasks as they were.
-    """
-    place, num_places = places(jobs), jobs.left.shape[1]
-    empty = ~present(jobs)
-    before = jnp.where(after, place, num_places).min(1, keepdims=True) - 1
-    left_hole = jnp.where(empty & (place <= before), place, -1).max(1, keepdims=True)
-    right_hole = jnp.where(empty & (place > before), place, num_places).min(1, keepdims=True)
-    leftward = left_hole >= 0
-    target = jnp.where(leftward, before, jnp.where(right_hole < num_places, before + 1, num_places))
-    take_next = leftward & (place >= left_hole) & (place < before)
-    take_last = ~leftward & (place > target) & (place <= right_hole)
-
-    def moved(old: Array, own: Array) -> Array:
-        following = jnp.concatenate([old[:, 1:], old[:, -1:]], 1)
-        previous = jnp.concatenate([old[:, :1], old[:, :-1]], 1)
-        stay = jnp.where(take_next, following, jnp.where(take_last, previous, old))
-        return jnp.where(place == target, own, stay)
-
-    return jax.tree.map(moved, jobs, new), target
-
-
-def _completion(jobs: Jobs, target: Array, speed: Array) -> Array:
-    """Return when the task at a place of each processor leaves, `[P, ...]`; never where it has none."""
-    found = jnp.where(places(jobs) == target, jobs.until, 0.0).sum(1) / speed
-    return jnp.where(target[:, 0] == jobs.left.shape[1], jnp.inf, found)
+def _newcomer(task: Task, number: Array) -> Jobs:
+    """Return the task that arrives now, to broadcast against those that are there."""
+    new = Jobs(
+        left=task.size,
+        until=task.size,
+        size=task.size,
+        arrival=jnp.zeros_like(task.size),
+        deadline=task.deadline,
+        priority=task.priority,
+        number=number,
+    )
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None, None], new)
 
 
 @dataclass(frozen=True)
@@ -130,34 +107,22 @@ class Table:
           refused task waits for ever.
         """
         jobs = state.jobs.replace(arrival=state.jobs.arrival - state.clock)
-        state = state.replace(jobs=jobs, clock=jnp.zeros_like(state.clock))
-        with_new, target = self._with(state, task, number)
-        chosen = processor_index(state.overflow) == action
-        completion = at_processor(_completion(with_new, target, speed), action)
+        new, chosen = _newcomer(task, number), processor_index(state.overflow) == action
+        completion = at_processor(self.response(state, speed, task), action)
         service = task.size / at_processor(speed, action)
-        full = chosen & (target[:, 0] == self.queue_capacity)
-        jobs = jax.tree.map(lambda one, old: jnp.where(chosen[:, None], one, old), with_new, jobs)
-        state = state.replace(jobs=jobs, overflow=state.overflow + full.astype(jnp.int32))
+        full = chosen & present(jobs)[:, 0]
+        comes = chosen & ~full
+        jobs = insert(jobs, new, comes[:, None] & ~self.discipline.after(jobs, new))
+        # Of other processors, nothing that happens is new.
+        own = jax.tree.map(lambda leaf: jax.vmap(at_processor, (1, None))(leaf, action)[None], jobs)
+        jobs = jobs.replace(until=jnp.where(comes[:, None], self.discipline.until(own), jobs.until))
+        state = TableState(jnp.zeros_like(state.clock), jobs, state.overflow + full.astype(jnp.int32))
         return state, completion - service, service
-
-    def _with(self, state: TableState, task: Task, number: Array) -> tuple[Jobs, Array]:
-        """Return the tasks of each processor with a newcomer, and its place."""
-        new = Jobs(
-            left=task.size,
-            until=task.size,
-            size=task.size,
-            arrival=state.clock,
-            deadline=task.deadline,
-            priority=task.priority,
-            number=number,
-        )
-        new = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None, None], new)
-        jobs, target = _insert(state.jobs, new, self.discipline.after(state.jobs, new))
-        return jobs.replace(until=self.discipline.until(jobs)), target
 
     def response(self, state: TableState, speed: Array, task: Task) -> Array:
         """Return the completion time `[P, ...]` that each processor would bring if nothing else arrived."""
-        return _completion(*self._with(state, task, jnp.int32(0)), speed)
+        done = self.discipline.response(state.jobs, _newcomer(task, jnp.int32(0)))
+        return jnp.where(present(state.jobs)[:, 0], jnp.inf, done / speed)
 
     def holding_cost(self, state: TableState, speed: Array, gap: Array) -> Array:
         """Integrate the number of tasks in the system, `[...]`, over the coming `gap` without arrivals."""
