@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxlb.numerics import running, stored
 from jaxlb.types import Array, Departures, Outcome
 
 
@@ -10,15 +11,18 @@ def append(recent: Array, filled: Array, departures: Departures) -> tuple[Array,
     """Write completion times behind those that are there.
 
     Args:
-      recent: `[rows, N]`.
+      recent: `[rows, N]`; without rows, nothing is kept.
       filled: `[N]` int32, rows in use.
       departures: leaves `[M, N]`.
     """
-    last, rows = filled + jnp.cumsum(departures.known, 0, jnp.int32), len(recent)
-    row = jnp.where(departures.known, last - 1, rows)
+    rows = len(recent)
+    if not rows:
+        return recent, filled
+    known = departures.known
+    last = stored(running(jnp.add, known.astype(jnp.float32)[None])[0]).astype(jnp.int32) + filled
+    row = jnp.where(known, last - 1, rows)
     lane = jnp.broadcast_to(jnp.arange(row.shape[1], dtype=jnp.int32), row.shape)
-    recent = recent.at[row, lane].set(departures.outcome.completion, mode="drop") if rows else recent
-    return recent, last[-1]
+    return recent.at[row, lane].set(departures.outcome.completion, mode="drop"), last[-1]
 
 
 Settled = tuple[Array, Outcome]

@@ -21,6 +21,7 @@ from jaxlb.numerics import (
     processor_index,
     put_at,
     stored,
+    total,
     variance,
 )
 from jaxlb.stations import View
@@ -252,18 +253,19 @@ def of_task(decided: Decided, num_classes: int, gap: Array) -> tuple[dict, dict]
             found[name] = figure.of_outcome(task, outcome)
     if departures is not None:
         # Of all places, those from which a task has left.
-        found = {
-            name: (value & departures.known).sum(-2, dtype=jnp.int32)
-            if value.dtype == bool
-            else jnp.where(departures.known, value, 0.0).sum(-2)
-            for name, value in found.items()
-        }
-        found["departed"] = departures.known.sum(0, dtype=jnp.int32)
+        found = {name: _departed(value, departures.known) for name, value in found.items()}
+        found["departed"] = _departed(departures.known, departures.known)
     for name, figure in FIGURES.items():
         if figure.of_task is not None:
             found[name] = figure.of_task(decided)
     counts = {name: x.astype(jnp.int32) for name, x in found.items() if x.dtype != jnp.float32}
     return counts, {"elapsed": gap} | {name: x for name, x in found.items() if name not in counts}
+
+
+def _departed(value: Array, known: Array) -> Array:
+    """Sum over places `[..., M, N]` those of tasks that have left."""
+    found = total(jnp.moveaxis(jnp.where(known, value.astype(jnp.float32), 0.0), -2, 0))
+    return found.astype(jnp.int32) if value.dtype == bool else found
 
 
 def agreement(response: Array, completion: Array) -> Array:

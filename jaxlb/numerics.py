@@ -13,6 +13,8 @@ _FEW = 8
 """Up to this many processors, reading or rewriting all entries is faster than picking one."""
 SHORT = 64
 """Up to this many places of a queue's memory, the same holds."""
+BLOCK = 16
+"""Of so many places, sums up to each one are written out."""
 
 
 def broadcasts(function: Function) -> Function:
@@ -105,6 +107,23 @@ def total(x: jax.Array) -> jax.Array:
 def least(x: jax.Array) -> jax.Array:
     """Take the minimum over the processor axis, of `[P, ...]`."""
     return _over_processors(jnp.minimum, x)
+
+
+def running(combine: Callable[[jax.Array, jax.Array], jax.Array], values: jax.Array) -> jax.Array:
+    """Combine the values `[P, K, ...]` up to each place of K; 0 is to change nothing."""
+    number, size, *lanes = values.shape
+    if size <= BLOCK:
+        # Selected and not put together from parts, which the compiler would go through one by one.
+        place = jnp.arange(size, dtype=jnp.int32).reshape(-1, *(1,) * len(lanes))
+        nothing = jnp.zeros((), values.dtype)
+        parts = [jnp.where(place >= one, values[:, one : one + 1], nothing) for one in range(size)]
+        return functools.reduce(combine, parts)
+    blocks = -(-size // BLOCK)
+    values = jnp.pad(values, [(0, 0), (0, blocks * BLOCK - size)] + [(0, 0)] * len(lanes))
+    within = running(combine, values.reshape(number * blocks, BLOCK, *lanes))
+    within = stored(within).reshape(number, blocks, BLOCK, *lanes)
+    before = jnp.pad(running(combine, within[:, :, -1])[:, :-1], [(0, 0), (1, 0)] + [(0, 0)] * len(lanes))
+    return combine(within, before[:, :, None]).reshape(number, -1, *lanes)[:, :size]
 
 
 def mean(x: jax.Array) -> jax.Array:

@@ -23,7 +23,9 @@ def test_nothing_is_kept(path):
 def test_runs(path):
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:  # a second training of one cell is there for its picture: shorter
-        cell.source = cell.source.replace("config.replace(weights=", "config.replace(num_iterations=400, weights=")
+        cell.source = cell.source.replace(
+            "config.replace(weights=", "config.replace(num_iterations=400, weights="
+        )
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in shown)

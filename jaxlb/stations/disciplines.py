@@ -2,16 +2,15 @@
 
 Nothing enters a processor between two arrivals. So there a discipline is a map from what the processor holds
 to the moments of departure, which stay what they are until the next arrival, and from the time that passes to
-the work left. Both are in work that the processor does, so speeds may change at any time. Tasks stand in the last
-of K places of each processor, in the order in which they are served, or would be; a place without work left
-is empty.
+the work left. Both are in work that the processor does, so speeds may change at any time. Tasks stand in the
+last of K places of each processor, in the order in which they are served, or would be; a place without work
+left is empty.
 
 Of tasks that are served one after the other, departures are a cumulative sum of work. So they are of tasks
 that share, sorted by work left: each gets as much as the next one to leave until that leaves. Any other
 discipline says at what rates tasks are served, and takes at most one turn a departure.
 """
 
-import functools
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -21,9 +20,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxlb import checks
+from jaxlb import checks, numerics
 from jaxlb.functions import partial
-from jaxlb.numerics import stored
+from jaxlb.numerics import running, stored
 from jaxlb.types import Array
 
 
@@ -122,8 +121,6 @@ class Discipline(NamedTuple):
 
 _LEAST = 1e-30
 """Work that a task has left which rounding would rob of its last."""
-_BLOCK = 16
-"""Of so many places, sums up to each one are written out."""
 
 
 def serve(discipline: Discipline, jobs: Jobs, done: Array) -> tuple[Jobs, Array]:
@@ -162,7 +159,7 @@ def _next(values: Array, places: int = 1) -> Array:
 def _packed(jobs: Jobs) -> Jobs:
     """Close the places that tasks between others have left: each goes back by the number behind it."""
     empty = (~present(jobs)).astype(jnp.int32)
-    by = empty.sum(1, keepdims=True, dtype=jnp.int32) - _running(jnp.add, empty)
+    by = empty.sum(1, keepdims=True, dtype=jnp.int32) - running(jnp.add, empty)
     step = 1
     while step < jobs.left.shape[1]:
         goes = present(jobs) & (by & step > 0)
@@ -185,28 +182,16 @@ def places(jobs: Jobs) -> Array:
     return jnp.arange(jobs.left.shape[1], dtype=jnp.int32).reshape(-1, *(1,) * (jobs.left.ndim - 2))
 
 
-def _running(combine: Callable[[Array, Array], Array], values: Array) -> Array:
-    """Combine values up to each place, of which 0 changes nothing."""
-    number, size, *lanes = values.shape
-    if size <= _BLOCK:
-        # Selected and not put together from parts, which the compiler would go through one by one.
-        place = jnp.arange(size, dtype=jnp.int32).reshape(-1, *(1,) * len(lanes))
-        nothing = jnp.zeros((), values.dtype)
-        parts = [jnp.where(place >= one, values[:, one : one + 1], nothing) for one in range(size)]
-        return functools.reduce(combine, parts)
-    blocks = -(-size // _BLOCK)
-    values = jnp.pad(values, [(0, 0), (0, blocks * _BLOCK - size)] + [(0, 0)] * len(lanes))
-    within = _running(combine, values.reshape(number * blocks, _BLOCK, *lanes))
-    within = stored(within).reshape(number, blocks, _BLOCK, *lanes)
-    before = _next(_running(combine, within[:, :, -1]), -1)
-    return combine(within, before[:, :, None]).reshape(number, -1, *lanes)[:, :size]
+def total(values: Array) -> Array:
+    """Sum over places, of `[P, K, ...]`."""
+    return numerics.total(jnp.moveaxis(values, 1, 0))
 
 
 def _sums(values: Array) -> Array:
     """Return sums up to each place, none below the one before it."""
-    found = _running(jnp.add, stored(values))
+    found = running(jnp.add, stored(values))
     # Of many, sums of blocks may be rounded otherwise than the same in one.
-    return found if values.shape[1] <= _BLOCK else _running(jnp.maximum, stored(found))
+    return found if values.shape[1] <= numerics.BLOCK else running(jnp.maximum, stored(found))
 
 
 def _until_of_one(jobs: Jobs) -> Array:
@@ -219,35 +204,35 @@ def _left_of_one(jobs: Jobs, done: Array) -> Array:
 
 
 def _response_of_one(after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
-    return jnp.where(after(jobs, new), 0.0, jobs.left).sum(1) + new.left[:, 0]
+    return total(jnp.where(after(jobs, new), 0.0, jobs.left)) + new.left[:, 0]
 
 
 def _shares(capacity: Capacity, jobs: Jobs, more: int = 0) -> Array:
-    """Return how much a processor does for each unit that tasks get who are there when a task leaves.
+    """Return what each task gets of the speed until the one at a place leaves, of those that then are there.
 
-    Empty places are in front, so these are the tasks from its place on, and so many `more`.
+    Empty places are in front, so these are the tasks from that place on, and so many `more`.
     """
     number = jnp.arange(jobs.left.shape[1], 0, -1, dtype=jnp.float32) + more
-    return (number / capacity(number)).reshape(-1, *(1,) * (jobs.left.ndim - 2))
+    return (capacity(number) / number).reshape(-1, *(1,) * (jobs.left.ndim - 2))
 
 
 def _until_of_all(capacity: Capacity, jobs: Jobs) -> Array:
     """Return until when tasks stay that share, sorted by work left: n get `capacity(n)` of the speed."""
     more = jobs.left - _next(jobs.left, -1)
-    return _sums(more * _shares(capacity, jobs))
+    return _sums(more / _shares(capacity, jobs))
 
 
 def _left_of_all(capacity: Capacity, jobs: Jobs, done: Array) -> Array:
     before = _next(jobs.until, -1)
     spent = jnp.clip(done - before, 0.0, jobs.until - before)
-    return jobs.left - (spent / _shares(capacity, jobs)).sum(1, keepdims=True)
+    return jobs.left - total(spent * _shares(capacity, jobs))[:, None]
 
 
 def _response_of_all(capacity: Capacity, jobs: Jobs, new: Jobs) -> Array:
     """Sum what tasks get until a newcomer leaves, by what one more costs a processor."""
-    more = _shares(capacity, jobs, 1) - _shares(capacity, jobs)
+    more = 1.0 / _shares(capacity, jobs, 1) - 1.0 / _shares(capacity, jobs)
     alone = 1.0 / capacity(jnp.ones(()))
-    return (jnp.minimum(jobs.left, new.left) * more).sum(1) + new.left[:, 0] * alone
+    return total(jnp.minimum(jobs.left, new.left) * more) + new.left[:, 0] * alone
 
 
 Rates = Callable[[Jobs, Array], tuple[Array, Array]]
@@ -301,9 +286,7 @@ def _left_by_rates(rates: Rates, jobs: Jobs, done: Array) -> Array:
     return _by_rates(rates, jobs, done)[0]
 
 
-def _response_by_rates(
-    rates: Rates, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs
-) -> Array:
+def _response_by_rates(rates: Rates, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
     before = ~after(jobs, new)
     until = _until_by_rates(rates, insert(jobs, new, before))
     place = before.sum(1, keepdims=True, dtype=jnp.int32) - 1
@@ -324,7 +307,7 @@ def _at_rates(name: str, after: Callable[[Jobs, Jobs], Array], rates: Rates) -> 
 def _in_service(left: Array, slots: int) -> Array:
     """Return which tasks are served: the first `slots` of those that are there."""
     held = left > 0
-    return held & (_running(jnp.add, held.astype(jnp.float32)) <= slots)
+    return held & (running(jnp.add, held.astype(jnp.float32)) <= slots)
 
 
 def _number(served: Array) -> Array:
@@ -387,8 +370,8 @@ def _due(jobs: Jobs) -> Array:
 
 
 def _not_served(slots: int, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
-    """Return which tasks stand after a newcomer that does not interrupt those in service."""
-    return after(jobs, new) & ~_in_service(jobs.left, slots)
+    """Return which tasks stand after a newcomer that does not interrupt the first ones, which are served."""
+    return after(jobs, new) & _next(present(jobs), -slots)
 
 
 _ORDERS: dict[str, tuple[Callable[[Jobs, Jobs], Array], bool]] = {

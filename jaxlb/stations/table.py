@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks
-from jaxlb.numerics import at_processor, processor_index
+from jaxlb.numerics import at_processor, processor_index, stored
 from jaxlb.stations.base import View
-from jaxlb.stations.disciplines import Discipline, Jobs, insert, ordered, present, serve
+from jaxlb.stations.disciplines import Discipline, Jobs, insert, ordered, present, serve, total
 from jaxlb.types import Array, Departures, Lanes, Outcome, Task
 
 
@@ -82,7 +82,7 @@ class Table:
 
     def _departures(self, state: TableState, speed: Array, known: Array) -> Departures:
         jobs = state.jobs
-        completion = (state.clock - jobs.arrival) + jobs.until / speed[:, None]
+        completion = ((state.clock - jobs.arrival) * speed[:, None] + jobs.until) / speed[:, None]
         service = jobs.size / speed[:, None]
         outcome = Outcome(
             action=jnp.broadcast_to(processor_index(jobs.left), known.shape),
@@ -115,7 +115,8 @@ class Table:
         jobs = insert(jobs, new, comes[:, None] & ~self.discipline.after(jobs, new))
         # Of other processors, nothing that happens is new.
         own = jax.tree.map(lambda leaf: jax.vmap(at_processor, (1, None))(leaf, action)[None], jobs)
-        jobs = jobs.replace(until=jnp.where(comes[:, None], self.discipline.until(own), jobs.until))
+        until = stored(jnp.where(comes[:, None], stored(self.discipline.until(own)), jobs.until))
+        jobs = jobs.replace(until=until)
         state = TableState(jnp.zeros_like(state.clock), jobs, state.overflow + full.astype(jnp.int32))
         return state, completion - service, service
 
@@ -132,5 +133,5 @@ class Table:
 
     def view(self, state: TableState, speed: Array) -> View:
         """Return what may be measured."""
-        number = present(state.jobs).sum(1, dtype=jnp.int32)
-        return View(queue_length=number, wait=state.jobs.left.sum(1) / speed, overflow=state.overflow)
+        number = total(present(state.jobs).astype(jnp.float32)).astype(jnp.int32)
+        return View(queue_length=number, wait=total(state.jobs.left) / speed, overflow=state.overflow)
