@@ -98,10 +98,10 @@ def _quantile(probability: float, run: LaneFigures, baseline: LaneFigures) -> Es
     return quantile_interval(run.histogram, probability)
 
 
-def _by_priority(run: LaneFigures, baseline: LaneFigures) -> list[Estimate]:
+def _by_priority(name: str, run: LaneFigures, baseline: LaneFigures) -> list[Estimate]:
     del baseline
-    counts = _lanes(run, "class_violations"), _lanes(run, "class_count")
-    return [ratio_interval(hits, count) for hits, count in zip(*counts, strict=True)]
+    sums = _lanes(run, name), _lanes(run, "class_count")
+    return [ratio_interval(total, count) for total, count in zip(*sums, strict=True)]
 
 
 def _utilisation(run: LaneFigures, baseline: LaneFigures) -> Estimate:
@@ -123,6 +123,11 @@ FIGURES: dict[str, Figure] = {
     "mean_completion": Figure(
         "completion time", "time", of_outcome=lambda task, outcome: outcome.completion, heading="completion"
     ),
+    "mean_completion_by_priority": Figure(
+        "the same, of the tasks of each priority",
+        "time",
+        of_run=functools.partial(_by_priority, "class_completion"),
+    ),
     "p50_completion": _completion_quantile(50),
     "p95_completion": _completion_quantile(95),
     "p99_completion": _completion_quantile(99),
@@ -140,7 +145,9 @@ FIGURES: dict[str, Figure] = {
         scale=100.0,
     ),
     "sla_violation_rate_by_priority": Figure(
-        "the same, of the tasks of each priority", "share", of_run=_by_priority
+        "the same, of the tasks of each priority",
+        "share",
+        of_run=functools.partial(_by_priority, "class_violations"),
     ),
     "oracle_agreement": Figure(
         "tasks whose completion was the smallest possible",
@@ -211,6 +218,7 @@ class Summary(struct.PyTreeNode):
     averages: dict[str, Array]  # [N] over tasks, by name
     class_count: Array  # [C, N] int32, tasks of each priority
     class_violations: Array  # [C, N] int32, SLA violations of each priority
+    class_completion: Array  # [C, N] time, sum of the completion times of each priority
     utilisation: Array  # [P, N] share of time that each processor was busy
     elapsed: Array  # [N] time from the first counted arrival to the one after the last
     wait_growth: Array  # [P, N] time, wait after the last counted task less that before the first
@@ -247,7 +255,11 @@ def of_task(decided: Decided, num_classes: int, gap: Array) -> tuple[dict, dict]
         task, outcome = departures.task, departures.outcome
     classes = jnp.arange(num_classes, dtype=jnp.int32).reshape(-1, *(1,) * task.priority.ndim)
     of_class = task.priority == classes
-    found = {"class_count": of_class, "class_violations": of_class & outcome.violation}
+    found = {
+        "class_count": of_class,
+        "class_violations": of_class & outcome.violation,
+        "class_completion": jnp.where(of_class, outcome.completion, 0.0),
+    }
     for name, figure in FIGURES.items():
         if figure.of_outcome is not None:
             found[name] = figure.of_outcome(task, outcome)
@@ -338,6 +350,7 @@ def summarise(totals: Totals, found: View) -> Summary:
         averages={name: total.astype(jnp.float32) / numbers[name] for name, total in of_tasks.items()},
         class_count=counts["class_count"],
         class_violations=counts["class_violations"],
+        class_completion=sums["class_completion"],
         utilisation=busy / jnp.maximum(sums["elapsed"], 1e-30),
         elapsed=sums["elapsed"],
         wait_growth=found.wait - totals.wait,

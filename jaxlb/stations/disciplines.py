@@ -46,10 +46,6 @@ def _one(number: Array) -> Array:
     return jnp.ones_like(number)
 
 
-def _each(number: Array) -> Array:
-    return number
-
-
 def _cores(cores: float, number: Array) -> Array:
     return jnp.minimum(number, cores)
 
@@ -235,6 +231,67 @@ def _response_of_all(capacity: Capacity, jobs: Jobs, new: Jobs) -> Array:
     return total(jnp.minimum(jobs.left, new.left) * more) + new.left[:, 0] * alone
 
 
+def _into(free: Array, end: Array) -> Array:
+    """Return when slots are free, `[slots, ...]` sorted, once the first of them is taken until `end`."""
+    after = free[1:]
+    above = jnp.concatenate([after, jnp.full_like(free[:1], jnp.inf)])
+    below = jnp.concatenate([jnp.full_like(free[:1], -jnp.inf), after])
+    return jnp.minimum(above, jnp.maximum(below, end))
+
+
+def _taken(slots: int, left: Array) -> tuple[Array, Array]:
+    """Serve tasks in the order in which they stand, each from when the first of some slots is free.
+
+    Returns:
+      When each ends, `[P, K, ...]`, and when the slots are free after all, `[slots, P, ...]`, sorted.
+    """
+
+    def one(free: Array, left: Array) -> tuple[Array, Array]:
+        end = free[0] + left
+        return jnp.where(left > 0, _into(free, end), free), end
+
+    tasks = jnp.moveaxis(left, 1, 0)
+    free = jnp.zeros((slots, *tasks.shape[1:]), jnp.float32)
+    free, ends = jax.lax.scan(one, free, tasks, unroll=min(len(tasks), numerics.BLOCK))
+    return jnp.moveaxis(ends, 0, 1), free
+
+
+def _until_in_slots(slots: int, jobs: Jobs) -> Array:
+    """Return until when tasks stay of which so many are served at a time, each at full speed."""
+    return _taken(slots, jobs.left)[0]
+
+
+def _response_in_slots(slots: int, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
+    free = _taken(slots, jnp.where(after(jobs, new), 0.0, jobs.left))[1]
+    return free[0] + new.left[:, 0]
+
+
+def _work(capacity: Capacity, free: Array, served: Array) -> Array:
+    """Return what a processor does until a task is served so long `[P, ...]` that shares with the first ones.
+
+    All of them get the same, so the last ones leave when each slot is free, `[slots, P, ...]`; till then, as
+    many as slots, or as there are tasks, share.
+    """
+    total, begin = jnp.zeros_like(served), jnp.zeros_like(free[0])
+    for slot, end in enumerate(free):
+        number = jnp.float32(len(free) - slot)
+        total += jnp.clip(served - begin, 0.0, end - begin) * (number / capacity(number))
+        begin = end
+    return total
+
+
+def _until_of_few(slots: int, capacity: Capacity, jobs: Jobs) -> Array:
+    """Return until when tasks stay of which the first ones share."""
+    ends, free = _taken(slots, jobs.left)
+    return _work(capacity, free[:, :, None], ends)
+
+
+def _response_of_few(slots: int, capacity: Capacity, jobs: Jobs, new: Jobs) -> Array:
+    free = _taken(slots, jobs.left)[1]
+    end = free[0] + new.left[:, 0]
+    return _work(capacity, _into(free, end), end)
+
+
 Rates = Callable[[Jobs, Array], tuple[Array, Array]]
 """(jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work `[P, ...]`
 they hold if none leaves."""
@@ -396,7 +453,8 @@ def ordered(name: str, slots: int = 1) -> Discipline:
     if slots == 1:
         response = partial(_response_of_one, after)
         return Discipline(name, after, _until_of_one, _left_of_one, response, in_order=True)
-    return _at_rates(name, after, partial(_few_at_a_time, slots, _each))
+    until, response = partial(_until_in_slots, slots), partial(_response_in_slots, slots, after)
+    return Discipline(name, after, until, _left_of_one, response, in_order=False)
 
 
 def ps(capacity: Capacity = _one) -> Discipline:
@@ -413,7 +471,12 @@ def ps(capacity: Capacity = _one) -> Discipline:
 def limited_ps(slots: int = 8, capacity: Capacity = _one) -> Discipline:
     """Make processor sharing of the first `slots` tasks, in order of arrival; others wait."""
     checks.at_least("slots", slots, 1)
-    return _at_rates("limited-ps", _none, partial(_few_at_a_time, slots, capacity))
+    until, left, response = (
+        partial(_until_of_few, slots, capacity),
+        partial(_left_by_rates, partial(_few_at_a_time, slots, capacity)),
+        partial(_response_of_few, slots, capacity),
+    )
+    return Discipline("limited-ps", _none, until, left, response, in_order=False)
 
 
 def fb() -> Discipline:

@@ -76,8 +76,8 @@ def experiments() -> list[Experiment]:
             for name, law in size_laws.items()
         ),
         *(
-            Experiment("Disciplines", name, part(disciplines.one_processor, name), quick=name == "srpt")
-            for name in disciplines.EXACT
+            Experiment("Disciplines", case.name, part(disciplines.system, case), quick="srpt" in case.name)
+            for case in disciplines.exact()
         ),
         Experiment("Central queue", "Kiefer-Wolfowitz", queues.pathwise),
         *(Experiment(blind, f"E_{k}/M/1", part(rules.round_robin, k), quick=k == 4) for k in (2, 4)),
