@@ -66,10 +66,10 @@ def _sum_up(memory: Array, observation: Observation, key: Array) -> tuple[Array,
     return action, memory + sum((total(x) for x in of_each), told)
 
 
-def system(num_processors: int) -> tuple[Env, EnvParams]:
+def system(num_processors: int, **service: Any) -> tuple[Env, EnvParams]:
     """Make the C programs' system: speeds 0.5 to 2, Poisson arrivals at load 0.8, exponential sizes."""
     speed = [1.0] if num_processors == 1 else [float(v) for v in np.linspace(0.5, 2.0, num_processors)]
-    return make("stable", speed=speed, deadline_constant=3.0)
+    return make("stable", speed=speed, deadline_constant=3.0, **service)
 
 
 def rolling(env: Env, params: EnvParams, scheduler: Scheduler, lanes: int, steps: int) -> Program:
@@ -150,17 +150,17 @@ def serve(what: str, steps: int) -> None:
 
 
 def c_program(
-    source: Path, num_processors: int, lanes: int, steps: int, threads: int, folder: str
+    source: Path, num_processors: int, lanes: int, steps: int, threads: int, folder: str, *flags: str
 ) -> Program:
     """Build a C program for this machine; time it by its own clock, the median of the three it prints."""
     if not source.exists():
         raise Skipped(f"{source} is not here: give its folder with --reference")
     program = Path(folder) / f"{source.stem}-{num_processors}"
     if not program.exists():
-        flags = [f"-DP={num_processors}", "-O3", "-march=native", "-ffast-math"]
+        all_flags = [f"-DP={num_processors}", *flags, "-O3", "-march=native", "-ffast-math"]
         try:
             subprocess.run(
-                ["gcc", *flags, "-o", str(program), str(source), "-lm", "-lpthread"],
+                ["gcc", *all_flags, "-o", str(program), str(source), "-lm", "-lpthread"],
                 check=True,
                 capture_output=True,
             )

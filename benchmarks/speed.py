@@ -55,6 +55,22 @@ def measure(
     }
     rows |= {
         "dispatch_soa.c, P = 4": functools.partial(against_c, s, 4, "dispatch_soa", 0.12, 0.35),
+        # Their processors hold 16 tasks each.
+        "dispatch_events.c, sharing": functools.partial(
+            against_c, s, 4, "dispatch_events", 0.4, 1.0, work=4.0, discipline="ps", queue_capacity=16
+        ),
+        "dispatch_events.c, in order": functools.partial(
+            against_c,
+            s,
+            4,
+            "dispatch_events",
+            0.4,
+            1.0,
+            "-DFCFS",
+            work=4.0,
+            discipline="srpt",
+            queue_capacity=16,
+        ),
         "CartPole": functools.partial(against_cartpole, s, api=False),
         "CartPole, own loop": functools.partial(against_cartpole, s, api=True),
         "SimPy": functools.partial(against_simpy, s),
@@ -135,7 +151,7 @@ def main(
     """Measure, write, print.
 
     Args:
-      reference: folder of dispatch_scalar.c and dispatch_soa.c.
+      reference: folder of the C programs.
       rounds: alternating runs of each pair.
       only: what to measure, by part of a name: dispatch, CartPole, SimPy, network, compilation, import,
         memory; lanes, processors, tasks (throughput over numbers of them).

@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from programs import (
@@ -101,15 +101,27 @@ def quotient(
     return Row(name, bound, aim, "more", value, min(each), max(each), detail)
 
 
-def against_c(settings: Settings, num_processors: int, source: str, bound: float, aim: float) -> Row:
-    """Measure LWR, all of the observation consumed, beside a C program."""
-    s, name = settings, f"LWR, P = {num_processors}: rate / {source}.c"
-    (env, params), rule, work = system(num_processors), observing_lwr(), num_processors / 4
+def against_c(
+    settings: Settings,
+    num_processors: int,
+    source: str,
+    bound: float,
+    aim: float,
+    *flags: str,
+    work: float | None = None,
+    **service: Any,
+) -> Row:
+    """Measure LWR, all of the observation consumed, beside a C program built with `flags`."""
+    s, under = settings, f", {service['discipline']}" if service else ""
+    name = f"LWR, P = {num_processors}{under}: rate / {source}.c"
+    (env, params), rule = system(num_processors, **service), observing_lwr()
+    work = num_processors / 4 if work is None else work
     with tempfile.TemporaryDirectory() as folder:
         path = s.reference / f"{source}.c"
 
         def theirs(lanes: int) -> Program:
-            return c_program(path, num_processors, lanes, s.steps(lanes, work), s.threads, folder)
+            steps = s.steps(lanes, work)
+            return c_program(path, num_processors, lanes, steps, s.threads, folder, *flags)
 
         def ours(lanes: int) -> Program:
             return rolling(env, params, rule, lanes, s.steps(lanes, work))

@@ -396,6 +396,30 @@ def _least_served(jobs: Jobs, left: Array) -> tuple[Array, Array]:
     return jnp.where(served, 1.0 / number, 0.0), holds
 
 
+def _given(jobs: Jobs, size: Array) -> Array:
+    """Return what tasks still get until those that had least have had `size`."""
+    return jnp.where(
+        present(jobs), jnp.maximum(jnp.minimum(jobs.size, size) - (jobs.size - jobs.left), 0.0), 0.0
+    )
+
+
+def _until_of_least_served(jobs: Jobs) -> Array:
+    """Return until when tasks stay of which those are served that had least."""
+
+    def one(until: Array, other: Jobs) -> tuple[Array, None]:
+        return until + _given(other, jobs.size), None
+
+    others = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0)[:, :, None], jobs)
+    until, _ = jax.lax.scan(
+        one, jnp.zeros_like(jobs.left), others, unroll=min(len(others.left), numerics.BLOCK)
+    )
+    return until
+
+
+def _response_of_least_served(jobs: Jobs, new: Jobs) -> Array:
+    return total(_given(jobs, new.size)) + new.left[:, 0]
+
+
 def _none(jobs: Jobs, new: Jobs) -> Array:
     del new
     return jnp.zeros_like(jobs.left, bool)
@@ -481,7 +505,8 @@ def limited_ps(slots: int = 8, capacity: Capacity = _one) -> Discipline:
 
 def fb() -> Discipline:
     """Make foreground-background: those share that have been served least."""
-    return _at_rates("fb", _all, _least_served)
+    left = partial(_left_by_rates, _least_served)
+    return Discipline("fb", _all, _until_of_least_served, left, _response_of_least_served, in_order=False)
 
 
 def at_rates(name: str, rates: Rates) -> Discipline:

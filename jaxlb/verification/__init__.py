@@ -48,6 +48,7 @@ def experiments() -> list[Experiment]:
     size_laws = laws.laws()
     return [
         Experiment("Precision", "10^9 tasks", inputs.endurance, quick=False),
+        Experiment("Precision", "10^8 tasks under sharing", disciplines.endurance, quick=False),
         *(
             Experiment("Stale information", name, part(rules.stale, *setting), quick=False)
             for name, setting in {
@@ -76,7 +77,9 @@ def experiments() -> list[Experiment]:
             for name, law in size_laws.items()
         ),
         *(
-            Experiment("Disciplines", case.name, part(disciplines.system, case), quick="srpt" in case.name)
+            Experiment(
+                "Disciplines", case.name, part(disciplines.system, case), quick=case.name in disciplines.QUICK
+            )
             for case in disciplines.exact()
         ),
         Experiment("Central queue", "Kiefer-Wolfowitz", queues.pathwise),

@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlb import theory
+from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.metrics import Summary
 from jaxlb.scheduling import scheduler
 from jaxlb.types import Key
 from jaxlb.verification.base import DEAR, Finding, equal_processors, simulate
 from jaxlb.workload import sizes
 
+QUICK = ("srpt, exponential sizes, load 0.5", "priority, deterministic sizes")
+"""What the quick run has, too."""
 _LOW = 1.0 / theory.bounded_pareto_moment(1, 1.5, 1.0, 1000.0)
 """Smallest size of those that are up to a thousand times as large and 1 on average."""
 
@@ -109,7 +112,7 @@ def _least_served() -> list[Exact]:
             size,
             load,
             {"mean response": response, "mean slowdown": slowdown},
-            millions=4.0 if size == "H2" else 0.8,
+            millions=4.0 if size == "H2" else 1.0,
             precision=DEAR,
             settings={"discipline": "fb"},
         )
@@ -171,7 +174,7 @@ def _capacities() -> list[Exact]:
             {"mean response": response},
             millions=1.0 if slow else 8.0,
             precision=DEAR if slow else 0.01,
-            warmup=2000,
+            warmup=1000,
             settings=settings,
         )
 
@@ -253,4 +256,34 @@ def system(case: Exact, key: Key, thoroughness: float) -> dict[str, Finding]:
     return {
         f"{case.name}: {name}": Finding(FIGURES[name](run), value, precision=case.precision)
         for name, value in case.exact.items()
+    }
+
+
+def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
+    """Run 10^8 tasks on end under sharing: the last ones take as long as the first, and none is lost."""
+    lanes, parts, load = 512, 10, 0.4
+    env, params = equal_processors(4, load, discipline="ps", queue_capacity=32)
+    rule, part = scheduler("random"), int(1e8 * thoroughness / lanes / parts) + 1
+    carry = continue_rollout(env, params, rule, start_rollout(env, params, rule, key, lanes), 500, 500)
+
+    def counted() -> tuple[np.ndarray, ...]:
+        totals, view = carry.totals, env.view(carry.state, params)
+        total = np.asarray(totals.sums["mean_completion"], np.float64)
+        total += np.asarray(totals.errors["mean_completion"], np.float64)
+        # The task that has just arrived has not been assigned.
+        held = np.asarray(view.queue_length).sum(0) + np.asarray(view.overflow).sum(0)
+        return total, np.asarray(totals.counts["departed"], np.float64), held
+
+    found = [counted()]
+    for _ in range(parts):
+        carry = continue_rollout(env, params, rule, carry, part, 500)
+        found.append(counted())
+    total, departed, held = (np.array(each) for each in zip(*found, strict=True))
+    means = np.diff(total, axis=0) / np.diff(departed, axis=0)
+    lost = parts * part - (departed[-1] - departed[0]) - (held[-1] - held[0])
+    title, exact = f"sharing, {100 * thoroughness:g} million tasks", 1.0 / (1.0 - load)
+    return {
+        f"{title}: mean response, the last tenth": Finding(means[-1], exact),
+        f"{title}: the same, less that of the first": Finding(means[-1] - means[0], 0.0),
+        f"{title}: tasks lost": Finding(lost, 0.0, tolerance=0.0),
     }
