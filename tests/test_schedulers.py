@@ -73,6 +73,38 @@ def test_random_rules_choose_with_their_probabilities(name, seen, shares):
     assert stats.chisquare(counts[possible], shares[possible] * counts.sum()).pvalue > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("speed", "load", "exact"),
+    [
+        # Bell and Stidham's formula for exponential sizes.
+        ([0.5, 1.0, 2.5], 0.8, [0.327967, 0.756709, 2.115323]),
+        ([0.1, 1.0, 2.5], 0.2, [0.0, 0.0, 0.72]),
+        ([1.0, 1.0], 0.9, [0.9, 0.9]),
+    ],
+)
+def test_the_static_split_is_the_best(speed, load, exact):
+    env, params = jaxlb.make("stable", speed=speed, load=load)
+    np.testing.assert_allclose(jaxlb.scheduler("static-split").start(env, params, ()), exact, atol=1e-6)
+
+
+def test_the_static_split_equalises_what_one_more_task_costs():
+    """Pollaczek and Khinchine's mean number of tasks, by differences; under sharing, sizes do not matter."""
+    speed, settings = np.array([0.5, 1.0, 2.5]), {"size": "hyperexponential", "squared_cv": 10.0}
+    rule = jaxlb.scheduler("static-split")
+
+    def number(rates):
+        load = rates / speed
+        return load + 5.5 * load**2 / (1.0 - load)
+
+    env, params = jaxlb.make("stable", speed=speed.tolist(), load=0.8, **settings)
+    rates = np.asarray(rule.start(env, params, ()), np.float64)
+    marginal = (number(rates + 1e-6) - number(rates - 1e-6)) / 2e-6
+    np.testing.assert_allclose(marginal, marginal[0], rtol=1e-4)
+    np.testing.assert_allclose(rates.sum(), 0.8 * speed.sum(), rtol=1e-5)
+    shared = jaxlb.make("stable", speed=speed.tolist(), load=0.8, discipline="ps", **settings)
+    np.testing.assert_allclose(rule.start(*shared, ()), [0.327967, 0.756709, 2.115323], atol=1e-6)
+
+
 def turns(name, speed, count):
     seen, memory, picked = observation([0.0] * len(speed), speed=speed), None, []
     for _ in range(count):
@@ -113,7 +145,7 @@ def test_lanes_decide_alone_and_memory_keeps_its_types(name, key):
     assert action.shape == (lanes,) and action.dtype == jnp.int32
     assert int(action.min()) >= 0 and int(action.max()) < 4
     jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), memory, after)
-    if name not in ("random", "weighted-random", "jiq", "power-of-d", "hedge"):
+    if name not in ("random", "weighted-random", "static-split", "jiq", "power-of-d", "hedge"):
         for lane in range(lanes):
             one = jax.tree.map(lambda leaf, lane=lane: leaf[..., lane] if leaf.ndim else leaf, many)
             alone, _ = act(scheduler.variables, scheduler.start(env, params, ()), one, key)

@@ -27,6 +27,7 @@ __all__ = [
 _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "random": classical.random,
     "weighted-random": classical.weighted_random,
+    "static-split": classical.static_split,
     "rr": classical.rr,
     "wrr": classical.wrr,
     "jsq": classical.jsq,

@@ -42,6 +42,42 @@ def weighted_random() -> Scheduler:
     return stateless("weighted-random", _weighted_random)
 
 
+def _best_rates(env: Static, params: EnvParams, lanes: Lanes) -> Array:
+    speed, load = params.speed, jnp.minimum(params.load, 0.999)
+    # (1 + squared CV) / 2 of the sizes; sharing, and what interrupts, does as if it were 1.
+    variation = params.size.second_moment() / (2.0 * params.size.mean() ** 2) if env.station.settled else 1.0
+    variation = jnp.minimum(variation, 1e6)
+
+    def loads(price: Array) -> Array:
+        """Load each processor until one more task costs `price`."""
+        worth = jnp.maximum(price * speed - 1.0, 0.0)
+        return 1.0 - jnp.sqrt(variation / (worth + variation))
+
+    def halved(_index: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = 0.5 * (low + high)
+        enough = (speed * loads(middle)).sum(0) >= load * speed.sum(0)
+        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+
+    high = (1.0 + variation * ((1.0 - load) ** -2 - 1.0)) / speed.min(0)
+    bounds = jnp.broadcast_to(1.0 / speed.max(0), lanes), jnp.broadcast_to(high, lanes)
+    _, price = jax.lax.fori_loop(0, 60, halved, bounds)
+    return jnp.broadcast_to(speed * loads(price), (speed.shape[0], *lanes))
+
+
+def _static_split(rates: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
+    return sampled(rates, key, observation.size.shape), rates
+
+
+def static_split() -> Scheduler:
+    """Draw a processor with the probabilities that are best if nothing is observed (Bell and Stidham 1983).
+
+    They equalise what one more task costs at each processor under Poisson arrivals. The load and the law of
+    sizes are known.
+    """
+    return with_memory("static-split", _best_rates, _static_split)
+
+
 def _first_turn(env: Static, params: EnvParams, lanes: Lanes) -> Array:
     del env, params
     return jnp.zeros(lanes, jnp.int32)

@@ -36,7 +36,7 @@ def round_robin(num_processors: int, key: Key, thoroughness: float) -> dict[str,
 
 def random_splitting(key: Key, thoroughness: float) -> dict[str, Finding]:
     """Compare random splitting with independent M/M/1 queues, of unequal load if speeds differ."""
-    first_key, second_key = jax.random.split(key)
+    first_key, second_key, third_key = jax.random.split(key, 3)
     env, params = equal_processors(4, 0.8)
     run = simulate(env, params, scheduler("random"), first_key, 50 * thoroughness)
     findings = {"random on 4, load 0.8: mean response, M/M/1": Finding(response(run), 5.0)}
@@ -45,6 +45,11 @@ def random_splitting(key: Key, thoroughness: float) -> dict[str, Finding]:
     # Each processor is an M/M/1 queue of load 0.8 and gets tasks in proportion to its speed.
     exact = 3.0 / 4.0 / (1.0 - 0.8)
     findings["weighted random on speeds 0.5, 1, 2.5, load 0.8: mean response"] = Finding(response(run), exact)
+    run = simulate(env, params, scheduler("static-split"), third_key, 50 * thoroughness)
+    # The least that any probabilities bring (Bell and Stidham 1983).
+    findings["best static split on speeds 0.5, 1, 2.5, load 0.8: mean response"] = Finding(
+        response(run), 3.286156
+    )
     return findings
 
 
