@@ -12,84 +12,20 @@ discipline says at what rates tasks are served, and takes at most one turn a dep
 """
 
 import inspect
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
 from jaxlb import checks, numerics
 from jaxlb.functions import partial
 from jaxlb.numerics import running, stored
+from jaxlb.stations import rates
+from jaxlb.stations.capacity import Capacity, capacity, one
+from jaxlb.stations.jobs import LEAST, Jobs, following, packed, present, total
+from jaxlb.stations.rates import Rates
 from jaxlb.types import Array
-
-
-class Jobs(struct.PyTreeNode):
-    """Tasks that processors hold, `[P, K, ...]`."""
-
-    left: Array  # work; 0 where the place is empty
-    until: Array  # work that the processor does until the task leaves, if none arrives
-    size: Array  # work
-    arrival: Array  # time, on the station's clock
-    deadline: Array  # time allowed from arrival
-    priority: Array  # int32
-    number: Array  # int32, of the assignment
-
-
-Capacity = Callable[[Array], Array]
-"""Number of tasks that are served -> what they get together, in speeds of the processor."""
-
-
-def _one(number: Array) -> Array:
-    return jnp.ones_like(number)
-
-
-def _cores(cores: float, number: Array) -> Array:
-    return jnp.minimum(number, cores)
-
-
-def _batching(overhead: float, number: Array) -> Array:
-    return number / (1.0 + overhead * (number - 1.0))
-
-
-def _power(exponent: float, number: Array) -> Array:
-    return number**exponent
-
-
-def _table(rates: tuple[float, ...], number: Array) -> Array:
-    place = jnp.clip(number.astype(jnp.int32) - 1, 0, len(rates) - 1)
-    return jnp.asarray(rates, jnp.float32)[place]
-
-
-def capacity(given: str | Sequence[float]) -> Capacity:
-    """Make a capacity curve: what n tasks get together, in speeds of the processor.
-
-    Args:
-      given: "one", whatever n; "cores(c)", min(n, c); "batching(a)", n / (1 + a (n - 1)), of an accelerator;
-        "power(e)", n^e; or a table of rates for 1, 2, ... tasks, the last one for more.
-
-    Raises:
-      ValueError: an unknown name, or numbers that are not positive.
-    """
-    if not isinstance(given, str):
-        rates = tuple(map(float, given))
-        checks.leaf("capacity", rates, above=0)
-        return partial(_table, rates)
-    found = re.fullmatch(r"([a-z]+)(?:\(([^()]*)\))?", given.strip())
-    curves = {"one": None, "cores": _cores, "batching": _batching, "power": _power}
-    checks.known("capacity", found[1] if found else given, curves)
-    assert found is not None
-    curve = curves[found[1]]
-    if curve is None:
-        return _one
-    try:
-        number = float(found[2])
-    except (TypeError, ValueError):
-        raise ValueError(f"capacity = {given!r}: must be {found[1]}(number)") from None
-    checks.leaf(f"capacity = {given!r}", number, low=0)
-    return partial(curve, number)
 
 
 class Discipline(NamedTuple):
@@ -115,72 +51,14 @@ class Discipline(NamedTuple):
     in_order: bool
 
 
-_LEAST = 1e-30
-"""Work that a task has left which rounding would rob of its last."""
-
-
 def serve(discipline: Discipline, jobs: Jobs, done: Array) -> tuple[Jobs, Array]:
     """Let processors do work `[P, ...]`; return what they then hold, and who of `jobs` has left."""
     done = done[:, None]
     gone = present(jobs) & (jobs.until <= done)
     stays = present(jobs) & ~gone
-    left = jnp.where(stays, jnp.maximum(discipline.left(jobs, done), _LEAST), 0.0)
+    left = jnp.where(stays, jnp.maximum(discipline.left(jobs, done), LEAST), 0.0)
     jobs = jobs.replace(left=left, until=jnp.where(stays, jobs.until - done, 0.0))
-    return jobs if discipline.in_order else _packed(jobs), gone
-
-
-def insert(jobs: Jobs, new: Jobs, before: Array) -> Jobs:
-    """Let a newcomer in behind those that stand before it, which move up by a place.
-
-    Args:
-      jobs: `[P, K, ...]`.
-      new: the newcomer, leaves that broadcast.
-      before: bool `[P, K, ...]`, who stands before it, empty places included; nobody where it is not let in.
-        Where all places are taken, the first one's task is lost.
-    """
-    moves = before.astype(jnp.float32)
-    role = stored(moves * (1.0 + _next(moves)))  # 0: stays, 1: becomes the newcomer's, 2: the next one's
-    return jax.tree.map(
-        lambda old, own: jnp.where(role == 0.0, old, jnp.where(role == 1.0, own, _next(old))), jobs, new
-    )
-
-
-def _next(values: Array, places: int = 1) -> Array:
-    """Return the values so many places further, 0 after the last; before that is a negative number."""
-    padding = [(0, 0, 0)] * values.ndim
-    padding[1] = (-places, places, 0)
-    return jax.lax.pad(values, jnp.zeros((), values.dtype), padding)
-
-
-def _packed(jobs: Jobs) -> Jobs:
-    """Close the places that tasks between others have left: each goes back by the number behind it."""
-    empty = (~present(jobs)).astype(jnp.int32)
-    by = empty.sum(1, keepdims=True, dtype=jnp.int32) - running(jnp.add, empty)
-    step = 1
-    while step < jobs.left.shape[1]:
-        goes = present(jobs) & (by & step > 0)
-        comes = _next(goes.astype(jnp.int32), -step) > 0
-        moved, by = jax.tree.map(
-            lambda leaf, comes=comes, step=step: jnp.where(comes, _next(leaf, -step), leaf), (jobs, by)
-        )
-        jobs = moved.replace(left=jnp.where(goes & ~comes, 0.0, moved.left))
-        step *= 2
-    return jobs
-
-
-def present(jobs: Jobs) -> Array:
-    """Return which places `[P, K, ...]` hold a task."""
-    return jobs.left > 0
-
-
-def places(jobs: Jobs) -> Array:
-    """Return the number of each place, to broadcast against leaves."""
-    return jnp.arange(jobs.left.shape[1], dtype=jnp.int32).reshape(-1, *(1,) * (jobs.left.ndim - 2))
-
-
-def total(values: Array) -> Array:
-    """Sum over places, of `[P, K, ...]`."""
-    return numerics.total(jnp.moveaxis(values, 1, 0))
+    return jobs if discipline.in_order else packed(jobs), gone
 
 
 def _sums(values: Array) -> Array:
@@ -214,12 +92,12 @@ def _shares(capacity: Capacity, jobs: Jobs, more: int = 0) -> Array:
 
 def _until_of_all(capacity: Capacity, jobs: Jobs) -> Array:
     """Return until when tasks stay that share, sorted by work left: n get `capacity(n)` of the speed."""
-    more = jobs.left - _next(jobs.left, -1)
+    more = jobs.left - following(jobs.left, -1)
     return _sums(more / _shares(capacity, jobs))
 
 
 def _left_of_all(capacity: Capacity, jobs: Jobs, done: Array) -> Array:
-    before = _next(jobs.until, -1)
+    before = following(jobs.until, -1)
     spent = jnp.clip(done - before, 0.0, jobs.until - before)
     return jobs.left - total(spent * _shares(capacity, jobs))[:, None]
 
@@ -292,71 +170,13 @@ def _response_of_few(slots: int, capacity: Capacity, jobs: Jobs, new: Jobs) -> A
     return _work(capacity, _into(free, end), end)
 
 
-Rates = Callable[[Jobs, Array], tuple[Array, Array]]
-"""(jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work `[P, ...]`
-they hold if none leaves."""
-
-
-def _by_rates(rates: Rates, jobs: Jobs, done: Array) -> tuple[Array, Array]:
-    """Serve at rates that hold until a task leaves, or for as much work as they say, a turn each.
-
-    Args:
-      rates: of the discipline.
-      jobs: tasks, in any places.
-      done: work that each processor does, `[P, 1, ...]`.
-
-    Returns:
-      Work left, and work that the processor has done when each task leaves.
-    """
-
-    def turn(carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        left, departure, elapsed = carry
-        share, holds = rates(jobs, left)
-        served = share > 0
-        until = jnp.where(served, left / jnp.where(served, share, 1.0), jnp.inf)
-        step = jnp.minimum(until.min(1), holds)
-        limit = jnp.maximum(done - elapsed, 0.0)
-        within = step <= limit
-        step = jnp.where(within, step, limit)
-        leaves = within[:, None] & (until <= step[:, None]) & served
-        rest = jnp.maximum(left - share * step[:, None], _LEAST)
-        new = jnp.where(leaves, 0.0, jnp.where(left > 0, rest, 0.0))
-        elapsed = jnp.where(within, elapsed + step, done)
-        departure = jnp.where(leaves, elapsed[:, None], departure)
-        return new, departure, elapsed
-
-    def going_on(carry: tuple[Array, ...]) -> Array:
-        left, _, elapsed = carry
-        return ((elapsed < done) & (left > 0).any(1)).any()
-
-    done = jnp.broadcast_to(done[:, 0], jobs.left[:, 0].shape)
-    start = jobs.left, jnp.zeros_like(jobs.left), jnp.zeros_like(done)
-    left, departure, _ = jax.lax.while_loop(going_on, turn, start)
-    return left, departure
-
-
-def _until_by_rates(rates: Rates, jobs: Jobs) -> Array:
-    return _by_rates(rates, jobs, jnp.full_like(jobs.left[:, :1], jnp.inf))[1]
-
-
-def _left_by_rates(rates: Rates, jobs: Jobs, done: Array) -> Array:
-    return _by_rates(rates, jobs, done)[0]
-
-
-def _response_by_rates(rates: Rates, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
-    before = ~after(jobs, new)
-    until = _until_by_rates(rates, insert(jobs, new, before))
-    place = before.sum(1, keepdims=True, dtype=jnp.int32) - 1
-    return jnp.where(places(jobs) == place, until, 0.0).sum(1)
-
-
-def _at_rates(name: str, after: Callable[[Jobs, Jobs], Array], rates: Rates) -> Discipline:
+def _at_rates(name: str, after: Callable[[Jobs, Jobs], Array], shares: Rates) -> Discipline:
     return Discipline(
         name,
         after,
-        partial(_until_by_rates, rates),
-        partial(_left_by_rates, rates),
-        partial(_response_by_rates, rates, after),
+        partial(rates.until, shares),
+        partial(rates.left, shares),
+        partial(rates.response, shares, after),
         in_order=False,
     )
 
@@ -452,7 +272,7 @@ def _due(jobs: Jobs) -> Array:
 
 def _not_served(slots: int, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
     """Return which tasks stand after a newcomer that does not interrupt the first ones, which are served."""
-    return after(jobs, new) & _next(present(jobs), -slots)
+    return after(jobs, new) & following(present(jobs), -slots)
 
 
 _ORDERS: dict[str, tuple[Callable[[Jobs, Jobs], Array], bool]] = {
@@ -481,7 +301,7 @@ def ordered(name: str, slots: int = 1) -> Discipline:
     return Discipline(name, after, until, _left_of_one, response, in_order=False)
 
 
-def ps(capacity: Capacity = _one) -> Discipline:
+def ps(capacity: Capacity = one) -> Discipline:
     """Make processor sharing: all tasks at once, n of them at `capacity(n)` of the speed together."""
     after, until, left, response = (
         partial(_larger, _left),
@@ -492,12 +312,12 @@ def ps(capacity: Capacity = _one) -> Discipline:
     return Discipline("ps", after, until, left, response, in_order=True)
 
 
-def limited_ps(slots: int = 8, capacity: Capacity = _one) -> Discipline:
+def limited_ps(slots: int = 8, capacity: Capacity = one) -> Discipline:
     """Make processor sharing of the first `slots` tasks, in order of arrival; others wait."""
     checks.at_least("slots", slots, 1)
     until, left, response = (
         partial(_until_of_few, slots, capacity),
-        partial(_left_by_rates, partial(_few_at_a_time, slots, capacity)),
+        partial(rates.left, partial(_few_at_a_time, slots, capacity)),
         partial(_response_of_few, slots, capacity),
     )
     return Discipline("limited-ps", _none, until, left, response, in_order=False)
@@ -505,19 +325,19 @@ def limited_ps(slots: int = 8, capacity: Capacity = _one) -> Discipline:
 
 def fb() -> Discipline:
     """Make foreground-background: those share that have been served least."""
-    left = partial(_left_by_rates, _least_served)
+    left = partial(rates.left, _least_served)
     return Discipline("fb", _all, _until_of_least_served, left, _response_of_least_served, in_order=False)
 
 
-def at_rates(name: str, rates: Rates) -> Discipline:
+def at_rates(name: str, shares: Rates) -> Discipline:
     """Make a discipline of your own, whose tasks stand in the order of arrival.
 
     Args:
       name: of the discipline.
-      rates: (jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work
+      shares: (jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work
         `[P, ...]` they hold if no task leaves.
     """
-    return _at_rates(name, _none, rates)
+    return _at_rates(name, _none, shares)
 
 
 _SHARED: dict[str, Callable[..., Discipline]] = {"ps": ps, "limited-ps": limited_ps, "fb": fb}

@@ -9,7 +9,8 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.numerics import at_processor, processor_index, stored
 from jaxlb.stations.base import View
-from jaxlb.stations.disciplines import Discipline, Jobs, insert, ordered, present, serve, total
+from jaxlb.stations.disciplines import Discipline, ordered, serve
+from jaxlb.stations.jobs import Jobs, insert, present, total
 from jaxlb.types import Array, Departures, Lanes, Outcome, Task
 
 
