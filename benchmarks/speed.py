@@ -161,7 +161,7 @@ def main(
     """
     checks.at_least("rounds", rounds, 1)
     threads = os.cpu_count() or 1
-    lanes = (128, 1024) if quick else (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+    lanes = (64, 1024) if quick else (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
     settings = Settings(reference, rounds, 2**17 if quick else 2**22, lanes, threads)
     with progress() as advance:
         rows, sweeps = measure(settings, only, advance)

@@ -185,6 +185,14 @@ FIGURES: dict[str, Figure] = {
 """By name, in the order of tables. What is added here is summed, estimated, printed and written."""
 
 
+_OF_CLASSES = {
+    "departed": "class_count",
+    "mean_completion": "class_completion",
+    "sla_violation_rate": "class_violations",
+}
+"""What sums over classes are: where any place may tell a departure, each sum goes over all of them."""
+
+
 def columns() -> dict[str, Figure]:
     """Return the figures that tables for people have."""
     return {name: figure for name, figure in FIGURES.items() if figure.heading}
@@ -260,13 +268,16 @@ def of_task(decided: Decided, num_classes: int, gap: Array) -> tuple[dict, dict]
         "class_violations": of_class & outcome.violation,
         "class_completion": jnp.where(of_class, outcome.completion, 0.0),
     }
+    sums = {} if departures is None else _OF_CLASSES
     for name, figure in FIGURES.items():
-        if figure.of_outcome is not None:
+        if figure.of_outcome is not None and name not in sums:
             found[name] = figure.of_outcome(task, outcome)
     if departures is not None:
         # Of all places, those from which a task has left.
         found = {name: _departed(value, departures.known) for name, value in found.items()}
-        found["departed"] = _departed(departures.known, departures.known)
+        found |= {
+            name: found[of_class].sum(0, dtype=found[of_class].dtype) for name, of_class in sums.items()
+        }
     for name, figure in FIGURES.items():
         if figure.of_task is not None:
             found[name] = figure.of_task(decided)
