@@ -248,7 +248,7 @@ def main(
     lanes: int = 512,
     tasks: int = 4000,
     ship: bool = False,
-    iterations: int = 1710,
+    iterations: int = 900,
     seed: int = 0,
     times: int = 1,
     to: Path | None = None,

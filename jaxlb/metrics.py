@@ -190,7 +190,7 @@ _OF_CLASSES = {
     "mean_completion": "class_completion",
     "sla_violation_rate": "class_violations",
 }
-"""What sums over classes are: where any place may tell a departure, each sum goes over all of them."""
+"""Where any place may tell a departure, sums over places are dear: these are sums of those of classes."""
 
 
 def columns() -> dict[str, Figure]:

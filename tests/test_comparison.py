@@ -189,6 +189,9 @@ def test_rows_agree_with_rollouts_on_the_same_key(key):
     np.testing.assert_allclose(
         np.dot(row.sla_violation_rate_by_priority, shares), row.sla_violation_rate, rtol=1e-5
     )
+    np.testing.assert_allclose(
+        np.dot(row.mean_completion_by_priority, shares), row.mean_completion, rtol=1e-5
+    )
     assert row.p50_completion < row.p95_completion < row.p99_completion
     assert row.p95_completion_ci[0] < row.p95_completion < row.p95_completion_ci[1]
     assert table.row("oracle").oracle_agreement == 1.0

@@ -97,6 +97,27 @@ def test_fcfs_in_a_table_is_fcfs(number, num_tasks, key):
     np.testing.assert_array_equal(one.completion, other.completion)
 
 
+def test_no_task_is_lost_where_due_times_cross_by_rounding():
+    """Gaps and deadlines in tenths, as in a trace: equal due times that rounding puts in any order."""
+    lanes, number = 2000, 20
+    draw, station = np.random.default_rng(0), Table(disciplines.ordered("edf"), 32)
+    state, speed = station.init(1, (lanes,)), jnp.ones((1, lanes))
+    step = jax.jit(
+        lambda state, gap, task, number: station.assign(
+            station.advance(state, speed, gap)[0], speed, task, number, jnp.zeros(lanes, jnp.int32)
+        )[0]
+    )
+    for one in range(number):
+        gap, deadline = (jnp.asarray(draw.integers(1, 30, lanes) * 0.1, jnp.float32) for _ in range(2))
+        task = jaxlb.Task(
+            gap=gap, size=jnp.full(lanes, 1e3), priority=jnp.zeros(lanes, jnp.int32), deadline=deadline
+        )
+        state = step(state, gap, task, jnp.int32(one))
+    held = np.where(state.jobs.left > 0, state.jobs.number, -1)[0]
+    expected = np.concatenate([np.full(32 - number, -1), np.arange(number)])
+    np.testing.assert_array_equal(np.sort(held, axis=0), np.broadcast_to(expected[:, None], held.shape))
+
+
 @pytest.mark.parametrize(
     "case", small.mostly_slow(["fcfs", "ps", "srpt", "priority", "fb", "limited-ps"], ["ps", "srpt", "fb"])
 )
@@ -203,6 +224,7 @@ def test_disciplines_have_names():
         ({"discipline": "srpt", "slots": 0}, "slots = 0"),
         ({"discipline": "ps", "capacity": "cores"}, "capacity = 'cores': must be"),
         ({"discipline": "ps", "capacity": "cores(-1)"}, "capacity"),
+        ({"discipline": "ps", "capacity": "cores(0)"}, "capacity"),
         ({"discipline": "ps", "capacity": [1.0, 0.0]}, "capacity"),
         ({"discipline": "ps", "queue_capacity": 0}, "queue_capacity = 0"),
         ({"slots": 2}, "slots"),

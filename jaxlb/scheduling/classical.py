@@ -44,7 +44,7 @@ def weighted_random() -> Scheduler:
 
 def _best_rates(env: Static, params: EnvParams, lanes: Lanes) -> Array:
     speed, load = params.speed, jnp.minimum(params.load, 0.999)
-    # (1 + squared CV) / 2 of the sizes; sharing, and what interrupts, does as if it were 1.
+    # (1 + squared CV) / 2 of the sizes; under sharing, it is as if it were 1.
     variation = params.size.second_moment() / (2.0 * params.size.mean() ** 2) if env.station.settled else 1.0
     variation = jnp.minimum(variation, 1e6)
 
@@ -72,8 +72,8 @@ def _static_split(rates: Array, observation: Observation, key: Key) -> tuple[Arr
 def static_split() -> Scheduler:
     """Draw a processor with the probabilities that are best if nothing is observed (Bell and Stidham 1983).
 
-    They equalise what one more task costs at each processor under Poisson arrivals. The load and the law of
-    sizes are known.
+    They equalise what one more task costs at each processor under Poisson arrivals: first come, first served,
+    of a known load and law of sizes, or sharing. Of other disciplines it thinks as if they shared.
     """
     return with_memory("static-split", _best_rates, _static_split)
 

@@ -43,7 +43,7 @@ def capacity(given: str | Sequence[float]) -> Capacity:
         "power(e)", n^e; or a table of rates for 1, 2, ... tasks, the last one for more.
 
     Raises:
-      ValueError: an unknown name, or numbers that are not positive.
+      ValueError: an unknown name, a negative number, no cores, or rates that are not positive.
     """
     if not isinstance(given, str):
         rates = tuple(map(float, given))
@@ -60,5 +60,7 @@ def capacity(given: str | Sequence[float]) -> Capacity:
         number = float(found[2])
     except (TypeError, ValueError):
         raise ValueError(f"capacity = {given!r}: must be {found[1]}(number)") from None
+    if curve is _cores:
+        checks.leaf(f"capacity = {given!r}", number, above=0)
     checks.leaf(f"capacity = {given!r}", number, low=0)
     return partial(curve, number)

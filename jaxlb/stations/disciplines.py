@@ -7,8 +7,9 @@ last of K places of each processor, in the order in which they are served, or wo
 left is empty.
 
 Of tasks that are served one after the other, departures are a cumulative sum of work. So they are of tasks
-that share, sorted by work left: each gets as much as the next one to leave until that leaves. Any other
-discipline says at what rates tasks are served, and takes at most one turn a departure.
+that share, sorted by work left: each gets as much as the next one to leave until that leaves. With several
+slots, each task begins when the first of them is free. Where only some share, what they have left takes a
+turn for each departure; and so does all of a discipline that says at what rates tasks are served.
 """
 
 import inspect
@@ -105,8 +106,8 @@ def _left_of_all(capacity: Capacity, jobs: Jobs, done: Array) -> Array:
 def _response_of_all(capacity: Capacity, jobs: Jobs, new: Jobs) -> Array:
     """Sum what tasks get until a newcomer leaves, by what one more costs a processor."""
     more = 1.0 / _shares(capacity, jobs, 1) - 1.0 / _shares(capacity, jobs)
-    alone = 1.0 / capacity(jnp.ones(()))
-    return total(jnp.minimum(jobs.left, new.left) * more) + new.left[:, 0] * alone
+    alone = _shares(capacity, jobs)[-1]
+    return total(jnp.minimum(jobs.left, new.left) * more) + new.left[:, 0] / alone
 
 
 def _into(free: Array, end: Array) -> Array:
@@ -129,6 +130,7 @@ def _taken(slots: int, left: Array) -> tuple[Array, Array]:
         return jnp.where(left > 0, _into(free, end), free), end
 
     tasks = jnp.moveaxis(left, 1, 0)
+    slots = min(slots, len(tasks))  # more are never taken
     free = jnp.zeros((slots, *tasks.shape[1:]), jnp.float32)
     free, ends = jax.lax.scan(one, free, tasks, unroll=min(len(tasks), numerics.BLOCK))
     return jnp.moveaxis(ends, 0, 1), free
@@ -150,12 +152,12 @@ def _work(capacity: Capacity, free: Array, served: Array) -> Array:
     All of them get the same, so the last ones leave when each slot is free, `[slots, P, ...]`; till then, as
     many as slots, or as there are tasks, share.
     """
-    total, begin = jnp.zeros_like(served), jnp.zeros_like(free[0])
+    work, begin = jnp.zeros_like(served), jnp.zeros_like(free[0])
     for slot, end in enumerate(free):
         number = jnp.float32(len(free) - slot)
-        total += jnp.clip(served - begin, 0.0, end - begin) * (number / capacity(number))
+        work += jnp.clip(served - begin, 0.0, end - begin) * (number / capacity(number))
         begin = end
-    return total
+    return work
 
 
 def _until_of_few(slots: int, capacity: Capacity, jobs: Jobs) -> Array:
@@ -270,6 +272,11 @@ def _due(jobs: Jobs) -> Array:
     return jobs.arrival + jobs.deadline
 
 
+def _in_line(after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
+    """Return the first that stands after a newcomer, and all behind it: rounding may have crossed their keys."""
+    return running(jnp.maximum, after(jobs, new).astype(jnp.float32)) > 0
+
+
 def _not_served(slots: int, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
     """Return which tasks stand after a newcomer that does not interrupt the first ones, which are served."""
     return after(jobs, new) & following(present(jobs), -slots)
@@ -283,7 +290,7 @@ _ORDERS: dict[str, tuple[Callable[[Jobs, Jobs], Array], bool]] = {
     "sjf": (partial(_larger, _size), False),
     "priority-preemptive": (partial(_larger, _priority), True),
     "priority": (partial(_larger, _priority), False),
-    "edf": (partial(_larger, _due), True),
+    "edf": (partial(_in_line, partial(_larger, _due)), True),
 }
 """Which tasks stand after a newcomer, and whether it interrupts them."""
 
@@ -335,7 +342,7 @@ def at_rates(name: str, shares: Rates) -> Discipline:
     Args:
       name: of the discipline.
       shares: (jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work
-        `[P, ...]` they hold if no task leaves.
+        `[P, ...]` they hold if no task leaves, above 0; processors are asked for together, or one by one.
     """
     return _at_rates(name, _none, shares)
 

@@ -1,4 +1,4 @@
-"""Tasks that are served at rates which change when one leaves: one turn a departure, whatever the rates."""
+"""Tasks that are served at rates which hold until one leaves, or for a time: a turn for each."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from jaxlb.types import Array
 
 Rates = Callable[[Jobs, Array], tuple[Array, Array]]
 """(jobs, work left) -> shares of the speed `[P, K, ...]`, and for how much of the processor's work `[P, ...]`
-they hold if none leaves."""
+they hold if none leaves, which is above 0. P may be 1: processors are asked for one by one, too."""
 
 
 def serve(rates: Rates, jobs: Jobs, done: Array) -> tuple[Array, Array]:
