@@ -108,7 +108,7 @@ def test_no_task_is_lost_where_due_times_cross_by_rounding():
         )[0]
     )
     for one in range(number):
-        gap, deadline = (jnp.asarray(draw.integers(1, 30, lanes) * 0.1, jnp.float32) for _ in range(2))
+        gap, deadline = (jnp.asarray(draw.integers(1, most, lanes) * 0.1, jnp.float32) for most in (5, 50))
         task = jaxlb.Task(
             gap=gap, size=jnp.full(lanes, 1e3), priority=jnp.zeros(lanes, jnp.int32), deadline=deadline
         )

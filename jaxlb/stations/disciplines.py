@@ -273,7 +273,7 @@ def _due(jobs: Jobs) -> Array:
 
 
 def _in_line(after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
-    """Return the first that stands after a newcomer, and all behind it: rounding may have crossed their keys."""
+    """Return who stands after a newcomer, and all behind it: rounding may have crossed their keys."""
     return running(jnp.maximum, after(jobs, new).astype(jnp.float32)) > 0
 
 
