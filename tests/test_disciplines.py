@@ -81,12 +81,25 @@ def test_a_small_task_is_served_beside_a_large_one_under_foreground_background()
     np.testing.assert_allclose(after.left, [[0.0, 999.1]], rtol=1e-4)
 
 
+@pytest.mark.parametrize("number", [1, 4])
+def test_fcfs_in_a_table_is_fcfs(number, key):
+    table = {"station": Table(disciplines.ordered("fcfs"), 64)}
+    env, params = jaxlb.make("heavy-tail", num_processors=number)
+    tasks = tasks_of(params, 2000, key)
+    outcomes = [
+        jaxlb.replay(one, params, "jsq", tasks, key)
+        for one in (env, jaxlb.make("heavy-tail", num_processors=number, **table)[0])
+    ]
+    np.testing.assert_array_equal(outcomes[0].action, outcomes[1].action)
+    np.testing.assert_allclose(outcomes[0].completion, outcomes[1].completion, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("number", "num_tasks"),
     [(4, 2000), *(pytest.param(number, 100_000, marks=pytest.mark.slow) for number in (1, 4, 16))],
 )
-def test_fcfs_in_a_table_is_fcfs(number, num_tasks, key):
-    """To the last bit, on a grid on which sums of float32 are exact."""
+def test_fcfs_in_a_table_is_fcfs_to_the_last_bit(number, num_tasks, key):
+    """On a grid on which sums of float32 are exact."""
     speed = np.resize([0.5, 1.0, 2.0, 1.0], number).tolist()
     env, params = jaxlb.make("heavy-tail", speed=speed, load=0.5)
     table, _ = jaxlb.make("heavy-tail", speed=speed, load=0.5, station=Table(disciplines.ordered("fcfs"), 64))

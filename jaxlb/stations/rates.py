@@ -13,7 +13,7 @@ Rates = Callable[[Jobs, Array], tuple[Array, Array]]
 they hold if none leaves, which is above 0. P may be 1: processors are asked for one by one, too."""
 
 
-def serve(rates: Rates, jobs: Jobs, done: Array) -> tuple[Array, Array]:
+def _by_turns(rates: Rates, jobs: Jobs, done: Array) -> tuple[Array, Array]:
     """Serve at rates that hold until a task leaves, or for as much work as they say, a turn each.
 
     Args:
@@ -53,12 +53,12 @@ def serve(rates: Rates, jobs: Jobs, done: Array) -> tuple[Array, Array]:
 
 def until(rates: Rates, jobs: Jobs) -> Array:
     """Return until when tasks stay."""
-    return serve(rates, jobs, jnp.full_like(jobs.left[:, :1], jnp.inf))[1]
+    return _by_turns(rates, jobs, jnp.full_like(jobs.left[:, :1], jnp.inf))[1]
 
 
 def left(rates: Rates, jobs: Jobs, done: Array) -> Array:
     """Return what tasks have left."""
-    return serve(rates, jobs, done)[0]
+    return _by_turns(rates, jobs, done)[0]
 
 
 def response(rates: Rates, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:

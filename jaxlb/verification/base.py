@@ -9,7 +9,7 @@ import numpy as np
 from jaxlb.env import Env
 from jaxlb.environments import make
 from jaxlb.loop import rollout
-from jaxlb.metrics import Summary
+from jaxlb.metrics import Summary, Totals
 from jaxlb.types import EnvParams, Key, Scheduler
 
 DEAR = 0.02
@@ -114,6 +114,11 @@ def simulate(
 def each(key: Key, cases: Sequence[Any]) -> Iterator[tuple[Key, Any]]:
     """Pair cases with keys of their own; the key is consumed."""
     return zip(jax.random.split(key, len(cases)), cases, strict=True)
+
+
+def summed(totals: Totals, name: str) -> np.ndarray:
+    """Return a running sum of each lane, with what rounding has taken from it."""
+    return np.asarray(totals.sums[name], np.float64) + np.asarray(totals.errors[name], np.float64)
 
 
 def response(summary: Summary) -> np.ndarray:

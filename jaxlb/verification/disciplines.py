@@ -10,7 +10,7 @@ from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.metrics import Summary
 from jaxlb.scheduling import scheduler
 from jaxlb.types import Key
-from jaxlb.verification.base import DEAR, Finding, equal_processors, simulate
+from jaxlb.verification.base import DEAR, Finding, equal_processors, simulate, summed
 from jaxlb.workload import sizes
 
 QUICK = ("srpt, exponential sizes, load 0.5", "priority, deterministic sizes")
@@ -270,12 +270,10 @@ def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
     carry = continue_rollout(env, params, rule, start_rollout(env, params, rule, key, lanes), 500, 500)
 
     def counted() -> tuple[np.ndarray, ...]:
-        totals, view = carry.totals, env.view(carry.state, params)
-        total = np.asarray(totals.sums["mean_completion"], np.float64)
-        total += np.asarray(totals.errors["mean_completion"], np.float64)
         # The task that has just arrived has not been assigned.
-        held = np.asarray(view.queue_length).sum(0)
-        return total, np.asarray(totals.counts["departed"], np.float64), held
+        held = np.asarray(env.view(carry.state, params).queue_length).sum(0)
+        departed = np.asarray(carry.totals.counts["departed"], np.float64)
+        return summed(carry.totals, "mean_completion"), departed, held
 
     found = [counted()]
     for _ in range(parts):

@@ -22,6 +22,7 @@ from jaxlb.verification.base import (
     relaxation_tasks,
     response,
     simulate,
+    summed,
 )
 from jaxlb.verification.laws import RECORDED, Law
 from jaxlb.workload import arrivals
@@ -158,15 +159,13 @@ def endurance(key: Key, thoroughness: float) -> dict[str, Finding]:
     carry = start_rollout(env, params, rule, run_key, lanes)
     carry = continue_rollout(env, params, rule, carry, warmup, warmup)
 
-    def summed() -> list[np.ndarray]:
-        sums, errors = carry.totals.sums, carry.totals.errors
-        names = ("mean_completion", "elapsed")
-        return [np.asarray(sums[name], np.float64) + np.asarray(errors[name], np.float64) for name in names]
+    def sums() -> list[np.ndarray]:
+        return [summed(carry.totals, name) for name in ("mean_completion", "elapsed")]
 
-    totals = [summed()]
+    totals = [sums()]
     for _ in range(parts):
         carry = continue_rollout(env, params, rule, carry, part, warmup)
-        totals.append(summed())
+        totals.append(sums())
     means, gaps = np.diff(np.array(totals), axis=0).transpose(1, 0, 2) / part
     healthy = np.isfinite(means[-1]) & (means[-1] > 1.0 / 2) & (np.abs(gaps[-1] * 3.2 - 1.0) < 0.5)
 
