@@ -14,12 +14,13 @@ from jaxlb.numerics import at_processor
 from jaxlb.stations import FCFS, Station
 
 # Equations in the program of a rollout before there were stations, under the settings of these tests: the
-# larger of the counts under JAX 0.10.2 and 0.12.
+# larger of the counts under JAX 0.10.2 and 0.12. Of all rules the oracle had the fewest to spare, and a figure
+# that came later, completion by priority, added 14: its limit holds those.
 EQUATIONS = {
     ("stable", "lwr"): 1354,
     ("heavy-tail", "guarded-sita"): 1391,
     ("stale", "drift-aware"): 1954,
-    ("seed", "oracle"): 1496,
+    ("seed", "oracle"): 1502,
     ("large", "sed"): 1941,
     ("park", "jsq"): 1293,
 }

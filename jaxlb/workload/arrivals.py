@@ -190,12 +190,15 @@ class Diurnal(_Process, struct.PyTreeNode):
         low = jnp.maximum(target / (1.0 + self.amplitude), target - 2.0 * self.amplitude)
         high = jnp.minimum(target / (1.0 - self.amplitude), target + 2.0 * self.amplitude)
         turn = jnp.clip(target / (1.0 + self.amplitude * jnp.sin(state)), low, high)
-        # Newton inside a bracket that each step narrows: bisects where Newton would leave it.
+        # Newton inside a bracket that each step narrows: bisects where Newton would leave it, but not where
+        # only rounding leads it out, since half of a bracket may be a long way back.
         for _ in range(10):
             excess = turn + 2.0 * self.amplitude * jnp.sin(state + 0.5 * turn) * jnp.sin(0.5 * turn) - target
             low, high = jnp.where(excess <= 0, turn, low), jnp.where(excess >= 0, turn, high)
-            newton = turn - excess / (1.0 + self.amplitude * jnp.sin(state + turn))
-            turn = jnp.where((newton < low) | (newton > high), 0.5 * (low + high), newton)
+            step = excess / (1.0 + self.amplitude * jnp.sin(state + turn))
+            newton = turn - step
+            leaves = ((newton < low) | (newton > high)) & (jnp.abs(step) > 1e-4 * turn)
+            turn = jnp.where(leaves, 0.5 * (low + high), newton)
         return turn / (speed * rate), jnp.mod(state + turn, 2.0 * jnp.pi)
 
 
