@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from importlib.metadata import version
@@ -23,6 +24,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "compiled"))
 jax.config.update("jax_compilation_cache_max_size", 2**31)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Tracing makes many objects and few circles of them: looking for those took a twentieth of the time.
+gc.set_threshold(200_000, 50, 100)
 
 
 @pytest.fixture

@@ -15,5 +15,5 @@ def mostly_slow(values, quick):
     return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
-SCENARIOS = mostly_slow(jaxlb.scenarios(), ("heavy-tail", "large", "park", "shift", "stale"))
+SCENARIOS = mostly_slow(jaxlb.scenarios(), ("heavy-tail", "large", "stale"))
 """As parameters: those that differ in more than numbers are quick."""

@@ -18,7 +18,7 @@ HORIZON = 1e9  # costs are not forgotten
 @pytest.mark.parametrize(
     ("scenario", "overrides"),
     [
-        ("stale", {}),
+        pytest.param("stale", {}, marks=pytest.mark.slow),
         # What is hidden from the rules is hidden from them in their twins too.
         ("two-server", {"size_visible": True, "wait_visible": False, "queue_capacity": 8}),
         pytest.param("heavy-tail", {}, marks=pytest.mark.slow),

@@ -76,7 +76,10 @@ def test_noise_is_seen_through():
     assert off < 0.1 * measured
 
 
-@pytest.mark.parametrize("overrides", [{}, {"measure_interval": 2.0}, {"size_visible": False}])
+@pytest.mark.parametrize(
+    "overrides",
+    small.mostly_slow([{}, {"measure_interval": 2.0}, {"size_visible": False}], [{"size_visible": False}]),
+)
 def test_speeds_are_found_out(overrides):
     env, params = jaxlb.make("stable", load=0.7, **overrides)
     params = dataclasses.replace(

@@ -192,7 +192,7 @@ def test_a_comparison_counts_who_has_left(key):
     assert table.histograms["jsq"].counts.sum() == alone.class_count.sum() != 8 * 200
 
 
-@pytest.mark.parametrize("case", small.mostly_slow(["ps", "srpt", "limited-ps", "fb"], ["ps", "limited-ps"]))
+@pytest.mark.parametrize("case", small.mostly_slow(["ps", "srpt", "limited-ps", "fb"], ["ps"]))
 def test_hypothetical_completions_are_those_that_come_true(case, key):
     """Of the last task, nothing arriving after it."""
     env, params = made(case, load=0.9)

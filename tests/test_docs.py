@@ -68,7 +68,7 @@ def _light(page: Path) -> list[tuple[int, str]]:
     return [(line, code) for line, code in _python(page) if "train_" not in code]
 
 
-READ_FIRST = [ROOT / "README.md", ROOT / "docs" / "howto.md"]
+READ_FIRST = [ROOT / "README.md"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from jaxlb.learn import networks
 from jaxlb.learn.dqn import DQNConfig, start_dqn
 from jaxlb.scheduling import learned
 from jaxlb.scheduling.features import PROCESSOR_FEATURES, Features
+from tests import small
 
 
 def parameters_of(network, key, x):
@@ -40,7 +41,7 @@ GRAPHS = [
 """Options of message passing."""
 
 
-@pytest.mark.parametrize("duelling", [False, True])
+@pytest.mark.parametrize("duelling", small.mostly_slow([False, True], [True]))
 @pytest.mark.parametrize(
     "make",
     [networks.mlp, networks.per_processor, lambda widths, duelling: networks.gnn(widths, duelling=duelling)],

@@ -11,6 +11,7 @@ from jaxlb import drift, workload
 from jaxlb.env import with_lane_axis
 from jaxlb.loop import first_arrival
 from jaxlb.scheduling import predictive
+from tests import small
 from tests.lines import from_plain
 
 REPORTED = from_plain({"load": 1.0})
@@ -21,7 +22,9 @@ def actions(env, params, scheduler, key, lanes=(8,), num_tasks=300):
     return np.asarray(jaxlb.replay(env, params, scheduler, tasks, key).action)
 
 
-@pytest.mark.parametrize("scenario", ["stable", "heavy-tail", "slow-servers", "large"])
+@pytest.mark.parametrize(
+    "scenario", small.mostly_slow(["stable", "heavy-tail", "slow-servers", "large"], ["heavy-tail"])
+)
 def test_where_figures_are_fresh_drift_aware_is_lwr(key, scenario):
     env, params = jaxlb.make(scenario)
     lwr = actions(env, params, jaxlb.scheduler("lwr"), key)

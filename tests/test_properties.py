@@ -129,7 +129,7 @@ def test_a_faster_processor_delays_nothing_under_fixed_choices(seed, faster, fac
     assert (after.wait <= before.wait * (1.0 + 1e-6) + 1e-6).all()
 
 
-EAGER = small.mostly_slow([name for name in jaxlb.schedulers() if name != "optimal"], ["hedge"])
+EAGER = small.mostly_slow([name for name in jaxlb.schedulers() if name != "optimal"], ["drift-aware"])
 
 
 @pytest.mark.parametrize("name", EAGER)

@@ -26,7 +26,7 @@ def section(scenario, key):
     env, params = jaxlb.make(scenario)
     # Stand-ins for what was trained: the page only needs their names.
     chosen = {name: jaxlb.scheduler(name) for name in ("rr", "lwr", "oracle")}
-    chosen |= {"dqn": jaxlb.scheduler("guarded-sita"), "predictor": jaxlb.scheduler("drift-aware")}
+    chosen |= {"dqn": jaxlb.scheduler("jsq"), "predictor": jaxlb.scheduler("greedy")}
     table = jaxlb.compare(env, params, chosen, key, num_lanes=24, num_tasks=200, warmup=50)
     command = f"jaxlb compare --scenario {scenario}"
     shown = table, env, params, *replayed(env, params, chosen, key)

@@ -25,9 +25,11 @@ def decision(key, **overrides):
 @pytest.mark.parametrize(
     ("sla_weight", "exponent"),
     [
-        (2.0, None),
         ([3.0, 0.5], 0.5),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((2.0, 0.5), ([3.0, 0.5], None))),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((2.0, None), (2.0, 0.5), ([3.0, 0.5], None))
+        ),
     ],
 )
 def test_each_choice_gets_the_reward_that_its_transition_gives(key, sla_weight, exponent):

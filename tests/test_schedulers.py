@@ -202,7 +202,7 @@ SLOW = pytest.mark.slow
         pytest.param("stable", {"num_processors": 2}, "jsq", {"ties": "random"}, 2.955737, marks=SLOW),
         pytest.param("two-server", {}, "sed", {}, 3.7148, marks=SLOW),
         pytest.param("two-server", {}, "lwr", {}, 3.4616, marks=SLOW),  # smallest n / speed
-        ("two-server", {}, "jsq", {"ties": "random"}, 4.8643),
+        pytest.param("two-server", {}, "jsq", {"ties": "random"}, 4.8643, marks=SLOW),
     ],
 )
 def test_mean_response_of_textbook_systems(scenario, overrides, name, options, response, key):

@@ -157,6 +157,7 @@ def test_ctrl_c_where_nothing_is_written(monkeypatch, capsys):
     assert capsys.readouterr().err == "jaxlb: stopped\n"
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_exits_with_1(tmp_path, capsys):
     settings = (*small.DQN, "learning_rate=1e30")
     assert cli.run(["train", "dqn", "--train", *settings, "--out", str(tmp_path / "wild")]) == 1

@@ -58,6 +58,7 @@ def test_a_row_holds_if_it_reaches_its_bound(better, value, holds):
     assert Row("row", 1.0, 2.0, better, value).holds == holds
 
 
+@pytest.mark.slow
 def test_our_programs_and_theirs_do_the_same_number_of_steps():
     env, params = programs.system(4)
     assert float(params.speed.sum()) == 5.0

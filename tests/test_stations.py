@@ -12,10 +12,11 @@ import jaxlb
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.numerics import at_processor
 from jaxlb.stations import FCFS, Station
+from tests import small
 
 # Equations in the program of a rollout before there were stations, under the settings of these tests: the
-# larger of the counts under JAX 0.10.2 and 0.12. Of all rules the oracle had the fewest to spare, and a figure
-# that came later, completion by priority, added 14: its limit holds those.
+# larger of the counts under JAX 0.10.2 and 0.12. A figure that came later, completion by priority, added 14,
+# for which the oracle's limit is raised: the others have room.
 EQUATIONS = {
     ("stable", "lwr"): 1354,
     ("heavy-tail", "guarded-sita"): 1391,
@@ -99,7 +100,7 @@ def test_metrics_ask_the_station_what_was_the_best(key):
     )
 
 
-@pytest.mark.parametrize("rule", ["lwr", "jsq", "greedy", "drift-aware"])
+@pytest.mark.parametrize("rule", small.mostly_slow(["lwr", "jsq", "greedy", "drift-aware"], ["drift-aware"]))
 def test_nothing_looks_behind_the_view(rule, key):
     tasks = given(key)
     env, params = jaxlb.make("stable", speed=[2.0, 1.0, 1.0], station=Unseen())

@@ -14,6 +14,7 @@ from jaxlb import theory, workload
 from jaxlb.env import with_lane_axis
 from jaxlb.random import fold_in, random_words, split
 from jaxlb.workload import arrivals, sizes
+from tests import small
 
 LANES, TASKS = 2000, 1000
 
@@ -57,7 +58,10 @@ PROCESSES = {
 }
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+KINDS = ["constant", "erlang-mixture", "hyperexponential", "bursty", "drift", "batch"]
+
+
+@pytest.mark.parametrize("name", small.mostly_slow(PROCESSES, KINDS))
 def test_gaps_have_the_moments_of_their_process(name):
     process, squared_cv, autocorrelation = PROCESSES[name]
     gaps = sample(process).gap.astype(np.float64)
