@@ -9,7 +9,7 @@ from claims import TEST_SEED, Claim, compared, line, rules, section
 
 import jaxlb
 from jaxlb import drift, workload
-from jaxlb.env import with_lane_axis
+from jaxlb.params import with_lane_axis
 from jaxlb.replaying import watch
 from jaxlb.scheduling import predictors
 from jaxlb.statistics import mean_interval

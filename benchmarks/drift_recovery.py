@@ -11,7 +11,7 @@ from drift_schedulers import ours
 
 import jaxlb
 from jaxlb import workload
-from jaxlb.env import with_lane_axis
+from jaxlb.params import with_lane_axis
 from jaxlb.types import Scheduler
 
 

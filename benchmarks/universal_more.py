@@ -107,7 +107,7 @@ def changes(seeds: int) -> str:
 def completions(env: jaxlb.Env, first: Any, then: Any) -> np.ndarray:
     """Return mean completion times of windows of tasks, after 6,000 tasks in a first system."""
     rule = jaxlb.scheduler("universal")
-    first, then = (jaxlb.env.canonical(one) for one in (first, then))
+    first, then = (jaxlb.params.canonical(one) for one in (first, then))
     carry = start_rollout(env, first, rule, jax.random.key(TEST_SEED), 1024, num_recent=WINDOW)
     carry = continue_rollout(env, first, rule, carry, 6000)
     found = []

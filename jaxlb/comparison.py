@@ -13,8 +13,9 @@ import numpy as np
 
 from jaxlb import checks, lengths, metrics, stationarity, stations
 from jaxlb.devices import at_hand
-from jaxlb.env import Env, canonical
+from jaxlb.env import Env
 from jaxlb.loop import Carry, continue_rollout, start_rollout
+from jaxlb.params import canonical
 from jaxlb.random import typed
 from jaxlb.scheduling import as_scheduler
 from jaxlb.statistics import MAX_GROUPS, Histogram, Interval, count_completions

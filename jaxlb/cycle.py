@@ -6,10 +6,13 @@ the real one. Deterministic but for the noise of the monitor; any lane axes.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxlb import observe
-from jaxlb.numerics import stored
+from jaxlb.devices import differing
+from jaxlb.numerics import at_processor, stored
+from jaxlb.random import fold_in, split
 from jaxlb.types import (
     Array,
     Departures,
@@ -22,37 +25,101 @@ from jaxlb.types import (
     System,
     Task,
 )
+from jaxlb.workload.speeds import SLOWEST, at_present
 
 
-def start(env: Static, params: EnvParams, lanes: Lanes, station: Any = None) -> System:
-    """Return empty processors, or a `station` as it is, and a monitor that has just published empty ones."""
+def start(env: Static, params: EnvParams, lanes: Lanes, station: Any = None, speeds: Any = None) -> System:
+    """Return empty processors, or a `station` as it is, and a monitor that has just published empty ones.
+
+    Of speeds that change, `speeds` is the state, from `params.speeds.start`.
+    """
     if station is None:
         station = env.station.init(env.num_processors, lanes)
-    return System(station=station, monitor=observe.start(params, env.num_processors, lanes))
+    params, up = at_present(params, speeds)
+    return System(station, observe.start(params, env.num_processors, lanes, up), speeds)
 
 
 def empty(env: Static, params: EnvParams, system: System) -> System:
     """Return the same processors, empty, and a monitor that has just published so."""
     lanes = env.station.view(system.station, params.speed).wait.shape[1:]
-    return start(env, params, lanes, env.station.empty(system.station))
+    return start(env, params, lanes, env.station.empty(system.station), system.speeds)
 
 
 def advance(
     env: Static, params: EnvParams, system: System, gap: Array, key: Key
 ) -> tuple[System, Departures | None]:
-    """Let `gap` `[...]` time pass without arrivals; the key is consumed where there is noise."""
-    station, before, speed = env.station, system.station, params.speed
+    """Let `gap` `[...]` time pass without arrivals.
+
+    Where speeds change, it passes in pieces in which they do not. The key is consumed where they do, or where
+    there is noise.
+    """
+    if params.speeds is None:
+        return _piece(env, params, system, gap, key)
+    process = params.speeds
+
+    def goes_on(carry: tuple) -> Array:
+        _, rest, _, _, _ = carry
+        return (rest > 0).any()
+
+    def piece(carry: tuple) -> tuple:
+        index, rest, system, known, completion = carry
+        noise_key, change_key = split(fold_in(key, index), 2)
+        served = params.speed * jnp.maximum(process.factor_of(system.speeds, env.num_processors), SLOWEST)
+        wait = env.station.view(system.station, served).wait
+        time = jnp.minimum(rest, process.until_change(system.speeds, wait))
+        after, gone = _piece(env, params, system, time, noise_key, served)
+        assert gone is not None
+        after = after.replace(speeds=process.advance(system.speeds, time, wait, change_key))
+        # A lane whose gap is over waits for the others as it is.
+        after = jax.tree.map(lambda new, old: jnp.where(rest > 0, new, old), after, system)
+        completion = jnp.where(gone.known, gone.outcome.completion, completion)
+        return index + 1, rest - time, after, known | gone.known, completion
+
+    places = jax.eval_shape(env.station.remaining, system.station, params.speed)
+    none = jnp.zeros(places.known.shape, bool), jnp.zeros(places.known.shape, jnp.float32)
+    start = jnp.int32(0), gap, system, *none
+    _, _, after, known, completion = jax.lax.while_loop(goes_on, piece, differing(start))
+    departures = left(env, params, system.station, known, completion)
+    return after.replace(station=env.station.arranged(after.station)), departures
+
+
+def left(env: Static, params: EnvParams, station: Any, known: Array, completion: Array) -> Departures:
+    """Return who of those that a station holds leave `known`, after what time, where speeds change.
+
+    Service is that at full speed, all else is wait.
+    """
+    there = env.station.remaining(station, params.speed)
+    assert there is not None  # as `Env.check` sees to
+    outcome = there.outcome.replace(
+        wait=completion - there.outcome.service,
+        completion=completion,
+        violation=completion > there.task.deadline,
+    )
+    return there.replace(known=known, outcome=outcome)
+
+
+def _piece(
+    env: Static, params: EnvParams, system: System, gap: Array, key: Key, served: Array | None = None
+) -> tuple[System, Departures | None]:
+    """Let time pass in which speeds do not change; `served` are those at which work is done."""
+    params, up = at_present(params, system.speeds)
+    station, before = env.station, system.station
+    speed = params.speed if served is None else served
     monitor = observe.advance(
         system.monitor,
-        lambda time: station.view(station.advance(before, speed, time)[0], speed),
+        lambda time: station.view(station.advance(before, speed, time)[0], params.speed),
         station.view(before, speed),
         params,
         gap,
         env.wait_visible,
         key,
+        speed,
+        up,
     )
     after, departures = station.advance(before, speed, gap)
-    return System(station=after, monitor=monitor), departures
+    if up is None:
+        after = station.arranged(after)
+    return System(after, monitor, system.speeds), departures
 
 
 def measure(env: Static, params: EnvParams, system: System, task: Task, seen: Task, key: Key) -> Observation:
@@ -66,11 +133,21 @@ def measure(env: Static, params: EnvParams, system: System, task: Task, seen: Ta
       seen: the task as the scheduler may see it.
       key: consumed where there is noise and figures are always fresh.
     """
-    found = env.station.view(system.station, params.speed)
     # In a queue it follows from the wait.
-    station = env.station
-    completion = None if station.settled else station.response(system.station, params.speed, task)
-    return observe.observe(system.monitor, found, params, task, seen, env.wait_visible, key, completion)
+    completion = None if env.station.settled else response(env, params, system, task)
+    params, up = at_present(params, system.speeds)
+    found = env.station.view(system.station, params.speed)
+    return observe.observe(system.monitor, found, params, task, seen, env.wait_visible, key, completion, up)
+
+
+def response(env: Static, params: EnvParams, system: System, task: Task) -> Array:
+    """Return the completion time `[P, ...]` of each choice if nothing else arrives and no speed changes.
+
+    That of a processor which is down is infinite, unless all are.
+    """
+    params, up = at_present(params, system.speeds)
+    found = env.station.response(system.station, params.speed, task)
+    return found if up is None else jnp.where(up | ~up.any(0), found, jnp.inf)
 
 
 def assign(
@@ -79,7 +156,11 @@ def assign(
     """Give the task that has arrived to processor `action` `[...]`, clipped to those that there are."""
     action = stored(jnp.clip(jnp.asarray(action, jnp.int32), 0, env.num_processors - 1))
     station, wait, service = env.station.assign(system.station, params.speed, task, number, action)
-    completion = stored(wait + service)
+    if params.speeds is None:
+        completion = stored(wait + service)
+    else:
+        completion = at_processor(response(env, params, system, task), action)
+        wait = completion - service
     outcome = Outcome(
         action=action,
         wait=wait,
@@ -87,4 +168,4 @@ def assign(
         completion=completion,
         violation=completion > task.deadline,
     )
-    return System(station=station, monitor=observe.record(system.monitor, action, seen.size)), outcome
+    return System(station, observe.record(system.monitor, action, seen.size), system.speeds), outcome

@@ -93,4 +93,10 @@ def at_hand(tree: Any) -> Any:
         return jax.lax.with_sharding_constraint(tree, PartitionSpec()) if meshed else tree
     if jax.process_count() == 1:
         return tree
-    return multihost_utils.process_allgather(tree, tiled=True)
+
+    def gathered(leaf: Any) -> Any:
+        # What is whole in every process is the same in all of them.
+        whole = not isinstance(leaf, Array) or leaf.is_fully_addressable
+        return leaf if whole else multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(gathered, tree)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,26 +12,39 @@ import numpy as np
 
 from jaxlb import checks, cycle, rewards, spaces, stations, workload
 from jaxlb.numerics import broadcasts, select
+from jaxlb.params import VECTORS, canonical, with_lane_axis
 from jaxlb.random import split, typed
 from jaxlb.rewards import Reward, Weighted
 from jaxlb.stations import FCFS, Station, View
-from jaxlb.types import Array, Departures, EnvParams, EnvState, Key, Lanes, Observation, Outcome, Task
-
-VECTORS = ("speed", "nominal_speed", "class_probability", "class_slack", "sla_weight")
-"""The parameters that have an axis of their own; `sla_weight` may have one, `nominal_speed` may be None."""
+from jaxlb.types import (
+    Array,
+    Departures,
+    EnvParams,
+    EnvState,
+    Key,
+    Lanes,
+    Observation,
+    Outcome,
+    SpeedProcess,
+    Task,
+)
+from jaxlb.workload.speeds import long_run
 
 
 def flatten(observation: Observation, stale: bool = False) -> Array:
     """Flatten an observation into one array, features first: `[4 + 4P, ...]` float32.
 
     Order: task size, priority, load average, load variance, then for all processors queue length, load,
-    wait, speed; where figures are `stale`, their age and the work assigned since, `[1 + P, ...]` more.
+    wait, speed; where figures are `stale`, their age and the work assigned since, `[1 + P, ...]` more; where
+    speeds change, 1 for each processor that works and 0 for others, `[P, ...]` more.
     """
     o = observation
     rows = [jnp.stack([o.size, o.priority.astype(jnp.float32), o.load_average, o.load_variance])]
     rows += [o.queue_length.astype(jnp.float32), o.load, o.wait, o.speed]
     if stale:
         rows += [o.age[None], o.assigned]
+    if o.up is not None:
+        rows += [o.up.astype(jnp.float32)]
     return jnp.concatenate(rows)
 
 
@@ -113,6 +126,8 @@ class Env(_Settings):
         high += [length] * self.num_processors + [none] * (3 * self.num_processors)
         if params.measure_interval is not None:
             high += [none] * (1 + self.num_processors)
+        if params.speeds is not None:
+            high += [1.0] * self.num_processors
         return spaces.box(np.zeros(len(high), np.float32), np.asarray(high, np.float32))
 
     @broadcasts
@@ -181,11 +196,14 @@ class Env(_Settings):
 
         A `station` is given as it is before the gap of the task.
 
-        The monitor starts with figures of empty processors; the key serves its noise.
+        The monitor starts with figures of empty processors; the key serves its noise, and speeds that change.
         """
-        lanes = first_task.gap.shape
+        lanes, speeds = first_task.gap.shape, None
+        if params.speeds is not None:
+            key, speeds_key = split(key, 2)
+            speeds = params.speeds.start(speeds_key, self.num_processors, lanes)
         state = EnvState(
-            system=cycle.start(self, params, lanes, station),
+            system=cycle.start(self, params, lanes, station, speeds),
             task=first_task,
             workload=(),
             steps=jnp.zeros(lanes, jnp.int32),
@@ -193,14 +211,19 @@ class Env(_Settings):
         return self._arrive(state, first_task, params, key)[0]
 
     def view(self, state: EnvState, params: EnvParams) -> View:
-        """Return what a monitor may measure of the processors."""
+        """Return what a monitor may measure of the processors, as if they worked at full speed."""
         return self.station.view(state.system.station, with_lane_axis(params, state.task.gap.shape).speed)
 
     def remaining(self, state: EnvState, params: EnvParams) -> Departures | None:
-        """Return what becomes of all tasks there if nothing arrives; None if that is known already."""
-        return self.station.remaining(
-            state.system.station, with_lane_axis(params, state.task.gap.shape).speed
-        )
+        """Return what becomes of all tasks there if nothing arrives; None if that is known already.
+
+        Of speeds that change, as if they were those of the long run.
+        """
+        params, held = with_lane_axis(params, state.task.gap.shape), state.system.station
+        found = self.station.remaining(held, long_run(params).speed)
+        if found is None or params.speeds is None:
+            return found
+        return cycle.left(self, params, held, found.known, found.outcome.completion)
 
     def departing(self, state: EnvState, params: EnvParams) -> Departures | None:
         """Return the shapes of what leaves in a step; None where assignments tell what becomes of tasks."""
@@ -228,8 +251,12 @@ class Env(_Settings):
           The state at the next decision, the assigned task's outcome with who has left until then, the reward
           `[...]`.
         """
-        state, outcome, reward = self.assign(state, action, next_task.gap, params)
-        state, departures = self._arrive(state, next_task, params, key)
+        before, outcome, reward = self.assign(state, action, next_task.gap, params)
+        state, departures = self._arrive(before, next_task, params, key)
+        if params.speeds is not None:
+            reward = reward + cast(Any, self.reward).surprise(
+                self, long_run(params), before, state, departures
+            )
         return state, outcome.replace(departures=departures), reward
 
     @broadcasts
@@ -247,7 +274,7 @@ class Env(_Settings):
         seen = self.seen(state.task, params)
         system, outcome = cycle.assign(self, params, state.system, state.task, seen, state.steps, action)
         after = state.replace(system=system, steps=state.steps + 1)
-        return after, outcome, self.reward(self, params, state, after, outcome, gap)
+        return after, outcome, self.reward(self, long_run(params), state, after, outcome, gap)
 
     def _arrive(
         self, state: EnvState, task: Task, params: EnvParams, key: Key
@@ -312,6 +339,33 @@ class Env(_Settings):
         checks.leaf("max_steps_in_episode", steps, whole=True, low=1, high=checks.MAX_COUNT)
         self._check_lanes(params, lanes)
         workload.check(params, lanes)
+        if params.speeds is not None:
+            self._check_speeds(params)
+
+    def _check_speeds(self, params: EnvParams) -> None:
+        """Raise ValueError if speeds that change are out of bounds, or do not go with the rest."""
+        if isinstance(params.speeds, type) or not isinstance(params.speeds, SpeedProcess):
+            raise ValueError(
+                f"speeds = {checks.shown(params.speeds)}: must be a speed process, such as those of "
+                "jaxlb.workload.speeds"
+            )
+        params.speeds.check(self.num_processors)
+        stay, gap = params.speeds.mean_stay(), 1.0 / workload.arrival_rate(canonical(params))
+        if not checks.traced((stay, gap)) and stay < 0.01 * gap.max():
+            raise ValueError(
+                f"speeds change every {float(stay):g} on average: must be at least a hundredth of a mean "
+                f"gap, {0.01 * float(gap.max()):g}, or there are too many changes between tasks"
+            )
+        if self.station.settled:
+            raise ValueError(
+                f"station = {checks.shown(self.station)}: must be a table where speeds change, as "
+                "jaxlb.stations.Table() is for first come, first served"
+            )
+        if not hasattr(self.reward, "surprise"):
+            raise ValueError(
+                f"reward = {checks.shown(self.reward)}: must have `surprise` where speeds change, as "
+                "'weighted' has"
+            )
 
     def _check_lanes(self, params: EnvParams, lanes: Lanes | None) -> None:
         """Raise ValueError if a parameter has lane axes that do not fit, which is known under a trace too."""
@@ -319,7 +373,7 @@ class Env(_Settings):
         for name in VECTORS:
             shapes[name] = shapes[name][1:]
         # Arrival process and size law have axes of their own kind.
-        checks.lane_axes(shapes | {"arrival": (), "size": ()}, lanes)
+        checks.lane_axes(shapes | {"arrival": (), "size": (), "speeds": ()}, lanes)
 
 
 def _fresh(env: Env, key: Key, params: EnvParams, old: EnvState) -> EnvState:
@@ -350,38 +404,3 @@ def _restarted_jvp(env: Env, primals: tuple, tangents: tuple) -> tuple[EnvState,
     ended, key, *rest = primals
     begun = jax.jvp(functools.partial(_fresh, env, key), tuple(rest), tuple(tangents[2:]))
     return jax.tree.map(lambda new, old: select(ended, new, old), begun, (rest[1], tangents[3]))
-
-
-def single(tree: Any) -> Any:
-    """Cast leaves to single precision, whatever the default of JAX: float32, and int32 arrays that count."""
-
-    def array(x: Any) -> Array:
-        counts = jnp.issubdtype(jnp.result_type(x), jnp.integer) and np.ndim(x)
-        return jnp.asarray(x, jnp.int32 if counts else jnp.float32)
-
-    return jax.tree.map(array, tree)
-
-
-def canonical(params: EnvParams) -> EnvParams:
-    """Turn plain numbers and tuples into arrays: float32, but int32 for what counts.
-
-    So a number is the same to a compiled program, however it was given.
-    """
-    vectors = {name: getattr(params, name) for name in VECTORS}
-    values = {name: None if x is None else jnp.asarray(x, jnp.float32) for name, x in vectors.items()}
-    numbers = [name for name in params.__dataclass_fields__ if name not in (*VECTORS, "max_steps_in_episode")]
-    values |= {name: single(getattr(params, name)) for name in numbers}
-    steps = jnp.asarray(params.max_steps_in_episode, jnp.int32)
-    return params.replace(**values, max_steps_in_episode=steps)
-
-
-def with_lane_axis(params: EnvParams, lanes: Lanes) -> EnvParams:
-    """Give vectors of the parameters the trailing axes that broadcast against `[P, *lanes]`.
-
-    A vector may have them already, such as `speed` `[P, N]`, a set of speeds for each lane.
-    """
-    extra = (1,) * len(lanes)
-    vectors = {name: getattr(params, name) for name in VECTORS}
-    return params.replace(
-        **{name: x.reshape(-1, *extra) if x is not None and x.ndim == 1 else x for name, x in vectors.items()}
-    )

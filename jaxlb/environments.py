@@ -9,12 +9,24 @@ from typing import Any
 import numpy as np
 
 from jaxlb import checks, stations, workload
-from jaxlb.env import VECTORS, Env, canonical
+from jaxlb.env import Env
+from jaxlb.params import VECTORS, canonical
 from jaxlb.stations import FCFS
 from jaxlb.types import EnvParams
 from jaxlb.workload import TraceData
 from jaxlb.workload.arrivals import Bursty, Poisson, Shift
 from jaxlb.workload.sizes import BoundedPareto, Exponential, LogNormal
+from jaxlb.workload.speeds import Failing, Throttling
+
+
+def _with_departures(env: Env, params: EnvParams) -> Env:
+    """Return an environment whose queues tell departures, where speeds change and assignments cannot."""
+    if params.speeds is None or not isinstance(env.station, FCFS):
+        return env
+    own = env.station.queue_capacity
+    station = stations.Table() if own == FCFS().queue_capacity else stations.Table(queue_capacity=own)
+    return dataclasses.replace(env, station=station)
+
 
 _OF_ENV = {field.name for field in dataclasses.fields(Env)} - {"name", "make_params", "allow_overload"}
 # Recorded bursts are longer than a generated scenario's: rules that count tasks need the room.
@@ -118,6 +130,29 @@ def _large(num_processors: int) -> EnvParams:
     )
 
 
+_EIGHT = (0.5, 0.5, 1.0, 1.0, 1.0, 1.0, 1.5, 1.5)
+
+
+def _eight(num_processors: int) -> EnvParams:
+    return EnvParams(
+        speed=speed_profile(_EIGHT, num_processors), arrival=Poisson(), size=LogNormal(1.0, 4.0), load=0.8
+    )
+
+
+def _priorities(num_processors: int) -> EnvParams:
+    return _eight(num_processors).replace(
+        class_probability=(0.1, 0.3, 0.6), class_slack=(3.0, 6.0, 20.0), sla_weight=(4.0, 2.0, 1.0)
+    )
+
+
+def _failures(num_processors: int) -> EnvParams:
+    return _eight(num_processors).replace(size=Exponential(1.0), speeds=Failing(490.0, 10.0))
+
+
+def _throttling(num_processors: int) -> EnvParams:
+    return _eight(num_processors).replace(size=Exponential(1.0), speeds=Throttling(0.3, 100.0, 20.0))
+
+
 _SCENARIOS: dict[str, Scenario] = {
     "seed": Scenario("4 unequal processors, 3 priorities, smoothed load", 4, _seed),
     "stable": Scenario("4 equal processors, exponential sizes, Poisson arrivals, load 0.8", 4, _stable),
@@ -139,6 +174,19 @@ _SCENARIOS: dict[str, Scenario] = {
         (("reward", "holding-cost"), ("queue_capacity", 64)),
     ),
     "large": Scenario("64 processors, speeds 0.25 to 4, bursty arrivals, load 0.85", 64, _large),
+    "time-sharing": Scenario(
+        "8 unequal processors that share, log-normal sizes, load 0.8", 8, _eight, (("discipline", "ps"),)
+    ),
+    "priorities": Scenario(
+        "8 unequal processors, 3 classes, the most urgent interrupt, load 0.8",
+        8,
+        _priorities,
+        (("discipline", "priority-preemptive"),),
+    ),
+    "failures": Scenario("8 unequal processors, each down 2 % of the time, load 0.8", 8, _failures),
+    "throttling": Scenario(
+        "8 unequal processors, each at 30 % of its speed a sixth of the time, load 0.8", 8, _throttling
+    ),
 }
 
 
@@ -162,7 +210,8 @@ def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, 
     env = _env(
         settings, name=name, make_params=make_params, num_processors=first.default, allow_overload=True
     )
-    env.check(make_params(first.default))
+    params = make_params(first.default)
+    _with_departures(env, params).check(params)
     description = checks.first_line(make_params)
     _SCENARIOS[name] = Scenario(description, first.default, make_params, tuple(settings.items()))
 
@@ -174,6 +223,8 @@ def _station(settings: Mapping[str, Any]) -> Any:
     return station
 
 
+PARTS = ("arrival", "size", "speeds")
+"""The parameters that have parameters of their own."""
 _SERVICE = ("discipline", "slots", "capacity")
 """Settings that make a station."""
 
@@ -211,10 +262,10 @@ def make(
         rescaled to the mean of the scenario's, gaps to its load, and queues counted up to 128 tasks.
       allow_overload: whether a load of 1 or more is meant.
       overrides: values by field name, of `Env` (num_processors, station, size_visible, wait_visible,
-        reward), of its station (queue_capacity), of `EnvParams` (speed, load, ...), of its arrival process
-        or of its size law (tail_index, ...). `arrival` and `size` may be names from `workloads()`. `speed`
-        alone sets the number of processors too; a number of processors alone spreads as many speeds like the
-        scenario's.
+        reward), of its station (queue_capacity), of `EnvParams` (speed, load, ...), of its arrival process,
+        its size law or its speed process (tail_index, up_time, ...). `arrival`, `size` and `speeds` may be
+        names from `workloads()`. `speed` alone sets the number of processors too; a number of processors
+        alone spreads as many speeds like the scenario's.
 
     Returns:
       The environment, static, and its parameters, arrays. `env.default_params` are the scenario's own,
@@ -235,9 +286,9 @@ def make(
     numbers = {key: value for key, value in overrides.items() if key not in static}
 
     for key, value in numbers.items():
-        if key in ("arrival", "size") and isinstance(value, str):
+        if key in PARTS and isinstance(value, str):
             numbers[key] = workload.named(key, value)
-        if isinstance(value, (list, tuple)) and key not in VECTORS:
+        if isinstance(value, (list, tuple)) and key not in (*VECTORS, "factor", "time"):
             raise ValueError(f"{key} = {checks.shown(value)}: must be one number")
     if "speed" in numbers:
         if np.ndim(numbers["speed"]) != 1 or np.size(numbers["speed"]) == 0:
@@ -252,6 +303,7 @@ def make(
         arrival, size = trace.workload(mean_size=float(params.size.mean()))
         params = params.replace(arrival=arrival, size=size)
     params = _override(params, numbers, static)
+    env = _with_departures(env, params)
     env.check(params)
     return env, canonical(params)
 
@@ -282,17 +334,14 @@ class Spec:
 
 
 def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> EnvParams:
-    """Set fields by name: those of the parameters first, then those of arrival process and size law."""
+    """Set fields by name: those of the parameters first, then those of their parts."""
     own = {field.name for field in dataclasses.fields(params)}
     params = params.replace(**{key: value for key, value in values.items() if key in own})
-    for part in ("arrival", "size"):
+    parts = [part for part in PARTS if part != "speeds" or params.speeds is not None]
+    for part in parts:
         if not dataclasses.is_dataclass(given := getattr(params, part)):
             raise ValueError(f"{part} = {checks.shown(given)}: must be one of jaxlb.workload's, or like them")
-    nested = {
-        field.name: part
-        for part in ("arrival", "size")
-        for field in dataclasses.fields(getattr(params, part))
-    }
+    nested = {field.name: part for part in parts for field in dataclasses.fields(getattr(params, part))}
     for key, value in values.items():
         if key not in own:
             checks.known("parameter", key, own | static | set(nested))

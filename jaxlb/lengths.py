@@ -10,8 +10,9 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxlb import observe
-from jaxlb.env import Env, with_lane_axis
+from jaxlb.env import Env
 from jaxlb.numerics import broadcasts
+from jaxlb.params import with_lane_axis
 from jaxlb.types import Array, EnvParams, EnvState, Scheduler
 
 _MOST_BYTES = 2**30

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxlb import checks, departures, lengths, metrics, observe, workload
+from jaxlb import checks, cycle, departures, lengths, metrics, observe, workload
 from jaxlb.devices import at_hand, over_devices, spread
-from jaxlb.env import Env, canonical, with_lane_axis
+from jaxlb.env import Env
 from jaxlb.metrics import Summary, Totals
 from jaxlb.numerics import broadcasts
+from jaxlb.params import canonical, with_lane_axis
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import as_scheduler
 from jaxlb.scheduling.base import first_memory
@@ -119,6 +120,10 @@ def start_rollout(
     )
     if checks.traced(carry):
         return over_devices(carry, num_lanes)
+    if env.station.in_turns or params.speeds is not None:
+        # Turns end when all lanes are done: devices would wait for each other, and those of two programs that
+        # run at once for ever.
+        return carry
     return spread(carry, num_lanes)
 
 
@@ -181,7 +186,7 @@ def continue_rollout(
             )
             action, memory = scheduler.act(scheduler.variables, memory, seen, act_key)
             _, outcome, reward = env.assign(before, action, next_task.gap, params)
-        response = env.station.response(before.system.station, params.speed, task)
+        response = cycle.response(env, params, before.system, task)
         decided = metrics.Decided(env.view(before, params), response, task, outcome, reward)
         counts, sums = metrics.of_task(decided, num_classes, next_task.gap)
         recent, filled = _recorded(carry, outcome)

@@ -161,7 +161,7 @@ FIGURES: dict[str, Figure] = {
     "load_imbalance": Figure(
         "standard deviation of the wait over processors, after assignments", "time", _imbalance
     ),
-    "utilisation": Figure("time that a processor was busy", "share", of_run=_utilisation),
+    "utilisation": Figure("time that a processor would be busy at full speed", "share", of_run=_utilisation),
     "completion_difference": Figure(
         "completion time less the baseline's, lane by lane",
         "time",

@@ -26,12 +26,13 @@ from jaxlb.types import (
     Task,
     Truth,
 )
+from jaxlb.workload.speeds import long_run
 
 
-def start(params: EnvParams, num_processors: int, lanes: Lanes = ()) -> MonitorState:
-    """Return a monitor of an empty system, its figures just published."""
+def start(params: EnvParams, num_processors: int, lanes: Lanes = (), up: Array | None = None) -> MonitorState:
+    """Return a monitor of an empty system, its figures just published; `up` as in `observe`."""
     zero = jnp.zeros((num_processors, *lanes), jnp.float32)
-    report = Report(queue_length=zero.astype(jnp.int32), load=zero, wait=zero)
+    report = Report(queue_length=zero.astype(jnp.int32), load=zero, wait=zero, **_speeds(params, zero, up))
     published = Publication(report=report, age=jnp.zeros(lanes, jnp.float32), assigned=zero)
     return MonitorState(
         smoothed=None if params.load_time_constant is None else zero,
@@ -40,7 +41,8 @@ def start(params: EnvParams, num_processors: int, lanes: Lanes = ()) -> MonitorS
 
 
 def nominal(params: EnvParams) -> EnvParams:
-    """Return the parameters with the speeds that schedulers observe."""
+    """Return the parameters with the speeds that schedulers are told beforehand, which do not change."""
+    params = long_run(params)
     nominal = params.nominal_speed
     return params if nominal is None else params.replace(speed=nominal, nominal_speed=None)
 
@@ -53,7 +55,14 @@ def _smooth(load: Array, wait: Array, speed: Array, time_constant: Array, gap: A
     return load * jnp.exp((busy - gap) / time_constant)
 
 
-def _measure(found: View, smoothed: Array | None, params: EnvParams, wait_visible: bool, key: Key) -> Report:
+def _speeds(params: EnvParams, like: Array, up: Array | None) -> dict[str, Array]:
+    """Return what a report tells of speeds that change."""
+    return {} if up is None else {"speed": jnp.broadcast_to(nominal(params).speed, like.shape), "up": up}
+
+
+def _measure(
+    found: View, smoothed: Array | None, params: EnvParams, wait_visible: bool, key: Key, up: Array | None
+) -> Report:
     """Measure the figures of this instant; the key is consumed where there is noise."""
     queue_length = found.queue_length
     speed = nominal(params).speed
@@ -70,7 +79,7 @@ def _measure(found: View, smoothed: Array | None, params: EnvParams, wait_visibl
         normal = jax.vmap(lambda key: jax.random.normal(key, wait.shape[1:], jnp.float32))(keys)
         factor = jnp.exp(params.measure_noise * normal - 0.5 * params.measure_noise**2)
         load, wait = load * factor, wait * factor
-    return Report(queue_length=queue_length, load=load, wait=wait)
+    return Report(queue_length=queue_length, load=load, wait=wait, **_speeds(params, wait, up))
 
 
 def advance(
@@ -81,6 +90,8 @@ def advance(
     gap: Array,
     wait_visible: bool,
     key: Key,
+    served: Array,
+    up: Array | None = None,
 ) -> MonitorState:
     """Advance the monitor by `gap` `[...]` without arrivals.
 
@@ -94,12 +105,14 @@ def advance(
       gap: time.
       wait_visible: as in `observe`.
       key: consumed where there is noise.
+      served: the speeds `[P, ...]` at which work is done, which `found` goes by.
+      up: as in `observe`.
     """
 
     def smoothed_after(time: Array) -> Array | None:
         if monitor.smoothed is None:
             return None
-        return _smooth(monitor.smoothed, found.wait, params.speed, params.load_time_constant, time)
+        return _smooth(monitor.smoothed, found.wait, served, params.load_time_constant, time)
 
     old = monitor.published
     if old is None:
@@ -107,7 +120,7 @@ def advance(
     since = old.age + gap
     last = jnp.floor(since / params.measure_interval) * params.measure_interval
     then = jnp.clip(last - old.age, 0.0, gap)
-    report = _measure(after(then), smoothed_after(then), params, wait_visible, key)
+    report = _measure(after(then), smoothed_after(then), params, wait_visible, key, up)
     new = Publication(report=report, age=since - last, assigned=jnp.zeros_like(old.assigned))
     kept = old.replace(age=since)
     published = jax.tree.map(lambda new, kept: jnp.where(last > 0, new, kept), new, kept)
@@ -133,6 +146,7 @@ def observe(
     wait_visible: bool,
     key: Key,
     completion: Array | None = None,
+    up: Array | None = None,
 ) -> Observation:
     """Return what the scheduler observes of the task that just arrived and of the system.
 
@@ -145,10 +159,11 @@ def observe(
       wait_visible: whether load and wait are measured; if not, they are inferred from the queue lengths.
       key: consumed where there is noise and figures are always fresh.
       completion: of each choice, for the oracle; None: as in a queue.
+      up: bool `[P, ...]`, which processors work, where speeds change; `params` have those of this moment.
     """
     seen_at = monitor.published
     if seen_at is None:
-        report = _measure(found, monitor.smoothed, params, wait_visible, key)
+        report = _measure(found, monitor.smoothed, params, wait_visible, key, up)
         nothing = jnp.zeros_like(found.wait)
         seen_at = Publication(report=report, age=nothing[0], assigned=nothing)
     report = seen_at.report
@@ -162,7 +177,10 @@ def observe(
         queue_length=report.queue_length,
         load=report.load,
         wait=report.wait,
-        speed=jnp.broadcast_to(nominal(params).speed, found.wait.shape),
+        speed=jnp.broadcast_to(
+            nominal(params).speed if report.speed is None else report.speed, found.wait.shape
+        ),
+        up=report.up,
         age=seen_at.age,
         assigned=seen_at.assigned,
         truth=Truth(

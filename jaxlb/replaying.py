@@ -11,9 +11,10 @@ import numpy as np
 
 from jaxlb import checks, departures, lengths, observe, stations
 from jaxlb.devices import at_hand, over_devices
-from jaxlb.env import Env, canonical, with_lane_axis
+from jaxlb.env import Env
 from jaxlb.loop import Streams, decide, streams
 from jaxlb.numerics import broadcasts
+from jaxlb.params import canonical, with_lane_axis
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import as_scheduler
 from jaxlb.scheduling.base import first_memory

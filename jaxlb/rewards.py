@@ -70,6 +70,24 @@ class Weighted:
         )
         return with_task - without - params.imbalance_weight * imbalance
 
+    def surprise(
+        self, env: Static, params: EnvParams, before: EnvState, after: EnvState, departures: Departures
+    ) -> Array:
+        """Return what changes of speeds brought between two decisions, `[...]`: more or less than expected.
+
+        Args:
+          env: static.
+          params: with the speeds that rewards reckon with.
+          before: after an assignment.
+          after: at the next one.
+          departures: between the two.
+        """
+        expected, left = (
+            _of_all(params, env.station.remaining(state.system.station, params.speed))
+            for state in (before, after)
+        )
+        return _of_all(params, departures) + left - expected
+
 
 @dataclasses.dataclass(frozen=True)
 class HoldingCost:

@@ -56,7 +56,10 @@ def unsettled(run: Evidence, params: EnvParams, rule: str = "this rule") -> str 
     missing, enough = _missing(params, run), needed_warmup(params)
     needed = f", theory asks for {enough:,}" if enough and enough > run.warmup else ""
     advice = f"raise warmup ({run.warmup:,} tasks now{needed})"
-    lanes, busy = run.elapsed.size, run.utilisation.mean(-1) >= _ALL_THE_TIME
+    full = _ALL_THE_TIME
+    if params.speeds is not None:  # what a processor can do in the long run, give or take what it could here
+        full = 0.97 * np.asarray(params.speeds.mean(), np.float64)
+    lanes, busy = run.elapsed.size, run.utilisation.mean(-1) >= full
     behind = run.wait_growth.mean(-1) / run.elapsed.mean()
     if lanes > 1:
         # One drift and P growths are tried, each to either side.

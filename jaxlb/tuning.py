@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import checks, lengths, observe
-from jaxlb.env import Env, canonical, with_lane_axis
+from jaxlb.env import Env
 from jaxlb.functions import partial
 from jaxlb.loop import rollout
 from jaxlb.metrics import Summary
+from jaxlb.params import canonical, with_lane_axis
 from jaxlb.scheduling import scheduler
 from jaxlb.scheduling.base import no_memory
 from jaxlb.types import Array, EnvParams, Key, Observation, Scheduler

@@ -5,7 +5,7 @@ for one environment, `[N]` for N lanes). Units: "time" and "work"; speed is work
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from flax import struct
@@ -34,6 +34,8 @@ class Report(struct.PyTreeNode):
     queue_length: Array  # [P, ...] int32, tasks in the system
     load: Array  # [P, ...] work, smoothed, possibly noisy
     wait: Array  # [P, ...] time, possibly noisy
+    speed: Array | None = None  # [P, ...] of this moment; None where it does not change
+    up: Array | None = None  # [P, ...] bool, whether it works; None where speeds do not change
 
 
 class Publication(struct.PyTreeNode):
@@ -56,6 +58,7 @@ class System(struct.PyTreeNode):
 
     station: Any  # state of the station
     monitor: MonitorState
+    speeds: Any = None  # state of the speed process; None where speeds do not change
 
 
 class Truth(struct.PyTreeNode):
@@ -83,6 +86,7 @@ class Observation(struct.PyTreeNode):
     age: Array  # [...] time since these figures were measured
     assigned: Array  # [P, ...] work assigned since then
     truth: Truth
+    up: Array | None = None  # [P, ...] bool, whether it worked then; None where speeds do not change
 
 
 class Outcome(struct.PyTreeNode):
@@ -119,6 +123,7 @@ class EnvParams(struct.PyTreeNode):
     arrival: Any  # an ArrivalProcess, such as those of jaxlb.workload.arrivals
     size: Any  # a SizeLaw, such as those of jaxlb.workload.sizes
     nominal_speed: Any = None  # [P] speed that schedulers observe, right or wrong; None: the true one
+    speeds: Any = None  # a SpeedProcess, such as those of jaxlb.workload.speeds; None: speeds never change
     load: Any = 0.8  # arrival rate x mean size / total speed
     class_probability: Any = (1.0,)  # [C] share of each priority class
     class_slack: Any = (4.0,)  # [C] deadline per (size / mean speed)
@@ -198,6 +203,39 @@ class ArrivalProcess(Protocol):
 
     def deadline(self, state: Any, computed: Array) -> Array:
         """Return its deadline, given what size and class slack make it."""
+        ...
+
+
+@runtime_checkable
+class SpeedProcess(Protocol):
+    """Makes the factors, from 0 to 1, of speeds that change. A pytree whose leaves are its parameters."""
+
+    def check(self, num_processors: int) -> None:
+        """Raise ValueError on a bad parameter."""
+        ...
+
+    def mean_stay(self) -> Array:
+        """Return the mean time between two changes of a processor's factor."""
+        ...
+
+    def mean(self) -> Array:
+        """Return the long-run mean of the factor, `[P]` or `[1]`, of a processor that has always work."""
+        ...
+
+    def start(self, key: Key, num_processors: int, lanes: Lanes) -> Any:
+        """Draw the state at any time; the key is consumed."""
+        ...
+
+    def factor_of(self, state: Any, num_processors: int) -> Array:
+        """Return the present factors `[P, ...]`; 0 is down."""
+        ...
+
+    def until_change(self, state: Any, wait: Array) -> Array:
+        """Return a time `[...]` in which no factor changes; `wait` `[P, ...]` is the time with work."""
+        ...
+
+    def advance(self, state: Any, time: Array, wait: Array, key: Key) -> Any:
+        """Let `time` `[...]` pass, at most until a change, which then happens; the key is consumed."""
         ...
 
 

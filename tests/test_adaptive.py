@@ -8,7 +8,7 @@ import pytest
 
 import jaxlb
 from jaxlb import workload
-from jaxlb.env import with_lane_axis
+from jaxlb.params import with_lane_axis
 from jaxlb.replaying import watch
 from jaxlb.scheduling import adaptive
 

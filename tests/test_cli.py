@@ -130,6 +130,10 @@ def test_lists(command, capsys):
         ),
         (["--out", ""], "--out '': must be a path"),
         (["--out="], "--out '': must be a path"),
+        (
+            ["--set", "load=0.5", "--set", "tail_index=1.2"],
+            "--set: given twice; all its NAME=VALUE go behind one",
+        ),
         (["--out", "/proc/nothing"], "--out /proc/nothing: cannot be written"),
         (["--lanse", "4"], "--lanse"),
         (["--lanes", "four"], "four"),

@@ -78,7 +78,7 @@ def test_a_small_task_is_served_beside_a_large_one_under_foreground_background()
     np.testing.assert_allclose(jobs.until[0, 1], 0.2, rtol=1e-2)
     after, gone = disciplines.serve(disciplines.fb(), jobs, jnp.ones(1))
     np.testing.assert_array_equal(gone, [[False, True]])
-    np.testing.assert_allclose(after.left, [[0.0, 999.1]], rtol=1e-4)
+    np.testing.assert_allclose(after.left, [[999.1, 0.0]], rtol=1e-4)
 
 
 @pytest.mark.parametrize("number", [1, 4])
@@ -251,7 +251,7 @@ def test_bad_settings_are_refused(settings, message):
 @pytest.mark.parametrize("method", ["dqn", "predictor", "gnn", "universal"])
 def test_trainers_refuse_what_they_do_not_know(method, key):
     env, params = jaxlb.make("stable", discipline="ps")
-    with pytest.raises(ValueError, match=f"training of {method} knows first come, first served only"):
+    with pytest.raises(ValueError, match=f"training of {method} knows first come, first served at constant speeds only"):
         getattr(jaxlb, f"train_{method}")(env, params, None, key)
 
 

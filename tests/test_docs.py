@@ -69,17 +69,17 @@ def _light(page: Path) -> list[tuple[int, str]]:
 
 
 READ_FIRST = [ROOT / "README.md"]
+TRAIN = [page for page in PAGES if _light(page) != _python(page)]
+LIGHT = [page for page in PAGES if _light(page) and (page in READ_FIRST or page not in TRAIN)]
 
 
-@pytest.mark.parametrize(
-    "page", small.mostly_slow([page for page in PAGES if _light(page)], READ_FIRST), ids=_name
-)
+@pytest.mark.parametrize("page", small.mostly_slow(LIGHT, READ_FIRST), ids=_name)
 def test_python_runs(page):
     _run(page, _light(page))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if _light(page) != _python(page)], ids=_name)
+@pytest.mark.parametrize("page", TRAIN, ids=_name)
 def test_python_that_trains_runs(page):
     _run(page, _python(page))
 

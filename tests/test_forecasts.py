@@ -7,9 +7,9 @@ import pytest
 
 import jaxlb
 from jaxlb import workload
-from jaxlb.env import with_lane_axis
 from jaxlb.learn.dqn import DQNConfig
 from jaxlb.learn.settings import configure, plain
+from jaxlb.params import with_lane_axis
 from jaxlb.replaying import watch
 from jaxlb.scheduling import forecasts
 from jaxlb.types import Scheduler

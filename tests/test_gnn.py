@@ -8,10 +8,10 @@ import pytest
 
 import jaxlb
 from jaxlb import workload
-from jaxlb.env import with_lane_axis
 from jaxlb.learn import gnn, networks
 from jaxlb.learn.gnn import GNNConfig, continue_gnn, start_gnn, train_gnn
 from jaxlb.learn.settings import configure
+from jaxlb.params import with_lane_axis
 from jaxlb.scheduling import features
 
 SMALL = GNNConfig(

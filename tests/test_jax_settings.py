@@ -162,6 +162,9 @@ def test_rollouts_replays_and_trainings_run_within_shard_map(checked, key):
         lambda key: jaxlb.rollout(env, params, "lwr", key, 4, 30),
         lambda key: jaxlb.replay(env, params, "power-of-d", tasks, key),
         lambda key: jaxlb.train_dqn(env, params, SMALL, key).history,
+        lambda key: jaxlb.rollout(*jaxlb.make("stable", speeds="failing", up_time=3.0), "lwr", key, 4, 30),
+        lambda key: jaxlb.rollout(*jaxlb.make("stable", discipline="fb"), "lwr", key, 4, 30),
+        lambda key: jaxlb.rollout(*jaxlb.make("stable", discipline="limited-ps"), "lwr", key, 4, 30),
     ):
         expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(jax.jit(function), keys))
         chex.assert_trees_all_close(each(function), expected, rtol=1e-4)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import jaxlb
-from jaxlb.env import with_lane_axis
 from jaxlb.learn import networks
 from jaxlb.learn.dqn import DQNConfig, start_dqn
 from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.params import with_lane_axis
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import features, learned
 from jaxlb.scheduling.forecasts import FLUID

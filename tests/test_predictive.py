@@ -8,8 +8,8 @@ import pytest
 
 import jaxlb
 from jaxlb import drift, workload
-from jaxlb.env import with_lane_axis
 from jaxlb.loop import first_arrival
+from jaxlb.params import with_lane_axis
 from jaxlb.scheduling import predictive
 from tests import small
 from tests.lines import from_plain

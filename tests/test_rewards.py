@@ -9,8 +9,8 @@ import pytest
 
 import jaxlb
 from jaxlb import rewards
-from jaxlb.env import with_lane_axis
 from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.params import with_lane_axis
 from jaxlb.rewards import Weights
 
 

@@ -8,8 +8,8 @@ import pytest
 
 import jaxlb
 from jaxlb import metrics, workload
-from jaxlb.env import with_lane_axis
 from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.params import with_lane_axis
 from jaxlb.stations import FCFS
 from tests import small
 

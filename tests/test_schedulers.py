@@ -8,7 +8,7 @@ from scipy import stats
 
 import jaxlb
 from jaxlb import workload
-from jaxlb.env import with_lane_axis
+from jaxlb.params import with_lane_axis
 from jaxlb.scheduling import as_scheduler
 from tests.choices import choose, observation
 

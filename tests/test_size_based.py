@@ -7,7 +7,7 @@ import pytest
 
 import jaxlb
 from jaxlb import theory, workload
-from jaxlb.env import with_lane_axis
+from jaxlb.params import with_lane_axis
 from jaxlb.scheduling.size_based import load_cutoffs
 from jaxlb.workload import sizes
 from tests import small

@@ -9,7 +9,7 @@ import pytest
 
 import jaxlb
 from jaxlb import workload
-from jaxlb.env import with_lane_axis
+from jaxlb.params import with_lane_axis
 from jaxlb.workload import traces
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "traces"

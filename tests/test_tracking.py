@@ -31,7 +31,7 @@ def tracked(rule, memory, observation):
 def seen(key, lanes=(3,), num_tasks=60, **overrides):
     """Features, and observations, of tasks under LWR."""
     env, params = jaxlb.make("stale", **overrides)
-    with_lanes = jaxlb.env.with_lane_axis(params, lanes)
+    with_lanes = jaxlb.params.with_lane_axis(params, lanes)
     tasks = workload.sample(key, with_lanes, num_tasks, lanes)
     return jax.tree.map(np.asarray, watch(env, params, RULE, tasks, key, tracked)[1])
 
@@ -72,7 +72,7 @@ def test_hidden_sizes_are_taken_for_the_mean(key):
 
 def test_one_environment_is_tracked_like_many(key):
     env, params = jaxlb.make("stale")
-    tasks = workload.sample(key, jaxlb.env.with_lane_axis(params, (2,)), 50, (2,))
+    tasks = workload.sample(key, jaxlb.params.with_lane_axis(params, (2,)), 50, (2,))
     together, _ = watch(env, params, RULE, tasks, key, tracked)[1]
     alone, _ = watch(env, params, RULE, jax.tree.map(lambda leaf: leaf[:, 1], tasks), key, tracked)[1]
     for name, feature in alone.items():

@@ -8,11 +8,11 @@ import pytest
 
 import jaxlb
 from jaxlb import observe, runs
-from jaxlb.env import canonical, with_lane_axis
 from jaxlb.learn import pricing, prior
 from jaxlb.learn import universal as learning
 from jaxlb.learn.universal import UniversalConfig
 from jaxlb.loop import first_arrival
+from jaxlb.params import canonical, with_lane_axis
 from jaxlb.scheduling import belief
 from jaxlb.scheduling import universal as acting
 from jaxlb.scheduling.objective import COSTS, Objective

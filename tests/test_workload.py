@@ -11,7 +11,7 @@ from scipy import stats
 
 import jaxlb
 from jaxlb import theory, workload
-from jaxlb.env import with_lane_axis
+from jaxlb.params import with_lane_axis
 from jaxlb.random import fold_in, random_words, split
 from jaxlb.workload import arrivals, sizes
 from tests import small

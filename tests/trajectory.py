@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxlb.env import with_lane_axis
+from jaxlb.params import with_lane_axis
 
 
 def trajectory(env, params, scheduler, tasks, key):

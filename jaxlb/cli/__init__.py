@@ -55,6 +55,8 @@ XLA_FLAGS = " ".join(
 
 _PATHS = ("--out", "--trace", "--config", "--checkpoint")
 """Options that are paths."""
+_LISTS = ("--set", "--train", "--trace-options")
+"""Options that take several values at once, of which a second one would replace the first."""
 
 STOPPED = 130
 """Exit code after Ctrl-C, as of a shell."""
@@ -70,6 +72,8 @@ def _parse(arguments: Sequence[str]) -> Any:
         # pathlib would take nothing for the working directory.
         if word.removesuffix("=") in _PATHS and (word.endswith("=") or following == ""):
             raise ValueError(f"{word.removesuffix('=')} '': must be a path")
+        if word in _LISTS and arguments.count(word) > 1:
+            raise ValueError(f"{word}: given twice; all its NAME=VALUE go behind one")
     configured = _configured(arguments)
     settings = vars(configured) if configured else {}
     lists = {name: value for name, value in settings.items() if isinstance(value, tuple)}

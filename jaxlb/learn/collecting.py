@@ -9,11 +9,12 @@ from flax import struct
 
 from jaxlb import cycle, metrics, observe, rewards, workload
 from jaxlb.devices import at_hand, over_devices
-from jaxlb.env import Env, with_lane_axis
+from jaxlb.env import Env
 from jaxlb.learn import replay
 from jaxlb.learn.replay import Memory
 from jaxlb.loop import decide, first_arrival
 from jaxlb.numerics import at_processor
+from jaxlb.params import with_lane_axis
 from jaxlb.scheduling import features, learned, scheduler
 from jaxlb.scheduling.features import Features
 from jaxlb.scheduling.learned import Variables

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import workload
-from jaxlb.env import Env, with_lane_axis
+from jaxlb.env import Env
 from jaxlb.functions import partial
+from jaxlb.params import with_lane_axis
 from jaxlb.replaying import watch
 from jaxlb.scheduling import features, regression, scheduler
 from jaxlb.scheduling.base import chosen_acts, first_memories, starts

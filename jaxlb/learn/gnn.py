@@ -15,13 +15,14 @@ import optax
 from flax import struct
 
 from jaxlb import checks, workload
-from jaxlb.env import Env, with_lane_axis
+from jaxlb.env import Env
 from jaxlb.learn import networks, trainer
 from jaxlb.learn.examples import Examples, decided, examples
 from jaxlb.learn.settings import choice, count, fixed, named, names, number
 from jaxlb.learn.trainer import Systems, Trainer, TrainResult, TrainState, beginning, descend, falling
 from jaxlb.loop import first_arrival
 from jaxlb.numerics import at_processor, broadcasts
+from jaxlb.params import with_lane_axis
 from jaxlb.replaying import watch
 from jaxlb.scheduling import features, forecasts, learned, regression, scheduler
 from jaxlb.scheduling.features import Features

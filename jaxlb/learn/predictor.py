@@ -10,11 +10,12 @@ from flax import struct
 
 from jaxlb import drift, workload
 from jaxlb.drift import Detector
-from jaxlb.env import Env, with_lane_axis
+from jaxlb.env import Env
 from jaxlb.learn import trainer
 from jaxlb.learn.settings import count, named
 from jaxlb.learn.trainer import Systems, Trainer, TrainResult, TrainState, beginning, descend
 from jaxlb.numerics import broadcasts, deviation, first_smallest
+from jaxlb.params import with_lane_axis
 from jaxlb.replaying import watch
 from jaxlb.scheduling import predictors, tracking
 from jaxlb.scheduling.predictive import predicting

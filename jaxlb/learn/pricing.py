@@ -10,11 +10,12 @@ import numpy as np
 from flax import struct
 
 from jaxlb import observe, workload
-from jaxlb.env import Env, canonical, with_lane_axis
+from jaxlb.env import Env
 from jaxlb.functions import partial
 from jaxlb.learn.prior import Prior
 from jaxlb.loop import decide, first_arrival, rollout
 from jaxlb.numerics import broadcasts, processor_index
+from jaxlb.params import canonical, with_lane_axis
 from jaxlb.rewards import Weighted
 from jaxlb.scheduling import belief, scheduler
 from jaxlb.scheduling import universal as acting

@@ -12,9 +12,10 @@ from flax import struct
 
 from jaxlb import checks, stations
 from jaxlb.devices import differing
-from jaxlb.env import Env, canonical, single
+from jaxlb.env import Env
 from jaxlb.learn import settings
 from jaxlb.numerics import broadcasts
+from jaxlb.params import canonical, single
 from jaxlb.random import typed
 from jaxlb.types import Array, EnvParams, Key, Scheduler
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb.functions import partial
+from jaxlb.numerics import first_smallest
+from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 Start = Callable[[Static, EnvParams, Lanes], Any]
@@ -74,6 +76,25 @@ def uniform_per_processor(key: Key, like: Array) -> Array:
     """Draw uniforms shaped like `like` `[P, ...]`; a lane's depend on no other lane. The key is consumed."""
     keys = jax.random.split(key, like.shape[0])
     return jax.vmap(lambda key: jax.random.uniform(key, like.shape[1:], jnp.float32))(keys)
+
+
+def usable(observation: Observation, values: Array, otherwise: float) -> Array:
+    """Return values `[P, ...]`, but `otherwise` for processors that are down, unless all are."""
+    if observation.up is None:
+        return values
+    return jnp.where(observation.up | ~observation.up.any(0), values, otherwise)
+
+
+def cheapest(observation: Observation, cost: Array, tiebreak: Array | None = None) -> Array:
+    """Return the usable processor of the smallest cost `[P, ...]`; ties as `first_smallest` has them.
+
+    Where none has a finite cost, since those meant for the task are down: where it completes first.
+    """
+    if observation.up is not None:
+        o, cost = observation, usable(observation, cost, jnp.inf)
+        completion = usable(o, response(o.wait, o.size, o.speed), jnp.inf)
+        cost = jnp.where(jnp.isfinite(cost).any(0), cost, completion)
+    return first_smallest(cost, tiebreak)
 
 
 def sampled(weights: Array, key: Key, lanes: Lanes) -> Array:

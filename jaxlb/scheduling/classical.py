@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, first_smallest, processor_index
-from jaxlb.scheduling.base import sampled, stateless, uniform_per_processor, with_memory
+from jaxlb.scheduling.base import cheapest, sampled, stateless, uniform_per_processor, usable, with_memory
 from jaxlb.stations import response, true_response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
@@ -18,14 +18,14 @@ Ties = Literal["lowest", "fastest", "random"]
 def _choose(cost: Array, ties: Ties, observation: Observation, key: Key) -> Array:
     """Choose the processor of smallest cost; ties go to the lowest index, the fastest, or any at random."""
     if ties == "lowest":
-        return first_smallest(cost)
+        return cheapest(observation, cost)
     if ties == "fastest":
-        return first_smallest(cost, -observation.speed)
-    return first_smallest(cost, uniform_per_processor(key, cost))
+        return cheapest(observation, cost, -observation.speed)
+    return cheapest(observation, cost, uniform_per_processor(key, cost))
 
 
 def _random(observation: Observation, key: Key) -> Array:
-    return sampled(jnp.ones_like(observation.speed), key, observation.size.shape)
+    return sampled(usable(observation, jnp.ones_like(observation.speed), 0.0), key, observation.size.shape)
 
 
 def random() -> Scheduler:
@@ -34,7 +34,7 @@ def random() -> Scheduler:
 
 
 def _weighted_random(observation: Observation, key: Key) -> Array:
-    return sampled(observation.speed, key, observation.size.shape)
+    return sampled(usable(observation, observation.speed, 0.0), key, observation.size.shape)
 
 
 def weighted_random() -> Scheduler:
@@ -66,7 +66,12 @@ def _best_rates(env: Static, params: EnvParams, lanes: Lanes) -> Array:
 
 
 def _static_split(rates: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
-    return sampled(rates, key, observation.size.shape), rates
+    weights = rates
+    if observation.up is not None:
+        # The best rates of slow processors may be 0: of these, any.
+        weights, speed = usable(observation, rates, 0.0), usable(observation, observation.speed, 0.0)
+        weights = jnp.where(weights.sum(0) > 0, weights, speed)
+    return sampled(weights, key, observation.size.shape), rates
 
 
 def static_split() -> Scheduler:
@@ -85,11 +90,15 @@ def _first_turn(env: Static, params: EnvParams, lanes: Lanes) -> Array:
 
 def _rr(turn: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
     del key
-    return turn, (turn + 1) % observation.speed.shape[0]
+    count = observation.speed.shape[0]
+    if observation.up is not None:
+        after_turn = (processor_index(observation.speed) - turn) % count
+        turn = cheapest(observation, after_turn.astype(jnp.float32))
+    return turn, (turn + 1) % count
 
 
 def rr() -> Scheduler:
-    """Take processors in turn, 0, 1, ..., P-1, 0, ...: Round Robin."""
+    """Take processors in turn, 0, 1, ..., P-1, 0, ...: Round Robin. Those that are down miss their turn."""
     return with_memory("rr", _first_turn, _rr)
 
 
@@ -100,9 +109,10 @@ def _no_credit(env: Static, params: EnvParams, lanes: Lanes) -> Array:
 
 def _wrr(credit: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
     del key
-    credit = credit + observation.speed
-    action = first_smallest(-credit)
-    paid = jnp.where(processor_index(credit) == action, observation.speed.sum(0), 0.0)
+    earned = usable(observation, observation.speed, 0.0)
+    credit = credit + earned
+    action = cheapest(observation, -credit)
+    paid = jnp.where(processor_index(credit) == action, earned.sum(0), 0.0)
     return action, credit - paid
 
 
@@ -137,8 +147,11 @@ def least_connections(ties: Ties = "fastest") -> Scheduler:
 
 def _jiq(observation: Observation, key: Key) -> Array:
     idle = observation.queue_length == 0
+    if observation.up is not None:
+        idle = idle & observation.up
     eligible = idle | ~idle.any(0)
-    return sampled(jnp.where(eligible, observation.speed, 0.0), key, observation.size.shape)
+    weights = usable(observation, jnp.where(eligible, observation.speed, 0.0), 0.0)
+    return sampled(weights, key, observation.size.shape)
 
 
 def jiq() -> Scheduler:
@@ -148,7 +161,7 @@ def jiq() -> Scheduler:
 
 def _power_of_d(d: int, observation: Observation, key: Key) -> Array:
     lanes = observation.size.shape
-    any_processor = jnp.ones_like(observation.speed)
+    any_processor = usable(observation, jnp.ones_like(observation.speed), 0.0)
     # Samples come in random order, so the first of the shortest is a random one of them.
     action, shortest = jnp.zeros(lanes, jnp.int32), jnp.full(lanes, jnp.iinfo(jnp.int32).max)
     for sample_key in jax.random.split(key, d):
@@ -177,7 +190,7 @@ def sed() -> Scheduler:
 
 def _lwr(observation: Observation, key: Key) -> Array:
     del key
-    return first_smallest(observation.load / observation.speed)
+    return cheapest(observation, observation.load / observation.speed)
 
 
 def lwr() -> Scheduler:
@@ -205,7 +218,9 @@ def greedy() -> Scheduler:
 
 
 def _oracle(observation: Observation, key: Key) -> Array:
-    return _choose(true_response(observation.truth), "fastest", observation, key)
+    del key
+    # Whatever is reported of who is up.
+    return first_smallest(true_response(observation.truth), -observation.speed)
 
 
 def oracle() -> Scheduler:
@@ -214,7 +229,7 @@ def oracle() -> Scheduler:
 
 
 def _lwr_rr(threshold: float, turn: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
-    cost = observation.load / observation.speed
+    cost = usable(observation, observation.load / observation.speed, jnp.inf)
     best = first_smallest(cost)
     second = jnp.where(processor_index(cost) == best, jnp.inf, cost).min(0)
     unclear = second * (1.0 - threshold) <= cost.min(0)

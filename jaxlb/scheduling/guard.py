@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb.functions import partial
-from jaxlb.numerics import at_processor, broadcasts, first_smallest
-from jaxlb.scheduling.base import first_memory
+from jaxlb.numerics import at_processor, broadcasts
+from jaxlb.scheduling.base import cheapest, first_memory
 from jaxlb.scheduling.belief import FORGETTING
 from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
@@ -61,7 +61,7 @@ def _act(
     action, inner = act(variables, memory.inner, o, key)
     completion = response(o.wait, o.size, o.speed)
     may = allowed(completion, square / size**2, size / o.speed.mean(0))
-    safe = first_smallest(completion, -o.speed)
+    safe = cheapest(o, completion, -o.speed)
     action = jnp.where(at_processor(may, action), action, safe)
     return action, Guarded(inner, count, size, square)
 

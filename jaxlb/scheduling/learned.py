@@ -16,6 +16,7 @@ from jaxlb import rewards
 from jaxlb.functions import partial
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import features
+from jaxlb.scheduling.base import usable
 from jaxlb.scheduling.features import Features, Moments, Names
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
@@ -120,7 +121,8 @@ def _act(
     memory, seen, forecast = forecaster.update(forecaster.variables, memory, observation)
     x = features.extract(seen, forecast, names, objective(weights))
     value = values(network, variables, x, known_rewards(seen, forecast, weights))
-    return jnp.argmax(value, -1).astype(jnp.int32), memory
+    value = usable(seen, jnp.moveaxis(value, -1, 0), -jnp.inf)
+    return jnp.argmax(value, 0).astype(jnp.int32), memory
 
 
 def dqn(network: Network, variables: Variables, names: Names = NAMES) -> Scheduler:

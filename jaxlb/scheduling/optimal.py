@@ -6,8 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlb.numerics import first_smallest
-from jaxlb.scheduling.base import with_memory
+from jaxlb.scheduling.base import cheapest, with_memory
 from jaxlb.scheduling.size_based import quadrature, speeds
 from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
@@ -176,7 +175,7 @@ def _solved(env: Static, params: EnvParams, lanes: Lanes) -> Values:
 def _optimal(values: Values, observation: Observation, key: Key) -> tuple[Array, Values]:
     del key
     cost = costs(values, observation.wait, observation.size, observation.speed)
-    return first_smallest(cost, -observation.speed), values
+    return cheapest(observation, cost, -observation.speed), values
 
 
 def optimal() -> Scheduler:

@@ -8,8 +8,8 @@ from flax import struct
 from jaxlb import checks, drift
 from jaxlb.drift import Detector
 from jaxlb.functions import partial
-from jaxlb.numerics import first_smallest
 from jaxlb.scheduling import predictors, tracking
+from jaxlb.scheduling.base import cheapest
 from jaxlb.scheduling.predictors import Fit, Predictor
 from jaxlb.scheduling.tracking import Tracking
 from jaxlb.scheduling.units import mean_size
@@ -72,7 +72,7 @@ def _act(
         trusted = jnp.where(alarm.any(0), hold, jnp.maximum(trusted - 1, 0))
         load = jnp.where(trusted > 0, load, observation.load)
         tiebreak = jnp.where(trusted > 0, tiebreak, 0.0)
-    action = first_smallest(load / observation.speed, tiebreak)
+    action = cheapest(observation, load / observation.speed, tiebreak)
     return action, Memory(tracked, state, trusted)
 
 

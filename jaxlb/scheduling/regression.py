@@ -10,6 +10,7 @@ from flax import struct
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, processor_index
 from jaxlb.scheduling import features, learned
+from jaxlb.scheduling.base import usable
 from jaxlb.scheduling.features import Features, Moments, Names
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
 from jaxlb.scheduling.learned import Network, Recurrent
@@ -177,7 +178,8 @@ def _act(
     if adaptation is not None:
         feedback = update_offsets(feedback, seen.gap, adaptation)
         corrected = mean + jnp.moveaxis(feedback.offset, 0, -1)
-    action = jnp.argmin(cost(decision, corrected, spread, seen.deadline), -1).astype(jnp.int32)
+    costs = jnp.moveaxis(cost(decision, corrected, spread, seen.deadline), -1, 0)
+    action = jnp.argmin(usable(seen, costs, jnp.inf), 0).astype(jnp.int32)
     if adaptation is not None:
         # How long it will take is settled by now; it is not used before the task has departed.
         completion = at_processor(jnp.moveaxis(completions(seen.truth), -1, 0), action)

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from jaxlb import checks
 from jaxlb.functions import partial
-from jaxlb.numerics import first_smallest, processor_index
-from jaxlb.scheduling.base import with_memory
+from jaxlb.numerics import at_processor, first_smallest, processor_index
+from jaxlb.scheduling.base import cheapest, with_memory
 from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
 
@@ -89,7 +89,7 @@ def _sita_e(memory: tuple[Array, Array], observation: Observation, key: Key) -> 
         last = last + (observation.size >= cutoffs[index]).astype(jnp.int32)
     cost = response(observation.wait, observation.size, observation.speed)
     cost = jnp.where((interval >= first) & (interval <= last), cost, jnp.inf)
-    return first_smallest(cost, -observation.speed), memory
+    return cheapest(observation, cost, -observation.speed), memory
 
 
 def sita_e(small_to: str = "slowest") -> Scheduler:
@@ -128,7 +128,7 @@ def _guarded_sita(memory: tuple[Array, Array], observation: Observation, key: Ke
     cutoff, guarded = memory
     cost = response(observation.wait, observation.size, observation.speed)
     cost = jnp.where((observation.size > cutoff) & ~guarded, jnp.inf, cost)
-    return first_smallest(cost, -observation.speed), memory
+    return cheapest(observation, cost, -observation.speed), memory
 
 
 def guarded_sita(big: int = 1, big_to: str = "slowest", share: float = 1.0) -> Scheduler:
@@ -161,7 +161,7 @@ def _fpi(weight: Array, observation: Observation, key: Key) -> tuple[Array, Arra
     service = observation.size / observation.speed
     completion = observation.wait + service
     cost = completion + weight * service * (completion + observation.wait)
-    return first_smallest(cost, -observation.speed), weight
+    return cheapest(observation, cost, -observation.speed), weight
 
 
 def fpi() -> Scheduler:
@@ -202,10 +202,13 @@ def _card(memory: tuple[Array, ...], observation: Observation, key: Key) -> tupl
     o = observation
     long = jnp.where(flexible, first_smallest(-o.wait, o.speed), slowest)
     short_wait = jnp.where(processor_index(o.wait) == long, jnp.inf, o.wait)
-    short = first_smallest(short_wait, -o.speed)
+    short = cheapest(o, short_wait, -o.speed)
     kind = (o.size > cutoffs.reshape(-1, *(1,) * o.size.ndim)).sum(0, dtype=jnp.int32)
     alone = o.speed.shape[0] == 1
-    return jnp.where((short_wait.min(0) <= limits[kind]) & (not alone), short, long), memory
+    goes_short = (at_processor(short_wait, short) <= limits[kind]) & (not alone)
+    if o.up is not None:
+        goes_short = goes_short | (~at_processor(o.up, long) & o.up.any(0))
+    return jnp.where(goes_short, short, long), memory
 
 
 def card(band: float = 0.2, threshold: float = 2.0, bands: int = 1, flexible: bool = False) -> Scheduler:
@@ -251,7 +254,7 @@ def _dice(memory: tuple[Array, Array], observation: Observation, key: Key) -> tu
     del key
     place, limits = memory
     accepted = response(observation.wait, observation.size, observation.speed) <= limits
-    return first_smallest(jnp.where(accepted, place, jnp.inf)), memory
+    return cheapest(observation, jnp.where(accepted, place, jnp.inf)), memory
 
 
 def dice(limit: float = 4.0, growth: float = 2.0, last: str = "slowest") -> Scheduler:

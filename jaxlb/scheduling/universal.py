@@ -26,7 +26,7 @@ from jaxlb.functions import partial
 from jaxlb.numerics import broadcasts, first_smallest, processor_index, total
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import belief
-from jaxlb.scheduling.base import sampled
+from jaxlb.scheduling.base import cheapest, sampled
 from jaxlb.scheduling.belief import Belief, Situation
 from jaxlb.scheduling.guard import allowed
 from jaxlb.scheduling.objective import COSTS, Objective, as_objective, violation_weight
@@ -260,7 +260,7 @@ def _chosen(
     cost = costs(network, variables.replace(objective=objective), b, s, weight)
     cost = jnp.where(jnp.isfinite(cost), cost, s.completion)
     cost = jnp.where(allowed(s.completion, belief.spread_of_sizes(b)), cost, jnp.inf)
-    return first_smallest(cost, -s.speed), b
+    return cheapest(o, cost, -s.speed), b
 
 
 def _act(

@@ -30,6 +30,11 @@ class Station(Protocol):
         ...
 
     @property
+    def in_turns(self) -> bool:
+        """Whether time passes in turns, of which there are as many as the busiest lane needs."""
+        ...
+
+    @property
     def queue_capacity(self) -> int:
         """A field: how many tasks of a processor are counted."""
         ...
@@ -43,7 +48,14 @@ class Station(Protocol):
         ...
 
     def advance(self, state: Any, speed: Array, gap: Array) -> tuple[Any, Departures | None]:
-        """Let `gap` `[...]` time pass; return who has left, or None if that is known at assignments."""
+        """Let `gap` `[...]` time pass; return who has left, or None if that is known at assignments.
+
+        Until `arranged`, each task has the place in `Departures` that it has in those of `remaining`.
+        """
+        ...
+
+    def arranged(self, state: Any) -> Any:
+        """Return the same processors, ready for an assignment, after any number of `advance`."""
         ...
 
     def assign(
@@ -82,8 +94,8 @@ def needs_settled(what: str, station: Station) -> None:
     """Raise ValueError where `what` only works if what becomes of a task is known when it is assigned."""
     if not station.settled:
         raise ValueError(
-            f"station = {checks.shown(station)}: {what} knows first come, first served only; "
-            "leave out the discipline"
+            f"station = {checks.shown(station)}: {what} knows first come, first served at constant speeds "
+            "only; leave out the discipline, and speeds that change"
         )
 
 

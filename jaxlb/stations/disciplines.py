@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb import checks, numerics
+from jaxlb.devices import differing
 from jaxlb.functions import partial
 from jaxlb.numerics import running, stored
 from jaxlb.stations import rates
 from jaxlb.stations.capacity import Capacity, capacity, one
-from jaxlb.stations.jobs import LEAST, Jobs, following, packed, present, total
+from jaxlb.stations.jobs import LEAST, Jobs, following, present, total
 from jaxlb.stations.rates import Rates
 from jaxlb.types import Array
 
@@ -42,6 +43,7 @@ class Discipline(NamedTuple):
       response: (jobs, newcomer) -> work `[P, ...]` that the processor does until the newcomer leaves, if it
         gets it and none arrives.
       in_order: whether tasks leave in the order in which they stand.
+      in_turns: whether `left` takes turns, as many as the busiest processor needs.
     """
 
     name: str
@@ -50,16 +52,20 @@ class Discipline(NamedTuple):
     left: Callable[[Jobs, Array], Array]
     response: Callable[[Jobs, Jobs], Array]
     in_order: bool
+    in_turns: bool = False
+
+    def __repr__(self) -> str:
+        """Show the name, for messages."""
+        return repr(self.name)
 
 
 def serve(discipline: Discipline, jobs: Jobs, done: Array) -> tuple[Jobs, Array]:
-    """Let processors do work `[P, ...]`; return what they then hold, and who of `jobs` has left."""
+    """Let processors do work `[P, ...]`; return what they then hold, in the same places, and who has left."""
     done = done[:, None]
     gone = present(jobs) & (jobs.until <= done)
     stays = present(jobs) & ~gone
     left = jnp.where(stays, jnp.maximum(discipline.left(jobs, done), LEAST), 0.0)
-    jobs = jobs.replace(left=left, until=jnp.where(stays, jobs.until - done, 0.0))
-    return jobs if discipline.in_order else packed(jobs), gone
+    return jobs.replace(left=left, until=jnp.where(stays, jobs.until - done, 0.0)), gone
 
 
 def _sums(values: Array) -> Array:
@@ -131,7 +137,7 @@ def _taken(slots: int, left: Array) -> tuple[Array, Array]:
 
     tasks = jnp.moveaxis(left, 1, 0)
     slots = min(slots, len(tasks))  # more are never taken
-    free = jnp.zeros((slots, *tasks.shape[1:]), jnp.float32)
+    free = differing(jnp.zeros((slots, *tasks.shape[1:]), jnp.float32))
     free, ends = jax.lax.scan(one, free, tasks, unroll=min(len(tasks), numerics.BLOCK))
     return jnp.moveaxis(ends, 0, 1), free
 
@@ -180,6 +186,7 @@ def _at_rates(name: str, after: Callable[[Jobs, Jobs], Array], shares: Rates) ->
         partial(rates.left, shares),
         partial(rates.response, shares, after),
         in_order=False,
+        in_turns=True,
     )
 
 
@@ -233,7 +240,7 @@ def _until_of_least_served(jobs: Jobs) -> Array:
 
     others = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0)[:, :, None], jobs)
     until, _ = jax.lax.scan(
-        one, jnp.zeros_like(jobs.left), others, unroll=min(len(others.left), numerics.BLOCK)
+        one, differing(jnp.zeros_like(jobs.left)), others, unroll=min(len(others.left), numerics.BLOCK)
     )
     return until
 
@@ -327,13 +334,14 @@ def limited_ps(slots: int = 8, capacity: Capacity = one) -> Discipline:
         partial(rates.left, partial(_few_at_a_time, slots, capacity)),
         partial(_response_of_few, slots, capacity),
     )
-    return Discipline("limited-ps", _none, until, left, response, in_order=False)
+    return Discipline("limited-ps", _none, until, left, response, in_order=False, in_turns=True)
 
 
 def fb() -> Discipline:
     """Make foreground-background: those share that have been served least."""
     left = partial(rates.left, _least_served)
-    return Discipline("fb", _all, _until_of_least_served, left, _response_of_least_served, in_order=False)
+    until, response = _until_of_least_served, _response_of_least_served
+    return Discipline("fb", _all, until, left, response, in_order=False, in_turns=True)
 
 
 def at_rates(name: str, shares: Rates) -> Discipline:

@@ -218,6 +218,7 @@ class FCFS:
     queue_capacity: int = 16
 
     settled = True
+    in_turns = False
 
     def __post_init__(self) -> None:
         """Check the capacity."""
@@ -236,6 +237,10 @@ class FCFS:
         """Let `gap` `[...]` time pass."""
         del speed
         return advance(state, gap), None
+
+    def arranged(self, state: SystemState) -> SystemState:
+        """Return the same processors."""
+        return state
 
     def assign(
         self, state: SystemState, speed: Array, task: Task, number: Array, action: Array

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxlb.devices import differing
 from jaxlb.stations.jobs import LEAST, Jobs, insert, places
 from jaxlb.types import Array
 
@@ -47,7 +48,7 @@ def _by_turns(rates: Rates, jobs: Jobs, done: Array) -> tuple[Array, Array]:
 
     done = jnp.broadcast_to(done[:, 0], jobs.left[:, 0].shape)
     start = jobs.left, jnp.zeros_like(jobs.left), jnp.zeros_like(done)
-    left, departure, _ = jax.lax.while_loop(going_on, turn, start)
+    left, departure, _ = jax.lax.while_loop(going_on, turn, differing(start))
     return left, departure
 
 

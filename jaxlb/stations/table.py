@@ -10,7 +10,7 @@ from jaxlb import checks
 from jaxlb.numerics import at_processor, processor_index, stored
 from jaxlb.stations.base import View
 from jaxlb.stations.disciplines import Discipline, ordered, serve
-from jaxlb.stations.jobs import Jobs, insert, present, total
+from jaxlb.stations.jobs import Jobs, insert, packed, present, total
 from jaxlb.types import Array, Departures, Lanes, Outcome, Task
 
 
@@ -50,6 +50,11 @@ class Table:
 
     settled = False
 
+    @property
+    def in_turns(self) -> bool:
+        """As the discipline is."""
+        return self.discipline.in_turns
+
     def __post_init__(self) -> None:
         """Check the number of places."""
         checks.at_least("queue_capacity", self.queue_capacity, 1)
@@ -76,6 +81,10 @@ class Table:
         jobs, gone = serve(self.discipline, state.jobs, speed * gap)
         departures = self._departures(state, speed, gone)
         return state.replace(clock=state.clock + gap, jobs=jobs), departures
+
+    def arranged(self, state: TableState) -> TableState:
+        """Return the same processors with empty places in front."""
+        return state if self.discipline.in_order else state.replace(jobs=packed(state.jobs))
 
     def remaining(self, state: TableState, speed: Array) -> Departures:
         """Return what will become of all tasks that are there if nothing else arrives."""

@@ -12,6 +12,7 @@ from jaxlb.scheduling import scheduler
 from jaxlb.types import Key
 from jaxlb.verification.base import DEAR, Finding, equal_processors, simulate, summed
 from jaxlb.workload import sizes
+from jaxlb.workload.speeds import Failing, Ring
 
 QUICK = ("srpt, exponential sizes, load 0.5", "priority, deterministic sizes")
 """What the quick run has, too."""
@@ -230,14 +231,54 @@ def _two() -> list[Exact]:
     ]
 
 
+def _changing() -> list[Exact]:
+    """List processors whose speed changes."""
+
+    def one(name: str, rate: float, response: float, speeds: Any, top: float = 1.0) -> Exact:
+        return Exact(
+            f"{name}, rate {rate:g}",
+            "exponential",
+            rate / (top * float(speeds.mean()[0])),
+            {"mean response": response},
+            precision=DEAR,
+            millions=4.0,
+            warmup=1000,
+            settings={"speed": (top,), "speeds": speeds},
+        )
+
+    def failing(fails: float, repaired: float, working: bool) -> Failing:
+        return Failing(1.0 / fails, 1.0 / repaired, working=working)
+
+    rows = (
+        (0.5, 0.1, 0.4, False, 4.666667),
+        (0.5, 0.1, 0.4, True, 4.166667),
+        (0.7, 0.1, 0.9, False, 5.5),
+        (0.7, 0.1, 0.9, True, 5.388889),
+    )
+    return [
+        *(
+            one(
+                f"fails at rate {fails:g}{' while it works' if working else ''}, repaired at {repaired:g}",
+                rate,
+                response,
+                failing(fails, repaired, working),
+            )
+            for rate, fails, repaired, working, response in rows
+        ),
+        one("speeds 1.5 and 0.5, in turn", 0.7, 6.437467, Ring((1.0, 1.0 / 3.0), (10.0, 10.0)), top=1.5),
+    ]
+
+
 def exact() -> list[Exact]:
     """List all systems.
 
     Sharing has closed formulas (Kleinrock 1976), and so have priorities (Cobham 1954, Avi-Itzhak and Naor
     1963). SRPT, PSJF, SJF and foreground-background (Schrage and Miller 1966, Harchol-Balter 2013) are
-    computed by quadrature, and processors that do the more work the more tasks they hold from Markov chains.
+    computed by quadrature, and from Markov chains are processors that do the more work the more tasks they
+    hold, or whose speed changes; those that fail have formulas (Avi-Itzhak and Naor 1963).
     """
-    return [*_moments(), *_capacities(), *_least_served(), *_table(), *_priorities(), *_two()]
+    parts = _moments, _capacities, _least_served, _table, _priorities, _two, _changing
+    return [case for part in parts for case in part()]
 
 
 def system(case: Exact, key: Key, thoroughness: float) -> dict[str, Finding]:
@@ -252,10 +293,7 @@ def system(case: Exact, key: Key, thoroughness: float) -> dict[str, Finding]:
         **figures,
     )
     millions = case.millions * thoroughness
-    # Loops that end when no lane goes on any more would wait for each other, were two of them on all devices:
-    # a number of lanes that cannot be shared keeps each on one.
-    lanes = 511 if case.settings["discipline"] in ("fb", "limited-ps") else 512
-    run = simulate(env, params, scheduler(case.rule), key, millions, case.warmup, lanes=lanes)
+    run = simulate(env, params, scheduler(case.rule), key, millions, case.warmup, lanes=512)
     return {
         f"{case.name}: {name}": Finding(FIGURES[name](run), value, precision=case.precision)
         for name, value in case.exact.items()

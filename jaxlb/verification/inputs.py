@@ -9,9 +9,9 @@ import numpy as np
 from scipy import stats
 
 from jaxlb import theory, workload
-from jaxlb.env import with_lane_axis
 from jaxlb.environments import make
 from jaxlb.loop import continue_rollout, start_rollout
+from jaxlb.params import with_lane_axis
 from jaxlb.replaying import replay
 from jaxlb.scheduling import scheduler
 from jaxlb.types import ArrivalProcess, EnvParams, Key, Task

@@ -15,7 +15,7 @@ from jaxlb import checks
 from jaxlb.numerics import broadcasts
 from jaxlb.random import random_words, typed
 from jaxlb.types import Array, EnvParams, Key, Lanes, Task
-from jaxlb.workload import arrivals, sizes
+from jaxlb.workload import arrivals, sizes, speeds
 from jaxlb.workload.traces import TraceData, read_trace
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "read_trace",
     "sample",
     "sizes",
+    "speeds",
     "start",
     "workloads",
 ]
@@ -53,14 +54,19 @@ _NAMED: dict[str, dict[str, Callable[[], Any]]] = {
         "hyperexponential": sizes.Hyperexponential,
         "bimodal": sizes.Bimodal,
     },
+    "speeds": {
+        "failing": speeds.Failing,
+        "throttling": speeds.Throttling,
+        "ring": speeds.Ring,
+    },
 }
-"""Arrival processes and size laws that have names, with default parameters."""
+"""Arrival processes, size laws and speed processes that have names, with default parameters."""
 
-_KIND = {"arrival": "arrival process", "size": "size law"}
+_KIND = {"arrival": "arrival process", "size": "size law", "speeds": "speed process"}
 
 
 def workloads() -> dict[str, dict[str, str]]:
-    """List names that `make` takes as `arrival` and as `size`, each with the first line of its docstring."""
+    """List names that `make` takes as `arrival`, `size` and `speeds`, each with a line of its docstring."""
     return {
         part: {name: checks.first_line(factory) for name, factory in named.items()}
         for part, named in _NAMED.items()
@@ -68,7 +74,7 @@ def workloads() -> dict[str, dict[str, str]]:
 
 
 def named(part: str, name: str) -> Any:
-    """Make the arrival process (part "arrival") or size law (part "size") of that name.
+    """Make the arrival process (part "arrival"), size law ("size") or speed process ("speeds") of that name.
 
     Raises:
       ValueError: an unknown name.
@@ -135,8 +141,8 @@ def _fits(trace: arrivals.Trace, params: EnvParams) -> None:
 
 
 def arrival_rate(params: EnvParams) -> Array:
-    """Return the tasks per time: load x total speed / mean size."""
-    return params.load * params.speed.sum(0) / params.size.mean()
+    """Return the tasks per time: load x total speed, in the long run, / mean size."""
+    return params.load * speeds.long_run(params).speed.sum(0) / params.size.mean()
 
 
 def deadline(params: EnvParams, size: Array, priority: Array) -> Array:
