@@ -13,8 +13,9 @@ import numpy as np
 
 from jaxlb import checks
 from jaxlb.numerics import broadcasts
+from jaxlb.params import canonical
 from jaxlb.random import random_words, typed
-from jaxlb.types import Array, EnvParams, Key, Lanes, Task
+from jaxlb.types import Array, EnvParams, Key, Lanes, SpeedProcess, Task
 from jaxlb.workload import arrivals, sizes, speeds
 from jaxlb.workload.traces import TraceData, read_trace
 
@@ -96,6 +97,8 @@ def check(params: EnvParams, lanes: Lanes | None = None) -> None:
       params: arrival process, size law and classes.
       lanes: shape of the lane axes that they will meet; None: not known yet.
     """
+    if params.speeds is not None:
+        _check_speeds(params)
     parts = (params.arrival, params.size)
     if checks.traced(parts):
         return
@@ -112,6 +115,23 @@ def check(params: EnvParams, lanes: Lanes | None = None) -> None:
             raise ValueError(
                 f"arrival and size have leaves of shapes {shapes}: must be numbers, or fit lanes {lanes}"
             ) from None
+
+
+def _check_speeds(params: EnvParams) -> None:
+    """Raise ValueError if speeds that change are out of bounds, or change all the time between two tasks."""
+    process = params.speeds
+    if isinstance(process, type) or not isinstance(process, SpeedProcess):
+        raise ValueError(
+            f"speeds = {checks.shown(process)}: must be a speed process, such as those of "
+            "jaxlb.workload.speeds"
+        )
+    process.check(np.shape(params.speed)[0])
+    stay, gap = process.mean_stay(), 1.0 / arrival_rate(canonical(params))
+    if not checks.traced((stay, gap)) and stay < 0.01 * gap.max():
+        raise ValueError(
+            f"speeds change every {float(stay):g} on average: must be at least a hundredth of a mean "
+            f"gap, {0.01 * float(gap.max()):g}, or there are too many changes between tasks"
+        )
 
 
 def _sizes_and_gaps(key: Key, params: EnvParams, lanes: Lanes) -> tuple[Array, Array]:
