@@ -95,7 +95,7 @@ def needs_settled(what: str, station: Station) -> None:
     if not station.settled:
         raise ValueError(
             f"station = {checks.shown(station)}: {what} knows first come, first served at constant speeds "
-            "only; leave out the discipline, and speeds that change"
+            "only; choose a scenario without discipline and without speeds that change"
         )
 
 
