@@ -99,6 +99,23 @@ def test_the_simulator_as_it_is_passes(key):
     assert failures(key) == []
 
 
+def _function(experiment):
+    return getattr(experiment.run, "func", experiment.run)
+
+
+QUICK = {_function(one) for one in verification.experiments() if one.quick}
+REST = {_function(one): one for one in verification.experiments() if _function(one) not in QUICK}
+"""One experiment of each kind that the quick run has not."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", REST.values(), ids=lambda one: f"{one.group}-{one.name}")
+def test_experiments_that_are_not_quick_run_too(experiment, key):
+    for name, finding in experiment.run(key, 1e-3).items():
+        assert np.isfinite(finding.samples).any(), name
+        assert np.isfinite(finding.exact), name
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "fault"),

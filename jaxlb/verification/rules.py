@@ -169,7 +169,7 @@ def size_aware(key: Key, thoroughness: float) -> dict[str, Finding]:
     for run_key, (speed, load) in each(key, (((1.0, 1.0), 0.8), ((1.0, 1.0), 0.5), ((1.0, 0.2), 0.7))):
         env, params = make("stable", speed=list(speed), load=load, queue_capacity=1)
         rule = scheduler("optimal")
-        promised = float(jax.jit(rule.start, static_argnames="lanes")(params, ()).mean_response)
+        promised = float(jax.jit(rule.start, static_argnums=(0, 2))(env, params, ()).mean_response)
         run = simulate(env, params, rule, run_key, 15 * thoroughness)
         name = f"optimal, speeds {speed[0]:g} and {speed[1]:g}, load {load}"
         findings[f"{name}: mean response, value iteration"] = Finding(response(run), promised)
