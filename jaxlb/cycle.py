@@ -25,7 +25,7 @@ from jaxlb.types import (
     System,
     Task,
 )
-from jaxlb.workload.speeds import SLOWEST, at_present
+from jaxlb.workload.speeds import SLOWEST, at_present, of_those_up
 
 
 def start(env: Static, params: EnvParams, lanes: Lanes, station: Any = None, speeds: Any = None) -> System:
@@ -53,8 +53,15 @@ def advance(
     Where speeds change, it passes in pieces in which they do not. The key is consumed where they do, or where
     there is noise.
     """
-    if params.speeds is None:
-        return _piece(env, params, system, gap, key)
+    passed = _piece if params.speeds is None else _in_pieces
+    after, departures = passed(env, params, system, gap, key)
+    return after.replace(station=env.station.arranged(after.station)), departures
+
+
+def _in_pieces(
+    env: Static, params: EnvParams, system: System, gap: Array, key: Key
+) -> tuple[System, Departures]:
+    """Let time pass in which speeds change; the key is consumed."""
     process = params.speeds
 
     def goes_on(carry: tuple) -> Array:
@@ -79,8 +86,7 @@ def advance(
     none = jnp.zeros(places.known.shape, bool), jnp.zeros(places.known.shape, jnp.float32)
     start = jnp.int32(0), gap, system, *none
     _, _, after, known, completion = jax.lax.while_loop(goes_on, piece, differing(start))
-    departures = left(env, params, system.station, known, completion)
-    return after.replace(station=env.station.arranged(after.station)), departures
+    return after, left(env, params, system.station, known, completion)
 
 
 def left(env: Static, params: EnvParams, station: Any, known: Array, completion: Array) -> Departures:
@@ -117,8 +123,6 @@ def _piece(
         up,
     )
     after, departures = station.advance(before, speed, gap)
-    if up is None:
-        after = station.arranged(after)
     return System(after, monitor, system.speeds), departures
 
 
@@ -147,7 +151,7 @@ def response(env: Static, params: EnvParams, system: System, task: Task) -> Arra
     """
     params, up = at_present(params, system.speeds)
     found = env.station.response(system.station, params.speed, task)
-    return found if up is None else jnp.where(up | ~up.any(0), found, jnp.inf)
+    return of_those_up(up, found, jnp.inf)
 
 
 def assign(

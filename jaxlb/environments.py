@@ -18,16 +18,6 @@ from jaxlb.workload.arrivals import Bursty, Poisson, Shift
 from jaxlb.workload.sizes import BoundedPareto, Exponential, LogNormal
 from jaxlb.workload.speeds import Failing, Throttling
 
-
-def _with_departures(env: Env, params: EnvParams) -> Env:
-    """Return an environment whose queues tell departures, where speeds change and assignments cannot."""
-    if params.speeds is None or not isinstance(env.station, FCFS):
-        return env
-    own = env.station.queue_capacity
-    station = stations.Table() if own == FCFS().queue_capacity else stations.Table(queue_capacity=own)
-    return dataclasses.replace(env, station=station)
-
-
 _OF_ENV = {field.name for field in dataclasses.fields(Env)} - {"name", "make_params", "allow_overload"}
 # Recorded bursts are longer than a generated scenario's: rules that count tasks need the room.
 _TRACE_QUEUE_CAPACITY = 128
@@ -249,6 +239,15 @@ def _env(settings: Mapping[str, Any], **own: Any) -> Env:
     changed = {name: value for name, value in settings.items() if name not in _OF_ENV}
     rest = {name: value for name, value in settings.items() if name in _OF_ENV}
     return Env(**own | rest | {"station": dataclasses.replace(station, **changed)})
+
+
+def _with_departures(env: Env, params: EnvParams) -> Env:
+    """Return an environment whose queues tell departures, where speeds change and assignments cannot."""
+    if params.speeds is None or not isinstance(env.station, FCFS):
+        return env
+    own = env.station.queue_capacity
+    station = stations.Table() if own == FCFS().queue_capacity else stations.Table(queue_capacity=own)
+    return dataclasses.replace(env, station=station)
 
 
 def make(

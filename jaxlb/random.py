@@ -55,6 +55,12 @@ def random_words(key: Key, lanes: Lanes) -> tuple[Array, Array]:
     return first.reshape(lanes), second.reshape(lanes)
 
 
+def uniform(word: Array, bits: int) -> Array:
+    """Turn the lowest `bits` of a word into a float32 in (0, 1), resolved finely near 0."""
+    kept = word & jnp.uint32(2**bits - 1)
+    return jnp.minimum((kept.astype(jnp.float32) + 0.5) * 2.0**-bits, 1.0 - 2.0**-24)
+
+
 def _threefry(high: Array, low: Array, first: Array, second: Array) -> tuple[Array, Array]:
     """Apply the block cipher of `jax.random`, threefry-2x32 of 20 rounds (Salmon et al. 2011).
 

@@ -11,6 +11,7 @@ from jaxlb.functions import partial
 from jaxlb.numerics import first_smallest
 from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
+from jaxlb.workload.speeds import of_those_up
 
 Start = Callable[[Static, EnvParams, Lanes], Any]
 
@@ -80,9 +81,7 @@ def uniform_per_processor(key: Key, like: Array) -> Array:
 
 def usable(observation: Observation, values: Array, otherwise: float) -> Array:
     """Return values `[P, ...]`, but `otherwise` for processors that are down, unless all are."""
-    if observation.up is None:
-        return values
-    return jnp.where(observation.up | ~observation.up.any(0), values, otherwise)
+    return of_those_up(observation.up, values, otherwise)
 
 
 def cheapest(observation: Observation, cost: Array, tiebreak: Array | None = None) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxlb import checks
 from jaxlb.numerics import broadcasts
 from jaxlb.params import canonical
-from jaxlb.random import random_words, typed
+from jaxlb.random import random_words, typed, uniform
 from jaxlb.types import Array, EnvParams, Key, Lanes, SpeedProcess, Task
 from jaxlb.workload import arrivals, sizes, speeds
 from jaxlb.workload.traces import TraceData, read_trace
@@ -173,12 +173,6 @@ def deadline(params: EnvParams, size: Array, priority: Array) -> Array:
     return slack * size / params.speed.mean(0) + params.deadline_constant
 
 
-def _uniform(word: Array, bits: int) -> Array:
-    """Turn the lowest `bits` of a word into a float32 in (0, 1), resolved finely near 0."""
-    kept = word & jnp.uint32(2**bits - 1)
-    return jnp.minimum((kept.astype(jnp.float32) + 0.5) * 2.0**-bits, 1.0 - 2.0**-24)
-
-
 def start(key: Key, params: EnvParams, lanes: Lanes = ()) -> Any:
     """Draw the arrival process in its long-run state before the first task; the key is consumed."""
     return params.arrival.start(key, lanes)
@@ -200,11 +194,11 @@ def draw(key: Key, params: EnvParams, state: Any, lanes: Lanes = ()) -> tuple[Ta
     extra_pairs = (process.extra_words + 1) // 2
     key, *extra_keys = jax.random.split(key, 1 + extra_pairs) if extra_pairs else [key]
     first, second = random_words(key, lanes)
-    gap_uniform, size_uniform = _uniform(first >> 9, 23), _uniform(second >> 6, 26)
-    class_uniform = _uniform((first << 6) | (second & jnp.uint32(63)), 15)
+    gap_uniform, size_uniform = uniform(first >> 9, 23), uniform(second >> 6, 26)
+    class_uniform = uniform((first << 6) | (second & jnp.uint32(63)), 15)
     words = [word for extra_key in extra_keys for word in random_words(extra_key, lanes)]
     extra = (
-        jnp.stack([_uniform(word >> 9, 23) for word in words])
+        jnp.stack([uniform(word >> 9, 23) for word in words])
         if words
         else jnp.zeros((0, *lanes), jnp.float32)
     )

@@ -5,6 +5,7 @@ whatever the tasks do, so all schedulers meet the same speeds. Work in service w
 and is then resumed.
 """
 
+import abc
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from flax import struct
 
 from jaxlb import checks
 from jaxlb.numerics import at_processor, compensated_add, first_smallest, least, processor_index
-from jaxlb.random import random_words
+from jaxlb.random import random_words, uniform
 from jaxlb.types import Array, EnvParams, Key, Lanes, Scalar
 
 SLOWEST = 1e-9
@@ -30,16 +31,16 @@ class Phase(struct.PyTreeNode):
     error: Array  # [P, ...] time, what rounding has taken from that
 
 
-class _Ring:
+class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
     """What all speed processes here share: a ring of phases, each with a factor and a mean duration."""
 
-    varies: bool
-    together: bool
-    working: bool
+    varies: bool = struct.field(pytree_node=False, default=True)
+    together: bool = struct.field(pytree_node=False, default=False)
+    working: bool = struct.field(pytree_node=False, default=False)
 
+    @abc.abstractmethod
     def phases(self) -> tuple[Array, Array]:
         """Return factors `[M, P or 1]` and mean durations `[M]`."""
-        raise NotImplementedError
 
     def check(self, num_processors: int) -> None:
         """Raise ValueError on a bad parameter; values under a trace pass."""
@@ -63,7 +64,7 @@ class _Ring:
         """Draw where processors are at any time; the key is consumed."""
         shape = (1 if self.together else num_processors, *lanes)
         words = [random_words(own, lanes) for own in jax.random.split(key, shape[0])]
-        first, second = (jnp.stack([_uniform(pair[which]) for pair in words]) for which in (0, 1))
+        first, second = (jnp.stack([uniform(pair[which] >> 9, 23) for pair in words]) for which in (0, 1))
         _, time = self.phases()
         ends = jnp.cumsum(time) / time.sum()
         number = (first >= ends.reshape(-1, *(1,) * len(shape))).sum(0, dtype=jnp.int32)
@@ -98,7 +99,7 @@ class _Ring:
         changes = ends & (processor_index(rest) == who)
         number = jnp.where(phase.number + 1 < len(mean), phase.number + 1, 0)
         word, _ = random_words(key, time.shape)
-        duration = -jnp.log(_uniform(word)) if self.varies else jnp.ones_like(time)
+        duration = -jnp.log(uniform(word >> 9, 23)) if self.varies else jnp.ones_like(time)
         duration = duration * at_processor(mean, at_processor(number, who))
         return Phase(
             number=jnp.where(changes, number, phase.number),
@@ -118,7 +119,7 @@ class _Ring:
         return jnp.where(down, time, jnp.minimum(time, wait))
 
 
-class Ring(_Ring, struct.PyTreeNode):
+class Ring(_Ring):
     """Each processor goes through a ring of phases, each with a factor of its speed and a duration.
 
     Processors begin independently of each other, each as it is found at any time, and in lanes of their own.
@@ -134,9 +135,6 @@ class Ring(_Ring, struct.PyTreeNode):
 
     factor: Any = (1.0, 0.0)
     time: Any = (49.0, 1.0)
-    varies: bool = struct.field(pytree_node=False, default=True)
-    together: bool = struct.field(pytree_node=False, default=False)
-    working: bool = struct.field(pytree_node=False, default=False)
 
     def __post_init__(self) -> None:
         """Make one leaf of each list."""
@@ -172,7 +170,7 @@ class Ring(_Ring, struct.PyTreeNode):
         super().check(num_processors)
 
 
-class Failing(_Ring, struct.PyTreeNode):
+class Failing(_Ring):
     """Processors that are up for a time, down for a time, and so on; work in service is resumed.
 
     Attributes:
@@ -190,9 +188,6 @@ class Failing(_Ring, struct.PyTreeNode):
     down_time: Scalar = 1.0
     phases_up: int = struct.field(pytree_node=False, default=1)
     phases_down: int = struct.field(pytree_node=False, default=1)
-    varies: bool = struct.field(pytree_node=False, default=True)
-    together: bool = struct.field(pytree_node=False, default=False)
-    working: bool = struct.field(pytree_node=False, default=False)
 
     def phases(self) -> tuple[Array, Array]:
         """Return factors and mean durations."""
@@ -208,7 +203,7 @@ class Failing(_Ring, struct.PyTreeNode):
         super().check(num_processors)
 
 
-class Throttling(_Ring, struct.PyTreeNode):
+class Throttling(_Ring):
     """Processors that are slowed down from time to time, to a share of their speed.
 
     Attributes:
@@ -223,9 +218,6 @@ class Throttling(_Ring, struct.PyTreeNode):
     slow_factor: Scalar = 0.3
     fast_time: Scalar = 100.0
     slow_time: Scalar = 20.0
-    varies: bool = struct.field(pytree_node=False, default=True)
-    together: bool = struct.field(pytree_node=False, default=False)
-    working: bool = struct.field(pytree_node=False, default=False)
 
     def phases(self) -> tuple[Array, Array]:
         """Return factors and mean durations."""
@@ -260,6 +252,11 @@ def at_present(params: EnvParams, state: Any) -> tuple[EnvParams, Array | None]:
     return params.replace(speed=speed, speeds=None), up
 
 
+def of_those_up(up: Array | None, values: Array, otherwise: float) -> Array:
+    """Return values `[P, ...]`, but `otherwise` for processors that are down, unless all are."""
+    return values if up is None else jnp.where(up | ~up.any(0), values, otherwise)
+
+
 def _one_number(name: str, value: Any, **bounds: Any) -> None:
     """Raise ValueError unless it is one number inside the bounds."""
     if np.ndim(value):
@@ -272,8 +269,3 @@ def _in_parts(parts: Sequence[tuple[Scalar, Scalar, int]]) -> tuple[Array, Array
     each = [(factor, time / number) for factor, time, number in parts for _ in range(number)]
     factor, time = (jnp.stack([jnp.float32(one) for one in column]) for column in zip(*each, strict=True))
     return factor[:, None], time
-
-
-def _uniform(word: Array) -> Array:
-    """Turn a word into a float32 in (0, 1), resolved finely near 0."""
-    return jnp.minimum(((word >> 9).astype(jnp.float32) + 0.5) * 2.0**-23, 1.0 - 2.0**-24)
