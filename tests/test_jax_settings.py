@@ -89,13 +89,8 @@ SETTINGS = {"JAX_ENABLE_X64": "1", "JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_DEB
 
 
 @pytest.mark.slow
-def test_all_runs_under_other_settings_of_jax():
-    run(DQN + OTHERS, **SETTINGS)
-
-
-@pytest.mark.slow
-def test_trainers_and_figures_are_in_float32_under_64_bits():
-    assert run(DQN + OTHERS, JAX_ENABLE_X64="1") == run("")
+def test_all_runs_under_other_settings_of_jax_and_figures_stay():
+    assert run(DQN + OTHERS, **SETTINGS) == run("")
 
 
 @pytest.mark.slow

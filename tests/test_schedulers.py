@@ -191,32 +191,6 @@ def test_bad_names_with_options_are_refused(name, message):
         jaxlb.scheduler("guarded-sita(big=1)", big=2)
 
 
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    ("scenario", "overrides", "name", "options", "response"),
-    [
-        pytest.param("stable", {}, "lwl", {}, 1.745541, marks=SLOW),  # M/M/4
-        pytest.param("stable", {"num_processors": 2}, "rr", {}, 3.843980, marks=SLOW),  # E2/M/1
-        pytest.param("stable", {"num_processors": 2}, "jsq", {"ties": "random"}, 2.955737, marks=SLOW),
-        pytest.param("two-server", {}, "sed", {}, 3.7148, marks=SLOW),
-        pytest.param("two-server", {}, "lwr", {}, 3.4616, marks=SLOW),  # smallest n / speed
-        pytest.param("two-server", {}, "jsq", {"ties": "random"}, 4.8643, marks=SLOW),
-    ],
-)
-def test_mean_response_of_textbook_systems(scenario, overrides, name, options, response, key):
-    """Within 5 standard errors, and those below 1 %."""
-    env, params = jaxlb.make(scenario, **overrides)
-    summary = jaxlb.rollout(
-        env, params, jaxlb.scheduler(name, **options), key, num_lanes=1000, num_tasks=3000, warmup=1000
-    )
-    lanes = np.asarray(summary.mean_completion, np.float64)
-    error = lanes.std(ddof=1) / np.sqrt(len(lanes))
-    assert error < 0.01 * response
-    assert abs(lanes.mean() - response) < 5 * error
-
-
 @pytest.mark.parametrize("name", sorted(set(jaxlb.schedulers()) - {"optimal"}))
 def test_a_rollout_calls_nothing_on_the_host(name):
     env, params = jaxlb.make("stale", measure_noise=0.1)

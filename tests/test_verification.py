@@ -94,11 +94,6 @@ def failures(key):
     return failed
 
 
-@pytest.mark.slow
-def test_the_simulator_as_it_is_passes(key):
-    assert failures(key) == []
-
-
 def _function(experiment):
     return getattr(experiment.run, "func", experiment.run)
 
