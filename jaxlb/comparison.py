@@ -348,7 +348,7 @@ class _Work(NamedTuple):
             num_tasks=self.num_tasks,
         )
         rule = "this rule" if self.mover is None else self.mover.name
-        hint = stationarity.unsettled(shown, self.params, rule)
+        hint = stationarity.unsettled(shown, env, self.params, rule)
         return _Judged(metrics.LaneFigures(summary, histogram), hint, np.asarray(at_hand(found.overflow)))
 
 

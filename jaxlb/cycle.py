@@ -25,7 +25,7 @@ from jaxlb.types import (
     System,
     Task,
 )
-from jaxlb.workload.speeds import SLOWEST, at_present, of_those_up
+from jaxlb.workload.speeds import SLOWEST, at_present, long_run, of_those_up
 
 
 def start(env: Static, params: EnvParams, lanes: Lanes, station: Any = None, speeds: Any = None) -> System:
@@ -36,7 +36,8 @@ def start(env: Static, params: EnvParams, lanes: Lanes, station: Any = None, spe
     if station is None:
         station = env.station.init(env.num_processors, lanes)
     params, up = at_present(params, speeds)
-    return System(station, observe.start(params, env.num_processors, lanes, up), speeds)
+    found = env.station.view(station, params.speed)
+    return System(station, observe.start(params, found, up), speeds)
 
 
 def empty(env: Static, params: EnvParams, system: System) -> System:
@@ -50,10 +51,11 @@ def advance(
 ) -> tuple[System, Departures | None]:
     """Let `gap` `[...]` time pass without arrivals.
 
-    Where speeds change, it passes in pieces in which they do not. The key is consumed where they do, or where
-    there is noise.
+    Where speeds change, or tasks leave unserved, it passes in pieces in which that does not happen. The key
+    is consumed where speeds change, or where there is noise.
     """
-    passed = _piece if params.speeds is None else _in_pieces
+    in_pieces = params.speeds is not None or env.station.leaving is not None
+    passed = _in_pieces if in_pieces else _piece
     after, departures = passed(env, params, system, gap, key)
     return after.replace(station=env.station.arranged(after.station)), departures
 
@@ -61,45 +63,74 @@ def advance(
 def _in_pieces(
     env: Static, params: EnvParams, system: System, gap: Array, key: Key
 ) -> tuple[System, Departures]:
-    """Let time pass in which speeds change; the key is consumed."""
-    process = params.speeds
+    """Let time pass in which speeds change or tasks leave unserved; the key is consumed."""
+    process, station = params.speeds, env.station
 
     def goes_on(carry: tuple) -> Array:
-        _, rest, _, _, _ = carry
+        _, rest, *_ = carry
         return (rest > 0).any()
 
     def piece(carry: tuple) -> tuple:
-        index, rest, system, known, completion = carry
+        index, rest, system, seen = carry
         noise_key, change_key = split(fold_in(key, index), 2)
-        served = params.speed * jnp.maximum(process.factor_of(system.speeds, env.num_processors), SLOWEST)
-        wait = env.station.view(system.station, served).wait
-        time = jnp.minimum(rest, process.until_change(system.speeds, wait))
+        served, time = params.speed, rest
+        if process is not None:
+            served = params.speed * jnp.maximum(process.factor_of(system.speeds, env.num_processors), SLOWEST)
+        wait = station.view(system.station, served).wait
+        if process is not None:
+            time = jnp.minimum(time, process.until_change(system.speeds, wait))
+        if station.leaving is not None:
+            time = jnp.minimum(time, station.until_leaving(system.station))
         after, gone = _piece(env, params, system, time, noise_key, served)
         assert gone is not None
-        after = after.replace(speeds=process.advance(system.speeds, time, wait, change_key))
+        if process is not None:
+            after = after.replace(speeds=process.advance(system.speeds, time, wait, change_key))
         # A lane whose gap is over waits for the others as it is.
         after = jax.tree.map(lambda new, old: jnp.where(rest > 0, new, old), after, system)
-        completion = jnp.where(gone.known, gone.outcome.completion, completion)
-        return index + 1, rest - time, after, known | gone.known, completion
+        lost = gone.outcome.lost
+        known, completion, unserved = seen
+        seen = (
+            known | gone.known,
+            jnp.where(gone.known, gone.outcome.completion, completion),
+            unserved if lost is None else unserved | lost,
+        )
+        return index + 1, rest - time, after, seen
 
-    places = jax.eval_shape(env.station.remaining, system.station, params.speed)
-    none = jnp.zeros(places.known.shape, bool), jnp.zeros(places.known.shape, jnp.float32)
-    start = jnp.int32(0), gap, system, *none
-    _, _, after, known, completion = jax.lax.while_loop(goes_on, piece, differing(start))
-    return after, left(env, params, system.station, known, completion)
+    places = jax.eval_shape(station.remaining, system.station, params.speed).known.shape
+    seen = jnp.zeros(places, bool), jnp.zeros(places, jnp.float32), jnp.zeros(places, bool)
+    start = jnp.int32(0), gap, system, seen
+    _, _, after, (known, completion, lost) = jax.lax.while_loop(goes_on, piece, differing(start))
+    return after, _left(env, params, system.station, known, completion, lost)
 
 
-def left(env: Static, params: EnvParams, station: Any, known: Array, completion: Array) -> Departures:
-    """Return who of those that a station holds leave `known`, after what time, where speeds change.
+def remaining(env: Static, params: EnvParams, station: Any) -> Departures | None:
+    """Return what becomes of all that a station holds if nothing arrives, no speed changes and nobody leaves.
+
+    None if assignments tell.
+    """
+    found = env.station.remaining(station, long_run(params).speed)
+    if found is None or (params.speeds is None and not env.loses):
+        return found
+    nobody = jnp.zeros_like(found.known)
+    return _left(env, params, station, found.known, found.outcome.completion, nobody)
+
+
+def _left(
+    env: Static, params: EnvParams, station: Any, known: Array, completion: Array, lost: Array
+) -> Departures:
+    """Return who of those that a station holds leave `known`, after what time, and who unserved.
 
     Service is that at full speed, all else is wait.
     """
     there = env.station.remaining(station, params.speed)
     assert there is not None  # as `Env.check` sees to
+    service = jnp.where(lost, 0.0, there.outcome.service)
     outcome = there.outcome.replace(
-        wait=completion - there.outcome.service,
+        wait=completion - service,
+        service=service,
         completion=completion,
-        violation=completion > there.task.deadline,
+        violation=(completion > there.task.deadline) | lost,
+        lost=lost if env.loses else None,
     )
     return there.replace(known=known, outcome=outcome)
 
@@ -157,19 +188,29 @@ def response(env: Static, params: EnvParams, system: System, task: Task) -> Arra
 def assign(
     env: Static, params: EnvParams, system: System, task: Task, seen: Task, number: Array, action: Array
 ) -> tuple[System, Outcome]:
-    """Give the task that has arrived to processor `action` `[...]`, clipped to those that there are."""
-    action = stored(jnp.clip(jnp.asarray(action, jnp.int32), 0, env.num_processors - 1))
+    """Give the task that has arrived to processor `action` `[...]`, clipped to those that there are.
+
+    With admission, action P refuses it.
+    """
+    last = env.num_processors - 1
+    action = stored(jnp.clip(jnp.asarray(action, jnp.int32), 0, last + env.admission))
     station, wait, service = env.station.assign(system.station, params.speed, task, number, action)
+    lost, assigned = None, action
+    if env.loses:
+        lost = jnp.isinf(wait)
+        service, assigned = jnp.where(lost, 0.0, service), jnp.where(lost, last + 1, action)
     if params.speeds is None:
         completion = stored(wait + service)
     else:
-        completion = at_processor(response(env, params, system, task), action)
+        completion = at_processor(response(env, params, system, task), jnp.minimum(action, last))
+        completion = completion if lost is None else jnp.where(lost, jnp.inf, completion)
         wait = completion - service
     outcome = Outcome(
         action=action,
         wait=wait,
         service=service,
         completion=completion,
-        violation=completion > task.deadline,
+        violation=completion > task.deadline if lost is None else (completion > task.deadline) | lost,
+        lost=lost,
     )
-    return System(station, observe.record(system.monitor, action, seen.size), system.speeds), outcome
+    return System(station, observe.record(system.monitor, assigned, seen.size), system.speeds), outcome

@@ -4,11 +4,28 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb.numerics import running, stored
-from jaxlb.types import Array, Departures, Outcome
+from jaxlb.types import Array, Departures, Outcome, Task
+
+
+def with_refused(departures: Departures | None, task: Task, number: Array, outcome: Outcome) -> Departures:
+    """Return departures with one more place: for the task that was assigned before them, if it was refused.
+
+    Args:
+      departures: leaves `[M, ...]`.
+      task: `[...]`.
+      number: of its assignment.
+      outcome: of that.
+    """
+    assert departures is not None and outcome.lost is not None
+    if departures.outcome.lost is None:
+        none = departures.outcome.replace(lost=jnp.zeros_like(departures.known))
+        departures = departures.replace(outcome=none)
+    own = Departures(outcome.lost, number, task.replace(gap=jnp.zeros_like(task.gap)), outcome)
+    return jax.tree.map(lambda leaf, one: jnp.concatenate([leaf, one[None]]), departures, own)
 
 
 def append(recent: Array, filled: Array, departures: Departures) -> tuple[Array, Array]:
-    """Write completion times behind those that are there.
+    """Write completion times of tasks that were served behind those that are there.
 
     Args:
       recent: `[rows, N]`; without rows, nothing is kept.
@@ -18,7 +35,8 @@ def append(recent: Array, filled: Array, departures: Departures) -> tuple[Array,
     rows = len(recent)
     if not rows:
         return recent, filled
-    known = departures.known
+    known, lost = departures.known, departures.outcome.lost
+    known = known if lost is None else known & ~lost
     last = stored(running(jnp.add, known.astype(jnp.float32)[None])[0]).astype(jnp.int32) + filled
     row = jnp.where(known, last - 1, rows)
     lane = jnp.broadcast_to(jnp.arange(row.shape[1], dtype=jnp.int32), row.shape)

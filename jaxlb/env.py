@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlb import checks, cycle, rewards, spaces, stations, workload
+from jaxlb import checks, cycle, departures, rewards, spaces, stations, workload
 from jaxlb.numerics import broadcasts, select
 from jaxlb.params import VECTORS, canonical, with_lane_axis
 from jaxlb.random import split, typed
@@ -35,7 +35,8 @@ def flatten(observation: Observation, stale: bool = False) -> Array:
 
     Order: task size, priority, load average, load variance, then for all processors queue length, load,
     wait, speed; where figures are `stale`, their age and the work assigned since, `[1 + P, ...]` more; where
-    speeds change, 1 for each processor that works and 0 for others, `[P, ...]` more.
+    speeds change or processors are full at a limit, 1 for each that works and has room and 0 for others,
+    `[P, ...]` more.
     """
     o = observation
     rows = [jnp.stack([o.size, o.priority.astype(jnp.float32), o.load_average, o.load_variance])]
@@ -58,6 +59,7 @@ class _Settings:
     size_visible: bool = True
     wait_visible: bool = True
     reward: Reward = field(default_factory=Weighted)
+    admission: bool = False
     allow_overload: bool = False
 
     def __post_init__(self) -> None:
@@ -65,7 +67,7 @@ class _Settings:
         checks.at_least("num_processors", self.num_processors, 1)
         stations.check(self.station)
         object.__setattr__(self, "reward", rewards.reward(self.reward))
-        for name in ("size_visible", "wait_visible", "allow_overload"):
+        for name in ("size_visible", "wait_visible", "admission", "allow_overload"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be True or False")
 
@@ -81,7 +83,8 @@ class Env(_Settings):
       size_visible: whether the scheduler sees a task's size; if not, it sees the law's mean.
       wait_visible: whether it sees load and wait; if not, they are inferred from queue lengths.
       reward: from `jaxlb.rewards`, its name there, or one of your own.
-      allow_overload: whether a load of 1 or more, with which queues grow for ever, is meant.
+      admission: whether a scheduler may refuse a task, which is action P.
+      allow_overload: whether a load that no processors could bear is meant: queues grow for ever.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -102,16 +105,22 @@ class Env(_Settings):
 
     @property
     def num_actions(self) -> int:
-        """One action for each processor."""
-        return self.num_processors
+        """One action for each processor, and one more with admission."""
+        return self.num_processors + self.admission
+
+    @property
+    def loses(self) -> bool:
+        """Whether a task may be refused, or leave unserved."""
+        station = self.station
+        return self.admission or station.limit is not None or station.leaving is not None
 
     def action_space(self, params: EnvParams | None = None) -> spaces.Discrete:
-        """Return the space of actions, the processors.
+        """Return the space of actions: the processors, and with admission to refuse.
 
         A step clips an action outside to the nearest processor: no task is lost.
         """
         del params
-        return spaces.discrete(self.num_processors)
+        return spaces.discrete(self.num_actions)
 
     def observation_space(self, params: EnvParams | None = None) -> spaces.Box:
         """Return the space of flat observations, see `flatten`.
@@ -125,7 +134,7 @@ class Env(_Settings):
         high += [length] * self.num_processors + [none] * (3 * self.num_processors)
         if params.measure_interval is not None:
             high += [none] * (1 + self.num_processors)
-        if params.speeds is not None:
+        if params.speeds is not None or self.station.limit is not None:
             high += [1.0] * self.num_processors
         return spaces.box(np.zeros(len(high), np.float32), np.asarray(high, np.float32))
 
@@ -216,13 +225,9 @@ class Env(_Settings):
     def remaining(self, state: EnvState, params: EnvParams) -> Departures | None:
         """Return what becomes of all tasks there if nothing arrives; None if that is known already.
 
-        Of speeds that change, as if they were those of the long run.
+        Of speeds that change, as if they were those of the long run; and as if none left unserved.
         """
-        params, held = with_lane_axis(params, state.task.gap.shape), state.system.station
-        found = self.station.remaining(held, long_run(params).speed)
-        if found is None or params.speeds is None:
-            return found
-        return cycle.left(self, params, held, found.known, found.outcome.completion)
+        return cycle.remaining(self, with_lane_axis(params, state.task.gap.shape), state.system.station)
 
     def departing(self, state: EnvState, params: EnvParams) -> Departures | None:
         """Return the shapes of what leaves in a step; None where assignments tell what becomes of tasks."""
@@ -251,12 +256,12 @@ class Env(_Settings):
           `[...]`.
         """
         before, outcome, reward = self.assign(state, action, next_task.gap, params)
-        state, departures = self._arrive(before, next_task, params, key)
-        if params.speeds is not None:
-            reward = reward + cast(Any, self.reward).surprise(
-                self, long_run(params), before, state, departures
-            )
-        return state, outcome.replace(departures=departures), reward
+        after, departed = self._arrive(before, next_task, params, key)
+        if self.loses:
+            departed = departures.with_refused(departed, state.task, state.steps, outcome)
+        if params.speeds is not None or self.loses:
+            reward = reward + cast(Any, self.reward).surprise(self, long_run(params), before, after, departed)
+        return after, outcome.replace(departures=departed), reward
 
     @broadcasts
     def assign(
@@ -312,14 +317,11 @@ class Env(_Settings):
             )
         rewards.check(params, classes[0], lanes)
         checks.leaf("load", params.load, above=0)
-        if (
-            not self.allow_overload
-            and not checks.traced(params.load)
-            and np.any(np.asarray(params.load) >= 1)
-        ):
+        grows = not self.allow_overload and not self.loses and not checks.traced(params.load)
+        if grows and np.any(np.asarray(params.load) >= self.station.most):
             raise ValueError(
-                f"load = {np.max(params.load):g}: must be below 1, or queues grow for ever; "
-                "allow_overload permits it"
+                f"load = {np.max(params.load):g}: must be below {self.station.most:g}, or queues grow for "
+                "ever; allow_overload permits it"
             )
         checks.leaf("class_probability", params.class_probability, low=0)
         if not checks.traced(params.class_probability):
@@ -338,20 +340,20 @@ class Env(_Settings):
         checks.leaf("max_steps_in_episode", steps, whole=True, low=1, high=checks.MAX_COUNT)
         self._check_lanes(params, lanes)
         workload.check(params, lanes)
-        if params.speeds is not None:
-            self._check_changes()
+        checks.leaf("loss_weight", params.loss_weight, low=0)
+        if params.speeds is not None or self.loses:
+            self._check_changes("speeds change" if params.speeds is not None else "tasks may be lost")
 
-    def _check_changes(self) -> None:
-        """Raise ValueError if speeds that change do not go with the rest."""
+    def _check_changes(self, why: str) -> None:
+        """Raise ValueError if speeds that change, or tasks that are lost, do not go with the rest."""
         if self.station.settled:
             raise ValueError(
-                f"station = {checks.shown(self.station)}: must be a table where speeds change, as "
+                f"station = {checks.shown(self.station)}: must be a table where {why}, as "
                 "jaxlb.stations.Table() is for first come, first served"
             )
         if not hasattr(self.reward, "surprise"):
             raise ValueError(
-                f"reward = {checks.shown(self.reward)}: must have `surprise` where speeds change, as "
-                "'weighted' has"
+                f"reward = {checks.shown(self.reward)}: must have `surprise` where {why}, as 'weighted' has"
             )
 
     def _check_lanes(self, params: EnvParams, lanes: Lanes | None) -> None:

@@ -201,22 +201,32 @@ def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, 
         settings, name=name, make_params=make_params, num_processors=first.default, allow_overload=True
     )
     params = make_params(first.default)
-    _with_departures(env, params).check(params)
+    _changing(env, params).check(params)
     description = checks.first_line(make_params)
     _SCENARIOS[name] = Scenario(description, first.default, make_params, tuple(settings.items()))
 
 
 def _station(settings: Mapping[str, Any]) -> Any:
-    """Return the station that settings name, or FCFS."""
+    """Return the station that settings name, or FCFS; one that knows departures, where tasks may be lost."""
     station = settings.get("station", FCFS())
     stations.check(station)
+    if isinstance(station, FCFS) and (settings.get("admission") or _LOSSES & settings.keys()):
+        return _with_departures(station)
     return station
+
+
+def _with_departures(station: FCFS) -> stations.Table:
+    """Return the same queues as a table, which holds tasks until they leave."""
+    own = station.queue_capacity
+    return stations.Table() if own == FCFS().queue_capacity else stations.Table(queue_capacity=own)
 
 
 PARTS = ("arrival", "size", "speeds")
 """The parameters that have parameters of their own."""
 _SERVICE = ("discipline", "slots", "capacity")
 """Settings that make a station."""
+_LOSSES = {"limit", "leaving"}
+"""Settings of a station that may lose tasks."""
 
 
 def _served(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,13 +251,11 @@ def _env(settings: Mapping[str, Any], **own: Any) -> Env:
     return Env(**own | rest | {"station": dataclasses.replace(station, **changed)})
 
 
-def _with_departures(env: Env, params: EnvParams) -> Env:
+def _changing(env: Env, params: EnvParams) -> Env:
     """Return an environment whose queues tell departures, where speeds change and assignments cannot."""
     if params.speeds is None or not isinstance(env.station, FCFS):
         return env
-    own = env.station.queue_capacity
-    station = stations.Table() if own == FCFS().queue_capacity else stations.Table(queue_capacity=own)
-    return dataclasses.replace(env, station=station)
+    return dataclasses.replace(env, station=_with_departures(env.station))
 
 
 def make(
@@ -302,7 +310,7 @@ def make(
         arrival, size = trace.workload(mean_size=float(params.size.mean()))
         params = params.replace(arrival=arrival, size=size)
     params = _override(params, numbers, static)
-    env = _with_departures(env, params)
+    env = _changing(env, params)
     env.check(params)
     return env, canonical(params)
 

@@ -195,7 +195,7 @@ def continue_rollout(
             state=state.replace(workload=process),
             memory=memory,
             behaviour_memory=behaviour_memory,
-            totals=metrics.add(carry.totals, counts, sums, moved),
+            totals=metrics.add(carry.totals, counts, sums, moved, env.view(state, params).undone),
             recent=recent,
             filled=filled,
         )

@@ -5,8 +5,8 @@ compensated, so they stay exact to float32 over any number of tasks.
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,7 @@ class Figure(NamedTuple):
       unit: "time", "share", "reward", or "" of a plain number.
       of_task: Decided -> `[N]`, where it is an average over decisions; bool is counted exactly.
       of_outcome: (task, outcome) -> of their shape, where it is an average over tasks that have left.
+      of_served: whether only over those that were served.
       of_run: (run, run of the baseline) -> its estimate, or one for each priority; None: the mean over lanes
         of that average.
       heading: of its column in tables for people, in which `{baseline}` is the baseline's name; None: it has
@@ -67,6 +68,7 @@ class Figure(NamedTuple):
     unit: str
     of_task: Callable[[Decided], Array] | None = None
     of_outcome: Callable[[Task, Outcome], Array] | None = None
+    of_served: bool = False
     of_run: Callable[[LaneFigures, LaneFigures], Estimate | list[Estimate]] | None = None
     heading: str | None = None
     scale: float = 1.0
@@ -98,9 +100,9 @@ def _quantile(probability: float, run: LaneFigures, baseline: LaneFigures) -> Es
     return quantile_interval(run.histogram, probability)
 
 
-def _by_priority(name: str, run: LaneFigures, baseline: LaneFigures) -> list[Estimate]:
+def _by_priority(name: str, count: str, run: LaneFigures, baseline: LaneFigures) -> list[Estimate]:
     del baseline
-    sums = _lanes(run, name), _lanes(run, "class_count")
+    sums = _lanes(run, name), _lanes(run, count)
     return [ratio_interval(total, count) for total, count in zip(*sums, strict=True)]
 
 
@@ -119,14 +121,27 @@ def _completion_quantile(percent: int) -> Figure:
     )
 
 
+_LOST = Figure(
+    "tasks that were refused, or left unserved",
+    "share",
+    of_outcome=lambda task, outcome: cast(Array, outcome.lost),
+    heading="lost %",
+    scale=100.0,
+)
+
+
 FIGURES: dict[str, Figure] = {
     "mean_completion": Figure(
-        "completion time", "time", of_outcome=lambda task, outcome: outcome.completion, heading="completion"
+        "completion time",
+        "time",
+        of_outcome=lambda task, outcome: outcome.completion,
+        of_served=True,
+        heading="completion",
     ),
     "mean_completion_by_priority": Figure(
         "the same, of the tasks of each priority",
         "time",
-        of_run=functools.partial(_by_priority, "class_completion"),
+        of_run=functools.partial(_by_priority, "class_completion", "class_served"),
     ),
     "p50_completion": _completion_quantile(50),
     "p95_completion": _completion_quantile(95),
@@ -135,10 +150,11 @@ FIGURES: dict[str, Figure] = {
         "completion time / size",
         "",
         of_outcome=lambda task, outcome: outcome.completion / task.size,
+        of_served=True,
         heading="slowdown",
     ),
     "sla_violation_rate": Figure(
-        "tasks that took longer than their deadline",
+        "tasks that took longer than their deadline, or were lost",
         "share",
         of_outcome=lambda task, outcome: outcome.violation,
         heading="SLA violations %",
@@ -147,8 +163,9 @@ FIGURES: dict[str, Figure] = {
     "sla_violation_rate_by_priority": Figure(
         "the same, of the tasks of each priority",
         "share",
-        of_run=functools.partial(_by_priority, "class_violations"),
+        of_run=functools.partial(_by_priority, "class_violations", "class_count"),
     ),
+    "lost_rate": _LOST,
     "oracle_agreement": Figure(
         "tasks whose completion was the smallest possible",
         "share",
@@ -187,15 +204,17 @@ FIGURES: dict[str, Figure] = {
 
 _OF_CLASSES = {
     "departed": "class_count",
+    "served": "class_served",
     "mean_completion": "class_completion",
     "sla_violation_rate": "class_violations",
 }
 """Where any place may tell a departure, sums over places are dear: these are sums of those of classes."""
 
 
-def columns() -> dict[str, Figure]:
-    """Return the figures that tables for people have."""
-    return {name: figure for name, figure in FIGURES.items() if figure.heading}
+def columns(rows: Iterable[Any]) -> dict[str, Figure]:
+    """Return the figures that tables of these rows for people have: of losses only where there are some."""
+    loses = any(row.lost_rate > 0 for row in rows)
+    return {name: one for name, one in FIGURES.items() if one.heading and (loses or one is not _LOST)}
 
 
 def estimates(run: LaneFigures, baseline: LaneFigures) -> dict[str, Estimate | list[Estimate]]:
@@ -225,6 +244,7 @@ class Summary(struct.PyTreeNode):
     num_tasks: Array  # int32, tasks counted in each lane
     averages: dict[str, Array]  # [N] over tasks, by name
     class_count: Array  # [C, N] int32, tasks of each priority
+    class_served: Array  # [C, N] int32, those of them that were served
     class_violations: Array  # [C, N] int32, SLA violations of each priority
     class_completion: Array  # [C, N] time, sum of the completion times of each priority
     utilisation: Array  # [P, N] share of time that each processor was busy
@@ -262,15 +282,20 @@ def of_task(decided: Decided, num_classes: int, gap: Array) -> tuple[dict, dict]
     if departures is not None:
         task, outcome = departures.task, departures.outcome
     classes = jnp.arange(num_classes, dtype=jnp.int32).reshape(-1, *(1,) * task.priority.ndim)
-    of_class = task.priority == classes
+    of_class, lost = task.priority == classes, outcome.lost
+    if lost is not None:
+        # What never completes has no part in averages of those that are served.
+        outcome = outcome.replace(completion=jnp.where(lost, 0.0, outcome.completion))
     found = {
         "class_count": of_class,
         "class_violations": of_class & outcome.violation,
         "class_completion": jnp.where(of_class, outcome.completion, 0.0),
     }
-    sums = {} if departures is None else _OF_CLASSES
+    if lost is not None:
+        found["class_served"] = of_class & ~lost
+    sums = {} if departures is None else {name: of for name, of in _OF_CLASSES.items() if of in found}
     for name, figure in FIGURES.items():
-        if figure.of_outcome is not None and name not in sums:
+        if figure.of_outcome is not None and name not in sums and (figure is not _LOST or lost is not None):
             found[name] = figure.of_outcome(task, outcome)
     if departures is not None:
         # Of all places, those from which a task has left.
@@ -308,7 +333,7 @@ def start(found: View, num_classes: int, departures: Departures | None = None) -
         time, number = jnp.zeros(lanes, jnp.float32), jnp.zeros(lanes, jnp.int32)
         task, outcome = (
             Task(time, time, number, time),
-            Outcome(number, time, time, time, time > 0, departures),
+            Outcome(number, time, time, time, time > 0, departures=departures),
         )
         return of_task(Decided(found, found.wait, task, outcome, time), num_classes, time)
 
@@ -327,22 +352,34 @@ def start(found: View, num_classes: int, departures: Departures | None = None) -
     )
 
 
-def add(totals: Totals, counts: dict, sums: dict, moved: Outcome) -> Totals:
-    """Add the figures of one task of every lane; `moved` is what became of it in the system."""
+def add(totals: Totals, counts: dict, sums: dict, moved: Outcome, undone: Array | None = None) -> Totals:
+    """Add the figures of one task of every lane.
+
+    Args:
+      totals: so far.
+      counts: of the task.
+      sums: of the task.
+      moved: what became of it in the system.
+      undone: `[P, N]` time of work that has left undone since; None: none.
+    """
     pairs = jax.tree.map(kahan_add, totals.sums, totals.errors, sums)
     sums, errors = jax.tree.transpose(jax.tree.structure(sums), jax.tree.structure((0, 0)), pairs)
+    # A task that is refused belongs to no processor, and takes no service.
+    action = jnp.minimum(moved.action, len(totals.service) - 1) if moved.lost is not None else moved.action
     service, service_error = kahan_add(
-        at_processor(totals.service, moved.action),
-        at_processor(totals.service_error, moved.action),
-        moved.service,
+        at_processor(totals.service, action), at_processor(totals.service_error, action), moved.service
     )
+    after = put_at(totals.service, stored(service), action)
+    after_error = put_at(totals.service_error, stored(service_error), action)
+    if undone is not None:
+        after, after_error = kahan_add(after, after_error, -undone)
     return totals.replace(
         num_tasks=totals.num_tasks + 1,
         counts=jax.tree.map(jnp.add, totals.counts, counts),
         sums=sums,
         errors=errors,
-        service=put_at(totals.service, stored(service), moved.action),
-        service_error=put_at(totals.service_error, stored(service_error), moved.action),
+        service=after,
+        service_error=after_error,
     )
 
 
@@ -354,12 +391,18 @@ def summarise(totals: Totals, found: View) -> Summary:
     # No work is lost: what was given to a processor it has done, or has still to do.
     busy = totals.service + (totals.service_error + (totals.wait - found.wait))
     departed = jnp.maximum(counts["departed"], 1).astype(jnp.float32) if "departed" in counts else number
-    of_tasks = {name: leaf for name, leaf in (counts | sums).items() if name in FIGURES}
-    numbers = {name: number if FIGURES[name].of_task else departed for name in of_tasks}
+    served = jnp.maximum(counts["served"], 1).astype(jnp.float32) if "served" in counts else departed
+    averages = {}
+    for name, figure in FIGURES.items():
+        if figure.of_task or figure.of_outcome:
+            total = (counts | sums).get(name, jnp.zeros_like(sums["elapsed"]))
+            of = number if figure.of_task else served if figure.of_served else departed
+            averages[name] = total.astype(jnp.float32) / of
     return Summary(
         num_tasks=totals.num_tasks,
-        averages={name: total.astype(jnp.float32) / numbers[name] for name, total in of_tasks.items()},
+        averages=averages,
         class_count=counts["class_count"],
+        class_served=counts.get("class_served", counts["class_count"]),
         class_violations=counts["class_violations"],
         class_completion=sums["class_completion"],
         utilisation=busy / jnp.maximum(sums["elapsed"], 1e-30),

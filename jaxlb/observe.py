@@ -18,7 +18,6 @@ from jaxlb.types import (
     Array,
     EnvParams,
     Key,
-    Lanes,
     MonitorState,
     Observation,
     Publication,
@@ -29,11 +28,13 @@ from jaxlb.types import (
 from jaxlb.workload.speeds import long_run
 
 
-def start(params: EnvParams, num_processors: int, lanes: Lanes = (), up: Array | None = None) -> MonitorState:
+def start(params: EnvParams, found: View, up: Array | None = None) -> MonitorState:
     """Return a monitor of an empty system, its figures just published; `up` as in `observe`."""
-    zero = jnp.zeros((num_processors, *lanes), jnp.float32)
-    report = Report(queue_length=zero.astype(jnp.int32), load=zero, wait=zero, **_speeds(params, zero, up))
-    published = Publication(report=report, age=jnp.zeros(lanes, jnp.float32), assigned=zero)
+    zero = jnp.zeros_like(found.wait)
+    report = Report(
+        queue_length=zero.astype(jnp.int32), load=zero, wait=zero, **_whether_up(params, found, up)
+    )
+    published = Publication(report=report, age=zero[0], assigned=zero)
     return MonitorState(
         smoothed=None if params.load_time_constant is None else zero,
         published=None if params.measure_interval is None else published,
@@ -55,9 +56,13 @@ def _smooth(load: Array, wait: Array, speed: Array, time_constant: Array, gap: A
     return load * jnp.exp((busy - gap) / time_constant)
 
 
-def _speeds(params: EnvParams, like: Array, up: Array | None) -> dict[str, Array]:
-    """Return what a report tells of speeds that change."""
-    return {} if up is None else {"speed": jnp.broadcast_to(nominal(params).speed, like.shape), "up": up}
+def _whether_up(params: EnvParams, found: View, up: Array | None) -> dict[str, Array]:
+    """Return what a report tells of speeds that change, and of who takes tasks."""
+    has_room = None if found.full is None else ~found.full
+    if up is None:
+        return {} if has_room is None else {"up": has_room}
+    speed = jnp.broadcast_to(nominal(params).speed, found.wait.shape)
+    return {"speed": speed, "up": up if has_room is None else up & has_room}
 
 
 def _measure(
@@ -79,7 +84,7 @@ def _measure(
         normal = jax.vmap(lambda key: jax.random.normal(key, wait.shape[1:], jnp.float32))(keys)
         factor = jnp.exp(params.measure_noise * normal - 0.5 * params.measure_noise**2)
         load, wait = load * factor, wait * factor
-    return Report(queue_length=queue_length, load=load, wait=wait, **_speeds(params, wait, up))
+    return Report(queue_length=queue_length, load=load, wait=wait, **_whether_up(params, found, up))
 
 
 def advance(

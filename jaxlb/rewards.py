@@ -60,7 +60,10 @@ class Weighted:
         """Return the reward `[...]`, see `Reward`."""
         del gap
         task, backlog = before.task, env.station.view(before.system.station, params.speed).wait * params.speed
-        imbalance = variance_grown(backlog, at_processor(backlog, outcome.action), task.size)
+        assigned = jnp.minimum(outcome.action, env.num_processors - 1)
+        imbalance = variance_grown(backlog, at_processor(backlog, assigned), task.size)
+        if outcome.lost is not None:
+            imbalance = jnp.where(outcome.lost, 0.0, imbalance)
         if env.station.settled:
             return weighted(params, task.priority, outcome.completion, outcome.violation, imbalance)
         # What the task costs, and those that are there already.
@@ -73,7 +76,9 @@ class Weighted:
     def surprise(
         self, env: Static, params: EnvParams, before: EnvState, after: EnvState, departures: Departures
     ) -> Array:
-        """Return what changes of speeds brought between two decisions, `[...]`: more or less than expected.
+        """Return what changes of speeds, and losses, brought between two decisions, `[...]`.
+
+        That is how much more or less than expected.
 
         Args:
           env: static.
@@ -207,11 +212,19 @@ def weighted(
     return -weights.completion_weight * cost - weights.imbalance_weight * imbalance - penalty
 
 
-def _of_all(weights: HasWeights, departures: Departures) -> Array:
-    """Return the sum of rewards `[...]` of tasks that leave, without imbalance."""
+def _of_all(params: EnvParams, departures: Departures) -> Array:
+    """Return the sum of rewards `[...]` of tasks that leave, without imbalance.
+
+    One that was not served costs its violation and `loss_weight`.
+    """
     task, outcome = departures.task, departures.outcome
-    of_task = functools.partial(weighted, weights, imbalance=jnp.zeros_like(task.size[0]))
-    each = jax.vmap(of_task)(task.priority, outcome.completion, outcome.violation)
+    of_task = functools.partial(weighted, params, imbalance=jnp.zeros_like(task.size[0]))
+    completion, lost = outcome.completion, outcome.lost
+    if lost is not None:
+        completion = jnp.where(lost, 0.0, completion)
+    each = jax.vmap(of_task)(task.priority, completion, outcome.violation)
+    if lost is not None:
+        each -= jnp.where(lost, params.loss_weight, 0.0)
     return jnp.where(departures.known, each, 0.0).sum(0)
 
 

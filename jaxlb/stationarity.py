@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxlb.statistics import mean_interval, student
-from jaxlb.types import EnvParams
+from jaxlb.types import EnvParams, Static
 
 _ERROR_RATE = 1e-4
 """How often a settled run is called unsettled."""
@@ -42,23 +42,25 @@ class Evidence(NamedTuple):
     num_tasks: int
 
 
-def unsettled(run: Evidence, params: EnvParams, rule: str = "this rule") -> str | None:
+def unsettled(run: Evidence, env: Static, params: EnvParams, rule: str = "this rule") -> str | None:
     """Return why a run's figures are not those of the long run, and what to do; None if they are.
 
     Args:
       run: that was made.
+      env: static.
       params: of the environment.
       rule: that moves the system, as the sentence names it.
     """
-    load = float(np.max(np.asarray(params.load)))
-    if load >= 1.0:
+    load, most = float(np.max(np.asarray(params.load))), env.station.most
+    if load >= most and not env.loses:
         return f"load {load:g} leaves no time to catch up: queues grow for ever"
-    missing, enough = _missing(params, run), needed_warmup(params)
+    # What is refused, or leaves, does not queue: theory has no say, and what the run shows remains.
+    missing, enough = (0.0, None) if env.loses else (_missing(env, params, run), needed_warmup(env, params))
     needed = f", theory asks for {enough:,}" if enough and enough > run.warmup else ""
     advice = f"raise warmup ({run.warmup:,} tasks now{needed})"
-    full = _ALL_THE_TIME
+    full = _ALL_THE_TIME * most
     if params.speeds is not None:  # what a processor can do in the long run, give or take what it could here
-        full = 0.97 * np.asarray(params.speeds.mean(), np.float64)
+        full = 0.97 * most * np.asarray(params.speeds.mean(), np.float64)
     lanes, busy = run.elapsed.size, run.utilisation.mean(-1) >= full
     behind = run.wait_growth.mean(-1) / run.elapsed.mean()
     if lanes > 1:
@@ -104,19 +106,19 @@ def _deviations(x: np.ndarray) -> np.ndarray:
     return np.where(error > 0, x.mean(-1) / np.where(error > 0, error, 1.0), 0.0)
 
 
-def needed_warmup(params: EnvParams) -> int | None:
+def needed_warmup(env: Static, params: EnvParams) -> int | None:
     """Return the warm-up, in tasks, after which waits lack 0.1 %, by theory, for having started empty.
 
     None where none are enough, sizes having no variance, or queues no end.
     """
-    unit = _relaxation(params)
+    unit = _relaxation(env, params)
     if unit is None:
         return None
     enough = next(t for t in np.geomspace(0.01, 100.0, _STEPS) if _deviation(t) < 1e-3)
     return int(enough * unit) + 1
 
 
-def _relaxation(params: EnvParams) -> float | None:
+def _relaxation(env: Static, params: EnvParams) -> float | None:
     """Return the tasks in a unit of the Brownian motion that heavy traffic resembles; None: endless.
 
     The queue is a single one as fast as all processors together, which no rule outdoes by much. Gaps are
@@ -126,15 +128,15 @@ def _relaxation(params: EnvParams) -> float | None:
     with jax.enable_x64(True):
         law = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.size)
         mean, second = np.asarray(law.mean()), np.asarray(law.second_moment())
-    load = float(np.max(np.asarray(params.load)))
+    load = float(np.max(np.asarray(params.load))) / env.station.most
     if load >= 1.0 or not np.all(np.isfinite(second)):
         return None
     return (load / (1.0 - load)) ** 2 * float(np.max(second / mean**2))
 
 
-def _missing(params: EnvParams, run: Evidence) -> float:
+def _missing(env: Static, params: EnvParams, run: Evidence) -> float:
     """Return the share of the waits that a run lacks for having started empty."""
-    unit = _relaxation(params)
+    unit = _relaxation(env, params)
     if unit is None:
         return 1.0
     times = (run.warmup + run.num_tasks * (np.arange(_STEPS) + 0.5) / _STEPS) / unit

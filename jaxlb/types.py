@@ -35,7 +35,7 @@ class Report(struct.PyTreeNode):
     load: Array  # [P, ...] work, smoothed, possibly noisy
     wait: Array  # [P, ...] time, possibly noisy
     speed: Array | None = None  # [P, ...] of this moment; None where it does not change
-    up: Array | None = None  # [P, ...] bool, whether it works; None where speeds do not change
+    up: Array | None = None  # [P, ...] bool, whether it works and has room; None where all always do
 
 
 class Publication(struct.PyTreeNode):
@@ -86,26 +86,28 @@ class Observation(struct.PyTreeNode):
     age: Array  # [...] time since these figures were measured
     assigned: Array  # [P, ...] work assigned since then
     truth: Truth
-    up: Array | None = None  # [P, ...] bool, whether it worked then; None where speeds do not change
+    up: Array | None = None  # [P, ...] bool, whether it worked then and had room; None where all always do
 
 
 class Outcome(struct.PyTreeNode):
     """What became of a task; or what would if nothing else arrived, where only its departure tells.
 
     Under disciplines that interrupt tasks, or serve several at once, `service` is what a task takes alone,
-    and `wait` all else.
+    and `wait` all else. A task that is refused never completes; one that leaves unserved completes as it
+    leaves, without service. Both miss their deadline.
     """
 
     action: Array  # [...] int32, the processor that got it
     wait: Array  # [...] time from arrival to start
     service: Array  # [...] time from start to departure
     completion: Array  # [...] time from arrival to departure
-    violation: Array  # [...] bool, completion later than the deadline
+    violation: Array  # [...] bool, completion later than the deadline, or lost
+    lost: Array | None = None  # [...] bool, refused or left unserved; None where no task ever is
     departures: Any = None  # Departures until the next arrival; None where all is known at the assignment
 
 
 class Departures(struct.PyTreeNode):
-    """Tasks that have left, in M places."""
+    """Tasks that have left, or were refused, in M places."""
 
     known: Array  # [M, ...] bool, whether one has left from this place
     number: Array  # [M, ...] int32, of its assignment
@@ -135,6 +137,7 @@ class EnvParams(struct.PyTreeNode):
     completion_exponent: Any = None  # None: 1, without computing a power
     imbalance_weight: Any = 0.01  # reward per variance of the load over processors
     sla_weight: Any = 1.0  # reward per SLA violation; or [C], of each priority class
+    loss_weight: Any = 1.0  # reward per task that is refused or leaves unserved, beside its violation
     max_steps_in_episode: Any = 1000  # tasks until an episode is truncated
 
 
@@ -163,6 +166,16 @@ class Static(Protocol):
     @property
     def station(self) -> Any:
         """How processors serve, a `jaxlb.stations.Station`."""
+        ...
+
+    @property
+    def admission(self) -> bool:
+        """Whether a scheduler may refuse a task, which is action P."""
+        ...
+
+    @property
+    def loses(self) -> bool:
+        """Whether a task may be refused, or leave unserved."""
         ...
 
     @property

@@ -36,12 +36,17 @@ class Job:
 
 @dataclass
 class Processor:
-    """One processor; `capacity` says what n tasks get together."""
+    """One processor; `capacity` says what n tasks get together.
+
+    It takes up to `limit` tasks; they leave at their deadline, while "waiting", or "any".
+    """
 
     discipline: str
     speed: float
     slots: int = 1
     capacity: object = None
+    limit: float = math.inf
+    leaving: str | None = None
     jobs: list = field(default_factory=list)
 
     def rates(self) -> list[tuple[Job, float]]:
@@ -66,8 +71,15 @@ class Processor:
         together = len(served) if alone else self.capacity(len(served)) if self.capacity else 1.0
         return [(job, self.speed * together / len(served)) for job in served]
 
-    def run(self, now: float, time: float, done: dict[int, float]) -> None:
-        """Serve for some time; write when tasks leave into `done`."""
+    def impatient(self, served: list[tuple[Job, float]]) -> list[tuple[float, Job]]:
+        """Return which tasks may leave unserved, and when."""
+        if self.leaving is None:
+            return []
+        busy = [job.number for job, _ in served] if self.leaving == "waiting" else []
+        return [(job.arrival + job.deadline, job) for job in self.jobs if job.number not in busy]
+
+    def run(self, now: float, time: float, done: dict[int, tuple[float, bool]]) -> None:
+        """Serve for some time; write when tasks leave into `done`, and whether unserved."""
         passed = 0.0
         while served := self.rates():
             leaves, first = min(((job.left / rate, job.number) for job, rate in served))
@@ -76,6 +88,15 @@ class Processor:
                 had = sorted(job.size - job.left for job in self.jobs)
                 later = [one for one in had if one > had[0] + 1e-9]
                 step = min(step, (later[0] - had[0]) / served[0][1] if later else math.inf)
+            until, leaver = min(self.impatient(served), key=lambda pair: pair[0], default=(math.inf, None))
+            if until - now - passed < min(step, time - passed):
+                step = until - now - passed
+                for job, rate in served:
+                    job.left -= rate * step
+                passed += step
+                self.jobs.remove(leaver)
+                done[leaver.number] = leaver.deadline, True
+                continue
             step = min(step, time - passed)
             for job, rate in served:
                 job.left -= rate * step
@@ -83,7 +104,7 @@ class Processor:
             if step == leaves:
                 (gone,) = (job for job in self.jobs if job.number == first)
                 self.jobs.remove(gone)
-                done[first] = now + passed - gone.arrival
+                done[first] = now + passed - gone.arrival, False
             if passed >= time:
                 return
 
@@ -91,6 +112,11 @@ class Processor:
 def completions(tasks, actions, speed, discipline, slots=1, capacity=None) -> np.ndarray:
     """Return the completion time of each of `tasks` (leaves `[T]`) at the processors that got them."""
     processors = [Processor(discipline, float(one), slots, capacity) for one in speed]
+    return outcomes(tasks, actions, processors)[0]
+
+
+def outcomes(tasks, actions, processors) -> tuple[np.ndarray, np.ndarray]:
+    """Return the completion time of each task at its processor, and whether it was lost."""
     done, now = {}, 0.0
     columns = (
         np.asarray(leaf, np.float64) for leaf in (tasks.gap, tasks.size, tasks.priority, tasks.deadline)
@@ -99,9 +125,13 @@ def completions(tasks, actions, speed, discipline, slots=1, capacity=None) -> np
         for processor in processors:
             processor.run(now, gap, done)
         now += gap
-        chosen = processors[actions[number]]
+        chosen = processors[actions[number]] if actions[number] < len(processors) else None
+        if chosen is None or len(chosen.jobs) >= chosen.limit:
+            done[number] = math.inf, True
+            continue
         chosen.jobs.append(Job(number, now, size, priority, deadline, size))
         chosen.rates()
     for processor in processors:
         processor.run(now, math.inf, done)
-    return np.array([done[number] for number in range(len(done))])
+    times, lost = zip(*(done[number] for number in range(len(done))), strict=True)
+    return np.array(times), np.array(lost)

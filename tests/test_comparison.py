@@ -130,7 +130,7 @@ def test_what_has_not_settled_says_so(key):
     intervals = {name: value for name, value in rr.figures.items() if name.endswith("_ci")}
     for name in ("sla_violation_rate_by_priority_ci", "mean_completion_by_priority_ci"):
         assert intervals.pop(name) == [None] * 3
-    assert len(intervals) == 13 and set(intervals.values()) == {None}
+    assert len(intervals) == 14 and set(intervals.values()) == {None}
     assert json.loads(table.to_json())["schedulers"][0]["stationary"] is False
     # Nothing is compared with what has not settled.
     chosen = {rule: jaxlb.scheduler(rule) for rule in ("rr", "lwr")}
@@ -343,12 +343,12 @@ def test_one_task_drifts_nowhere(key):
 @pytest.mark.parametrize("unit", [1e-25, 5e18])
 def test_the_warmup_that_theory_asks_for_has_no_unit(unit):
     def needed(mean):
-        params = jaxlb.make("stable", size="lognormal", squared_cv=40.0, mean_size=mean)[1]
-        return stationarity.needed_warmup(params)
+        made = jaxlb.make("stable", size="lognormal", squared_cv=40.0, mean_size=mean)
+        return stationarity.needed_warmup(*made)
 
     assert needed(unit) == pytest.approx(needed(1.0), rel=1e-4) and needed(1.0) > 2000
-    endless = jaxlb.make("stable", size=sizes.BoundedPareto(1.0, np.inf, 1.5))[1]
-    assert stationarity.needed_warmup(endless) is None
+    endless = jaxlb.make("stable", size=sizes.BoundedPareto(1.0, np.inf, 1.5))
+    assert stationarity.needed_warmup(*endless) is None
 
 
 def test_sizes_may_differ_from_lane_to_lane(key):

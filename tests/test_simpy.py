@@ -165,7 +165,9 @@ def rules(speeds, env, params):
 
 DRAWING = {"random", "weighted-random", "static-split", "jiq", "power-of-d", "hedge"}
 ESTIMATING = {"predictive", "universal"}  # estimates of equal loads differ by rounding, so ties are no test
-NAMES = sorted(set(jaxlb.schedulers()) - DRAWING - ESTIMATING - {"optimal"})  # that one has a test of its own
+NAMES = sorted(
+    set(jaxlb.schedulers()) - DRAWING - ESTIMATING - {"optimal", "deadline-admission"}
+)  # these have tests of their own
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_a_split_without_a_rate_for_those_that_are_up_takes_any_of_them(key):
     assert (chosen | ~np.asarray(up).any(1)).all()
 
 
-RULES = [name for name in jaxlb.schedulers() if name not in ("optimal", "hedge")]
+RULES = [name for name in jaxlb.schedulers() if name not in ("optimal", "hedge", "deadline-admission")]
 
 
 @pytest.mark.parametrize("rule", small.mostly_slow(RULES, ["lwr", "card"]))

@@ -85,14 +85,14 @@ class _Judge(Writes):
                 jax.random.key(self.seed),
                 num_lanes=self.lanes,
                 num_tasks=self.tasks,
-                warmup=self._warmup(setup.params) if self.warmup is None else self.warmup,
+                warmup=self._warmup(setup) if self.warmup is None else self.warmup,
                 baseline=self.baseline,
                 behaviour=setup.behaviour,
                 on_progress=advance,
             )
 
-    def _warmup(self, params: EnvParams) -> int:
-        enough = stationarity.needed_warmup(params)
+    def _warmup(self, setup: Setup) -> int:
+        enough = stationarity.needed_warmup(setup.env, setup.params)
         return min(max(self.tasks // 4, enough or 0), self.tasks)
 
     def judge_and_report(self, setup: Setup) -> None:
@@ -206,7 +206,7 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
         title += f", asked in the states that {comparison.behaviour} visits"
     table = Table(title=title, title_justify="left")
     table.add_column("scheduler", no_wrap=True)
-    shown = metrics.columns()
+    shown = metrics.columns(comparison.schedulers)
     for figure in shown.values():
         table.add_column(str(figure.heading).format(baseline=comparison.baseline), justify="right")
     for row in comparison.schedulers:
@@ -226,6 +226,9 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
         "± is half the 95 % interval over lanes" if comparison.num_lanes > 1 else "one lane: no intervals"
     )
     screen.print(f"{counted}; {intervals}; the difference is paired.", style="dim", highlight=False)
+    if "lost_rate" in shown:
+        text = "Completion and slowdown are those of tasks that were served: who loses more serves fewer."
+        screen.print(text, style="yellow", highlight=False, soft_wrap=True)
     for row in comparison.schedulers:
         if row.hint:
             screen.print(

@@ -82,7 +82,8 @@ def _spaces(env: Env, params: EnvParams) -> tuple[gymnasium.spaces.Box, gymnasiu
 def _by_name(outcome: Outcome) -> dict[str, np.ndarray]:
     # Who else has left is not an array for each environment.
     names = [field.name for field in dataclasses.fields(outcome) if field.name != "departures"]
-    return {name: np.array(getattr(outcome, name)) for name in names}
+    values = {name: getattr(outcome, name) for name in names}
+    return {name: np.array(value) for name, value in values.items() if value is not None}
 
 
 class LoadBalancingEnv(gymnasium.Env[np.ndarray, np.int64]):

@@ -106,7 +106,7 @@ def section(
                 "plain": figure.plain,
                 "paired": figure.paired,
             }
-            for name, figure in metrics.columns().items()
+            for name, figure in metrics.columns(rows).items()
         ],
         "schedulers": [
             row.as_dict() | {"kind": kinds[row.name], "trained": trained.get(row.name), "mark": row.mark}

@@ -8,7 +8,16 @@ from collections.abc import Callable, Hashable
 import jax
 
 from jaxlb import checks
-from jaxlb.scheduling import adaptive, classical, forecasts, optimal, predictive, size_based, universal
+from jaxlb.scheduling import (
+    adaptive,
+    admission,
+    classical,
+    forecasts,
+    optimal,
+    predictive,
+    size_based,
+    universal,
+)
 from jaxlb.scheduling.base import stateless, with_memory
 from jaxlb.scheduling.guard import guarded
 from jaxlb.types import Scheduler
@@ -23,6 +32,17 @@ __all__ = [
     "stateless",
     "with_memory",
 ]
+
+
+def deadline_admission(rule: str = "greedy", factor: float = 1.0) -> Scheduler:
+    """Refuse what would miss its deadline wherever it went; a rule, by its name, assigns the rest.
+
+    Args:
+      rule: a name of `schedulers()`.
+      factor: of the deadline, up to which a task is admitted.
+    """
+    return admission.deadline_admission(scheduler(rule), factor)
+
 
 _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "random": classical.random,
@@ -47,6 +67,7 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "optimal": optimal.optimal,
     "predictive": predictive.predictive,
     "drift-aware": predictive.drift_aware,
+    "deadline-admission": deadline_admission,
     "hedge": adaptive.hedge,
     "universal": universal.universal,
     "oracle": classical.oracle,

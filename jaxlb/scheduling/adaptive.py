@@ -49,6 +49,11 @@ class Memory(struct.PyTreeNode):
 
 
 def _start(each: tuple[tuple[str, Start], ...], env: Static, params: EnvParams, lanes: Lanes) -> Memory:
+    if env.loses:
+        raise ValueError(
+            "scheduler 'hedge': must have an environment that loses no tasks, since it compares completion "
+            "times; choose one without limit, leaving and admission"
+        )
     beside = (len(each), *lanes)
     memories = first_memories(each, env, params, lanes)
     twins = Twins(

@@ -14,6 +14,8 @@ class View(struct.PyTreeNode):
     queue_length: Array  # [P, ...] int32, tasks in the system, as far as they are counted
     wait: Array  # [P, ...] time, backlog / speed
     overflow: Array  # [P, ...] int32, tasks so far that found no place to be counted in, or to be in
+    full: Array | None = None  # [P, ...] bool, whether a task would be refused; None where none is
+    undone: Array | None = None  # [P, ...] time, work that has left since the last assignment; None: none can
 
 
 @runtime_checkable
@@ -39,6 +41,21 @@ class Station(Protocol):
         """A field: how many tasks of a processor are counted."""
         ...
 
+    @property
+    def most(self) -> float:
+        """What a processor gives to its tasks together when it has very many, in its speed."""
+        ...
+
+    @property
+    def limit(self) -> int | None:
+        """How many tasks a processor takes at most, others being refused; None: as many as come."""
+        ...
+
+    @property
+    def leaving(self) -> str | None:
+        """Which tasks leave unserved once their deadline has passed: "waiting", "any"; None: none."""
+        ...
+
     def init(self, num_processors: int, lanes: Lanes = ()) -> Any:
         """Return empty processors."""
         ...
@@ -52,6 +69,10 @@ class Station(Protocol):
 
         Until `arranged`, each task has the place in `Departures` that it has in those of `remaining`.
         """
+        ...
+
+    def until_leaving(self, state: Any) -> Array:
+        """Return the time `[...]` in which no task leaves unserved; `advance` goes no further."""
         ...
 
     def arranged(self, state: Any) -> Any:

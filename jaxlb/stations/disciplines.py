@@ -44,6 +44,8 @@ class Discipline(NamedTuple):
         gets it and none arrives.
       in_order: whether tasks leave in the order in which they stand.
       in_turns: whether `left` takes turns, as many as the busiest processor needs.
+      slots: how many tasks are served at a time, those that stand first; None: others, or all.
+      most: what a processor gives to its tasks together when it has very many, in its speed.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Discipline(NamedTuple):
     response: Callable[[Jobs, Jobs], Array]
     in_order: bool
     in_turns: bool = False
+    slots: int | None = None
+    most: float = 1.0
 
     def __repr__(self) -> str:
         """Show the name, for messages."""
@@ -190,7 +194,7 @@ def _at_rates(name: str, after: Callable[[Jobs, Jobs], Array], shares: Rates) ->
     )
 
 
-def _in_service(left: Array, slots: int) -> Array:
+def in_service(left: Array, slots: int) -> Array:
     """Return which tasks are served: the first `slots` of those that are there."""
     held = left > 0
     return held & (running(jnp.add, held.astype(jnp.float32)) <= slots)
@@ -203,7 +207,7 @@ def _number(served: Array) -> Array:
 
 def _few_at_a_time(slots: int, capacity: Capacity, jobs: Jobs, left: Array) -> tuple[Array, Array]:
     """Serve the first tasks only, which share what so many of them get together."""
-    served = _in_service(left, slots)
+    served = in_service(left, slots)
     number = _number(served)
     share = jnp.where(served, capacity(number) / number, 0.0)
     return share, jnp.full(left.shape[:1] + left.shape[2:], jnp.inf, jnp.float32)
@@ -310,9 +314,16 @@ def ordered(name: str, slots: int = 1) -> Discipline:
     after = after if interrupts else partial(_not_served, slots, after)
     if slots == 1:
         response = partial(_response_of_one, after)
-        return Discipline(name, after, _until_of_one, _left_of_one, response, in_order=True)
+        return Discipline(name, after, _until_of_one, _left_of_one, response, in_order=True, slots=1)
     until, response = partial(_until_in_slots, slots), partial(_response_in_slots, slots, after)
-    return Discipline(name, after, until, _left_of_one, response, in_order=False)
+    return Discipline(
+        name, after, until, _left_of_one, response, in_order=False, slots=slots, most=float(slots)
+    )
+
+
+def _most(capacity: Capacity, number: float) -> float:
+    with jax.ensure_compile_time_eval():
+        return float(capacity(jnp.float32(number)))
 
 
 def ps(capacity: Capacity = one) -> Discipline:
@@ -323,7 +334,7 @@ def ps(capacity: Capacity = one) -> Discipline:
         partial(_left_of_all, capacity),
         partial(_response_of_all, capacity),
     )
-    return Discipline("ps", after, until, left, response, in_order=True)
+    return Discipline("ps", after, until, left, response, in_order=True, most=_most(capacity, 1e9))
 
 
 def limited_ps(slots: int = 8, capacity: Capacity = one) -> Discipline:
@@ -334,7 +345,10 @@ def limited_ps(slots: int = 8, capacity: Capacity = one) -> Discipline:
         partial(rates.left, partial(_few_at_a_time, slots, capacity)),
         partial(_response_of_few, slots, capacity),
     )
-    return Discipline("limited-ps", _none, until, left, response, in_order=False, in_turns=True)
+    most = _most(capacity, slots)
+    return Discipline(
+        "limited-ps", _none, until, left, response, False, in_turns=True, slots=slots, most=most
+    )
 
 
 def fb() -> Discipline:

@@ -219,6 +219,9 @@ class FCFS:
 
     settled = True
     in_turns = False
+    most = 1.0
+    limit = None
+    leaving = None
 
     def __post_init__(self) -> None:
         """Check the capacity."""
@@ -237,6 +240,10 @@ class FCFS:
         """Let `gap` `[...]` time pass."""
         del speed
         return advance(state, gap), None
+
+    def until_leaving(self, state: SystemState) -> Array:
+        """Return for ever."""
+        return jnp.full_like(state.clock, jnp.inf)
 
     def arranged(self, state: SystemState) -> SystemState:
         """Return the same processors."""

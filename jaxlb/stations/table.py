@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks
-from jaxlb.numerics import at_processor, processor_index, stored
+from jaxlb.numerics import at_processor, least, processor_index, stored
 from jaxlb.stations.base import View
-from jaxlb.stations.disciplines import Discipline, ordered, serve
+from jaxlb.stations.disciplines import Discipline, in_service, ordered, serve
 from jaxlb.stations.jobs import Jobs, insert, packed, present, total
 from jaxlb.types import Array, Departures, Lanes, Outcome, Task
 
@@ -19,7 +19,8 @@ class TableState(struct.PyTreeNode):
 
     clock: Array  # [...] time since the last assignment, when the clock of `jobs` was set to 0
     jobs: Jobs  # [P, K, ...]
-    overflow: Array  # [P, ...] int32, tasks that were refused, since all places were taken
+    overflow: Array  # [P, ...] int32, tasks that found all places taken, where those are no limit
+    undone: Array | None  # [P, ...] work that has left since the last assignment; None where none leaves
 
 
 def _newcomer(task: Task, number: Array) -> Jobs:
@@ -42,22 +43,44 @@ class Table:
 
     Attributes:
       discipline: from `jaxlb.stations.disciplines`.
-      queue_capacity: K, how many tasks a processor holds; one that finds no place is refused, and counted.
+      queue_capacity: K, how many tasks there are places for; one that finds none is counted as overflow.
+      limit: how many tasks a processor takes, waiting or in service, others being refused; None: as many as
+        come. It is the number of places then.
+      leaving: "waiting": tasks leave at their deadline unless they are in service; "any": even then; None:
+        no task leaves unserved.
     """
 
     discipline: Discipline = field(default_factory=lambda: ordered("fcfs"))
     queue_capacity: int = 32
+    limit: int | None = None
+    leaving: str | None = None
 
     settled = False
 
     @property
     def in_turns(self) -> bool:
-        """As the discipline is."""
-        return self.discipline.in_turns
+        """As the discipline is, or where tasks leave unserved: a turn for each."""
+        return self.discipline.in_turns or self.leaving is not None
+
+    @property
+    def most(self) -> float:
+        """As the discipline has it."""
+        return self.discipline.most
 
     def __post_init__(self) -> None:
-        """Check the number of places."""
+        """Check the number of places, and who leaves."""
+        if self.limit is not None:
+            checks.at_least("limit", self.limit, 1)
+            object.__setattr__(self, "queue_capacity", self.limit)
         checks.at_least("queue_capacity", self.queue_capacity, 1)
+        if self.leaving is None:
+            return
+        checks.known("leaving", self.leaving, ("waiting", "any"))
+        if self.discipline.slots is None:
+            raise ValueError(
+                f"leaving = {self.leaving!r}: must be None under discipline {self.discipline!r}; "
+                "'limited-ps' with as many slots as there are places shares, and tasks may leave"
+            )
 
     def init(self, num_processors: int, lanes: Lanes = ()) -> TableState:
         """Return empty processors."""
@@ -69,6 +92,7 @@ class Table:
                 left=time, until=time, size=time, arrival=time, deadline=time, priority=number, number=number
             ),
             overflow=jnp.zeros((num_processors, *lanes), jnp.int32),
+            undone=None if self.leaving is None else jnp.zeros((num_processors, *lanes), jnp.float32),
         )
 
     def empty(self, state: TableState) -> TableState:
@@ -80,11 +104,51 @@ class Table:
         """Let `gap` `[...]` time pass; return who has left."""
         jobs, gone = serve(self.discipline, state.jobs, speed * gap)
         departures = self._departures(state, speed, gone)
-        return state.replace(clock=state.clock + gap, jobs=jobs), departures
+        after = state.replace(clock=state.clock + gap, jobs=jobs)
+        if state.undone is None:
+            return after, departures
+        leaves = self._may_leave(jobs) & (self._patience(state) <= gap)
+        stay = jobs.replace(left=jnp.where(leaves, 0.0, jobs.left))
+        after = after.replace(
+            jobs=stay.replace(until=stored(self.discipline.until(stay))),
+            undone=state.undone + total(jnp.where(leaves, jobs.left, 0.0)),
+        )
+        return after, self._with_lost(departures, leaves)
+
+    def until_leaving(self, state: TableState) -> Array:
+        """Return the time `[...]` in which no task leaves unserved."""
+        patience = jnp.where(self._may_leave(state.jobs), jnp.maximum(self._patience(state), 0.0), jnp.inf)
+        return least(least(jnp.moveaxis(patience, 1, 0)))
+
+    def _patience(self, state: TableState) -> Array:
+        """Return the time until the deadline of each task, `[P, K, ...]`."""
+        return state.jobs.arrival + state.jobs.deadline - state.clock
+
+    def _may_leave(self, jobs: Jobs) -> Array:
+        """Return which tasks are there, and not in service where that counts."""
+        slots = self.discipline.slots
+        if self.leaving == "any" or slots is None:
+            return present(jobs)
+        return present(jobs) & ~in_service(jobs.left, slots)
+
+    def _with_lost(self, departures: Departures, leaves: Array) -> Departures:
+        """Let tasks at places `[P, K, ...]` be among those that have left."""
+        outcome, lost = departures.outcome, leaves.reshape(departures.known.shape)
+        deadline = departures.task.deadline
+        outcome = outcome.replace(
+            wait=jnp.where(lost, deadline, outcome.wait),
+            service=jnp.where(lost, 0.0, outcome.service),
+            completion=jnp.where(lost, deadline, outcome.completion),
+            violation=outcome.violation | lost,
+            lost=lost,
+        )
+        return departures.replace(known=departures.known | lost, outcome=outcome)
 
     def arranged(self, state: TableState) -> TableState:
         """Return the same processors with empty places in front."""
-        return state if self.discipline.in_order else state.replace(jobs=packed(state.jobs))
+        if self.discipline.in_order and self.leaving is None:
+            return state
+        return state.replace(jobs=packed(state.jobs))
 
     def remaining(self, state: TableState, speed: Array) -> Departures:
         """Return what will become of all tasks that are there if nothing else arrives."""
@@ -110,7 +174,9 @@ class Table:
     def assign(
         self, state: TableState, speed: Array, task: Task, number: Array, action: Array
     ) -> tuple[TableState, Array, Array]:
-        """Give the task that just arrived to processor `action` `[...]`, or refuse it if that is full.
+        """Give the task that just arrived to processor `action` `[...]`, or refuse it.
+
+        It is refused by a processor that is full, and by all of them if the action is P.
 
         Returns:
           The state, and what the task waits and what its service takes if nothing else arrives, `[...]`; a
@@ -118,16 +184,21 @@ class Table:
         """
         jobs = state.jobs.replace(arrival=state.jobs.arrival - state.clock)
         new, chosen = _newcomer(task, number), processor_index(state.overflow) == action
-        completion = at_processor(self.response(state, speed, task), action)
-        service = task.size / at_processor(speed, action)
+        last = len(state.overflow) - 1
+        completion = at_processor(self.response(state, speed, task), jnp.minimum(action, last))
+        completion = jnp.where(action > last, jnp.inf, completion)
+        service = task.size / at_processor(speed, jnp.minimum(action, last))
         full = chosen & present(jobs)[:, 0]
         comes = chosen & ~full
         jobs = insert(jobs, new, comes[:, None] & ~self.discipline.after(jobs, new))
         # Of other processors, nothing that happens is new.
-        own = jax.tree.map(lambda leaf: jax.vmap(at_processor, (1, None))(leaf, action)[None], jobs)
+        own = jnp.minimum(action, last)
+        own = jax.tree.map(lambda leaf: jax.vmap(at_processor, (1, None))(leaf, own)[None], jobs)
         until = stored(jnp.where(comes[:, None], stored(self.discipline.until(own)), jobs.until))
         jobs = jobs.replace(until=until)
-        state = TableState(jnp.zeros_like(state.clock), jobs, state.overflow + full.astype(jnp.int32))
+        overflow = state.overflow if self.limit is not None else state.overflow + full.astype(jnp.int32)
+        undone = None if state.undone is None else jnp.zeros_like(state.undone)
+        state = TableState(jnp.zeros_like(state.clock), jobs, overflow, undone)
         return state, completion - service, service
 
     def response(self, state: TableState, speed: Array, task: Task) -> Array:
@@ -144,4 +215,10 @@ class Table:
     def view(self, state: TableState, speed: Array) -> View:
         """Return what may be measured."""
         number = total(present(state.jobs).astype(jnp.float32)).astype(jnp.int32)
-        return View(queue_length=number, wait=total(state.jobs.left) / speed, overflow=state.overflow)
+        return View(
+            queue_length=number,
+            wait=total(state.jobs.left) / speed,
+            overflow=state.overflow,
+            full=None if self.limit is None else number >= self.limit,
+            undone=None if state.undone is None else state.undone / speed,
+        )

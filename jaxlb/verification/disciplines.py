@@ -1,17 +1,19 @@
 """Disciplines: processors that share, interrupt or serve several tasks, beside exact values."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import theory
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.metrics import Summary
 from jaxlb.scheduling import scheduler
-from jaxlb.types import Key
+from jaxlb.types import Array, Key, Lanes, Scalar
 from jaxlb.verification.base import DEAR, Finding, equal_processors, simulate, summed
 from jaxlb.workload import sizes
+from jaxlb.workload.arrivals import Poisson
 from jaxlb.workload.speeds import Failing, Ring
 
 QUICK = ("srpt, exponential sizes, load 0.5", "priority, deterministic sizes")
@@ -26,6 +28,7 @@ def _class_response(priority: int, run: Summary) -> np.ndarray:
 
 FIGURES = {
     "mean response": lambda run: run.mean_completion,
+    "share lost": lambda run: run.lost_rate,
     "mean slowdown": lambda run: run.mean_slowdown,
     "mean squared response": lambda run: -run.mean_reward,
     "mean response, class 1": lambda run: _class_response(0, run),
@@ -38,6 +41,28 @@ SIZES: Mapping[str, Any] = {
     "H2": sizes.Hyperexponential(1.0, 10.0),
     "bounded Pareto": sizes.BoundedPareto(_LOW, 1000.0 * _LOW, 1.5),
 }
+
+
+class Patience(Poisson):
+    """Poisson arrivals of tasks whose deadlines are exponential, whatever their size."""
+
+    extra_words: ClassVar[int] = 1
+    mean_deadline: Any = 1.0
+
+    def start(self, key: Key, lanes: Lanes) -> Array:
+        """Return a deadline before the first; the key is consumed."""
+        del key
+        return jnp.ones(lanes, jnp.float32)
+
+    def gap(self, state: Array, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Array]:
+        """Return the next gap and deadline."""
+        gap, _ = super().gap((), rate, uniform, extra)
+        return gap, -jnp.log(extra[0]) * self.mean_deadline
+
+    def deadline(self, state: Array, computed: Array) -> Array:
+        """Return the deadline."""
+        del computed
+        return state
 
 
 class Exact(NamedTuple):
@@ -269,15 +294,45 @@ def _changing() -> list[Exact]:
     ]
 
 
+def _losing() -> list[Exact]:
+    """List processors that refuse tasks, or whose tasks leave while they wait."""
+
+    def one(name: str, rate: float, values: Mapping[str, float], **settings: Any) -> Exact:
+        return Exact(
+            f"{name}, rate {rate:g}",
+            "exponential",
+            rate,
+            values,
+            millions=8.0,
+            precision=DEAR,
+            warmup=1000,
+            settings=settings,
+        )
+
+    slots = {"discipline": "fcfs", "slots": 10}
+    return [
+        one("10 slots, no queue", 8.0, {"share lost": 0.121661, "mean response": 1.0}, limit=10, **slots),
+        one("room for 10", 0.9, {"share lost": 0.050814, "mean response": 4.646601}, limit=10),
+        *(
+            one(name, rate, {"share lost": lost}, leaving="waiting", arrival=Patience(1.0 / leave), **options)
+            for name, rate, leave, lost, options in (
+                ("leaves at rate 0.1", 0.9, 0.1, 0.157826, {}),
+                ("10 slots, leaves at rate 0.5", 10.0, 0.5, 0.103913, slots),
+            )
+        ),
+    ]
+
+
 def exact() -> list[Exact]:
     """List all systems.
 
     Sharing has closed formulas (Kleinrock 1976), and so have priorities (Cobham 1954, Avi-Itzhak and Naor
     1963). SRPT, PSJF, SJF and foreground-background (Schrage and Miller 1966, Harchol-Balter 2013) are
     computed by quadrature, and from Markov chains are processors that do the more work the more tasks they
-    hold, or whose speed changes; those that fail have formulas (Avi-Itzhak and Naor 1963).
+    hold, or whose speed changes, or that lose tasks (Erlang 1917, Palm 1957); those that fail have formulas
+    (Avi-Itzhak and Naor 1963).
     """
-    parts = _moments, _capacities, _least_served, _table, _priorities, _two, _changing
+    parts = _moments, _capacities, _least_served, _table, _priorities, _two, _changing, _losing
     return [case for part in parts for case in part()]
 
 
