@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jaxlb import observe
 from jaxlb.devices import differing
-from jaxlb.numerics import at_processor, stored
+from jaxlb.numerics import at_processor, first_smallest, processor_index, stored
+from jaxlb.params import affinity_of
 from jaxlb.random import fold_in, split
 from jaxlb.types import (
     Array,
@@ -169,7 +170,8 @@ def measure(env: Static, params: EnvParams, system: System, task: Task, seen: Ta
       key: consumed where there is noise and figures are always fresh.
     """
     # In a queue it follows from the wait.
-    completion = None if env.station.settled else response(env, params, system, task)
+    known = env.station.settled and params.affinity is None
+    completion = None if known else response(env, params, system, task)
     params, up = at_present(params, system.speeds)
     found = env.station.view(system.station, params.speed)
     return observe.observe(system.monitor, found, params, task, seen, env.wait_visible, key, completion, up)
@@ -181,19 +183,39 @@ def response(env: Static, params: EnvParams, system: System, task: Task) -> Arra
     That of a processor which is down is infinite, unless all are.
     """
     params, up = at_present(params, system.speeds)
+    factor = affinity_of(params, task.priority)
+    if factor is None:
+        return of_those_up(up, env.station.response(system.station, params.speed, task), jnp.inf)
+    takes = factor > 0
+    task = task.replace(size=task.size / jnp.where(takes, factor, 1.0))
     found = env.station.response(system.station, params.speed, task)
-    return of_those_up(up, found, jnp.inf)
+    return jnp.where(takes, of_those_up(up, found, jnp.inf), jnp.inf)
+
+
+def allowed(env: Static, params: EnvParams, task: Task, action: Array) -> tuple[Array, Task]:
+    """Return the processor that gets a task for an action `[...]`, and the task with the work it is there.
+
+    The action is clipped to those that there are; with admission, P refuses. Where the processor may not take
+    the task, the next one that may gets it, the first after the last.
+    """
+    last = env.num_processors - 1
+    action = stored(jnp.clip(jnp.asarray(action, jnp.int32), 0, last + env.admission))
+    factor = affinity_of(params, task.priority)
+    if factor is None:
+        return action, task
+    ahead = (processor_index(factor) - action) % env.num_processors
+    nearest = first_smallest(jnp.where(factor > 0, ahead, env.num_processors).astype(jnp.float32))
+    action = stored(jnp.where(action > last, action, nearest))
+    return action, task.replace(size=task.size / at_processor(factor, jnp.minimum(action, last)))
 
 
 def assign(
     env: Static, params: EnvParams, system: System, task: Task, seen: Task, number: Array, action: Array
 ) -> tuple[System, Outcome]:
-    """Give the task that has arrived to processor `action` `[...]`, clipped to those that there are.
-
-    With admission, action P refuses it.
-    """
-    last = env.num_processors - 1
-    action = stored(jnp.clip(jnp.asarray(action, jnp.int32), 0, last + env.admission))
+    """Give the task that has arrived to processor `action` `[...]`, as `allowed` has it."""
+    last, given = env.num_processors - 1, task
+    action, task = allowed(env, params, given, action)
+    _, seen = allowed(env, params, seen, action)
     station, wait, service = env.station.assign(system.station, params.speed, task, number, action)
     lost, assigned = None, action
     if env.loses:
@@ -202,7 +224,7 @@ def assign(
     if params.speeds is None:
         completion = stored(wait + service)
     else:
-        completion = at_processor(response(env, params, system, task), jnp.minimum(action, last))
+        completion = at_processor(response(env, params, system, given), jnp.minimum(action, last))
         completion = completion if lost is None else jnp.where(lost, jnp.inf, completion)
         wait = completion - service
     outcome = Outcome(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlb import checks, cycle, departures, rewards, spaces, stations, workload
+from jaxlb import checks, cycle, departures, rewards, spaces, stations, theory, workload
 from jaxlb.numerics import broadcasts, select
 from jaxlb.params import VECTORS, canonical, with_lane_axis
 from jaxlb.random import split, typed
@@ -35,7 +35,8 @@ def flatten(observation: Observation, stale: bool = False) -> Array:
 
     Order: task size, priority, load average, load variance, then for all processors queue length, load,
     wait, speed; where figures are `stale`, their age and the work assigned since, `[1 + P, ...]` more; where
-    speeds change or processors are full at a limit, 1 for each that works and has room and 0 for others,
+    speeds change, processors are full at a limit, or some tasks may not go everywhere, 1 for each that works,
+    has room and may take the task, and 0 for others, `[P, ...]` more; with affinity, that for the task,
     `[P, ...]` more.
     """
     o = observation
@@ -45,6 +46,8 @@ def flatten(observation: Observation, stale: bool = False) -> Array:
         rows += [o.age[None], o.assigned]
     if o.up is not None:
         rows += [o.up.astype(jnp.float32)]
+    if o.affinity is not None:
+        rows += [o.affinity]
     return jnp.concatenate(rows)
 
 
@@ -134,8 +137,10 @@ class Env(_Settings):
         high += [length] * self.num_processors + [none] * (3 * self.num_processors)
         if params.measure_interval is not None:
             high += [none] * (1 + self.num_processors)
-        if params.speeds is not None or self.station.limit is not None:
+        if params.speeds is not None or self.station.limit is not None or params.affinity is not None:
             high += [1.0] * self.num_processors
+        if params.affinity is not None:
+            high += [none] * self.num_processors
         return spaces.box(np.zeros(len(high), np.float32), np.asarray(high, np.float32))
 
     @broadcasts
@@ -317,12 +322,6 @@ class Env(_Settings):
             )
         rewards.check(params, classes[0], lanes)
         checks.leaf("load", params.load, above=0)
-        grows = not self.allow_overload and not self.loses and not checks.traced(params.load)
-        if grows and np.any(np.asarray(params.load) >= self.station.most):
-            raise ValueError(
-                f"load = {np.max(params.load):g}: must be below {self.station.most:g}, or queues grow for "
-                "ever; allow_overload permits it"
-            )
         checks.leaf("class_probability", params.class_probability, low=0)
         if not checks.traced(params.class_probability):
             total = np.asarray(params.class_probability, np.float64).sum(0)
@@ -336,6 +335,14 @@ class Env(_Settings):
                 checks.leaf(name, getattr(params, name), above=0)
         if params.measure_noise is not None:
             checks.leaf("measure_noise", params.measure_noise, low=0)
+        if params.affinity is not None:
+            self._check_affinity(params, classes[0])
+        grows = not self.allow_overload and not self.loses and not checks.traced(params.load)
+        if grows and np.any(np.asarray(params.load) >= (most := self.most_load(params))):
+            raise ValueError(
+                f"load = {np.max(params.load):g}: must be below {most:g}, or queues grow for ever; "
+                "allow_overload permits it"
+            )
         steps = params.max_steps_in_episode
         checks.leaf("max_steps_in_episode", steps, whole=True, low=1, high=checks.MAX_COUNT)
         self._check_lanes(params, lanes)
@@ -343,6 +350,32 @@ class Env(_Settings):
         checks.leaf("loss_weight", params.loss_weight, low=0)
         if params.speeds is not None or self.loses:
             self._check_changes("speeds change" if params.speeds is not None else "tasks may be lost")
+
+    def most_load(self, params: EnvParams) -> float:
+        """Return the load below which some rule keeps queues from growing; of several lanes, of the first.
+
+        With affinity, values under a trace count as if all were 1.
+        """
+        parts = params.speed, params.class_probability, params.affinity
+        if params.affinity is None or checks.traced(parts):
+            return self.station.most
+        speed, share, affinity = (np.asarray(part, np.float64) for part in parts)
+        first = speed.reshape(len(speed), -1)[:, 0], share.reshape(len(share), -1)[:, 0]
+        return self.station.most * theory.most_load(*first, affinity.reshape(*affinity.shape[:2], -1)[..., 0])
+
+    def _check_affinity(self, params: EnvParams, num_classes: int) -> None:
+        """Raise ValueError unless tasks of every class may go somewhere."""
+        shape, expected = np.shape(params.affinity), (num_classes, self.num_processors)
+        if shape[:2] != expected:
+            raise ValueError(
+                f"affinity has shape {shape}: must be {expected}, a row for each priority class, in "
+                "it a factor for each processor"
+            )
+        checks.leaf("affinity", params.affinity, low=0)
+        if not checks.traced(params.affinity) and not np.all(np.any(np.asarray(params.affinity) > 0, 1)):
+            raise ValueError(
+                "affinity = 0 in a whole row: must be above 0 somewhere, or its tasks go nowhere"
+            )
 
     def _check_changes(self, why: str) -> None:
         """Raise ValueError if speeds that change, or tasks that are lost, do not go with the rest."""
@@ -361,6 +394,7 @@ class Env(_Settings):
         shapes = {name: np.shape(getattr(params, name)) for name in params.__dataclass_fields__}
         for name in VECTORS:
             shapes[name] = shapes[name][1:]
+        shapes["affinity"] = shapes["affinity"][2:]
         # Arrival process and size law have axes of their own kind.
         checks.lane_axes(shapes | {"arrival": (), "size": (), "speeds": ()}, lanes)
 

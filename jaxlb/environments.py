@@ -295,7 +295,7 @@ def make(
     for key, value in numbers.items():
         if key in PARTS and isinstance(value, str):
             numbers[key] = workload.named(key, value)
-        if isinstance(value, (list, tuple)) and key not in (*VECTORS, "factor", "time"):
+        if isinstance(value, (list, tuple)) and key not in (*VECTORS, "affinity", "factor", "time"):
             raise ValueError(f"{key} = {checks.shown(value)}: must be one number")
     if "speed" in numbers:
         if np.ndim(numbers["speed"]) != 1 or np.size(numbers["speed"]) == 0:

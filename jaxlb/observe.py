@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb.numerics import mean, processor_index, variance
+from jaxlb.params import affinity_of
 from jaxlb.stations import View
 from jaxlb.types import (
     Array,
@@ -171,7 +172,12 @@ def observe(
         report = _measure(found, monitor.smoothed, params, wait_visible, key, up)
         nothing = jnp.zeros_like(found.wait)
         seen_at = Publication(report=report, age=nothing[0], assigned=nothing)
-    report = seen_at.report
+    report, affinity = seen_at.report, affinity_of(params, task.priority)
+    up = report.up
+    if affinity is not None:
+        # What is published is old, but a task's kind is known.
+        affinity = jnp.broadcast_to(affinity, found.wait.shape)
+        up = affinity > 0 if up is None else up & (affinity > 0)
     return Observation(
         gap=seen.gap,
         size=seen.size,
@@ -185,7 +191,8 @@ def observe(
         speed=jnp.broadcast_to(
             nominal(params).speed if report.speed is None else report.speed, found.wait.shape
         ),
-        up=report.up,
+        up=up,
+        affinity=affinity,
         age=seen_at.age,
         assigned=seen_at.assigned,
         truth=Truth(

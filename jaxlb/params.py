@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlb.numerics import at_processor
 from jaxlb.types import Array, EnvParams, Lanes
 
 VECTORS = ("speed", "nominal_speed", "class_probability", "class_slack", "sla_weight")
@@ -27,12 +28,20 @@ def canonical(params: EnvParams) -> EnvParams:
 
     So a number is the same to a compiled program, however it was given.
     """
-    vectors = {name: getattr(params, name) for name in VECTORS}
+    arrays = (*VECTORS, "affinity")
+    vectors = {name: getattr(params, name) for name in arrays}
     values = {name: None if x is None else jnp.asarray(x, jnp.float32) for name, x in vectors.items()}
-    numbers = [name for name in params.__dataclass_fields__ if name not in (*VECTORS, "max_steps_in_episode")]
+    numbers = [name for name in params.__dataclass_fields__ if name not in (*arrays, "max_steps_in_episode")]
     values |= {name: single(getattr(params, name)) for name in numbers}
     steps = jnp.asarray(params.max_steps_in_episode, jnp.int32)
     return params.replace(**values, max_steps_in_episode=steps)
+
+
+def affinity_of(params: EnvParams, priority: Array) -> Array | None:
+    """Return the factor `[P, ...]` of each processor's speed for tasks of these classes `[...]`; None: 1."""
+    if params.affinity is None:
+        return None
+    return jax.vmap(at_processor, (1, None))(params.affinity, priority)
 
 
 def with_lane_axis(params: EnvParams, lanes: Lanes) -> EnvParams:
@@ -42,6 +51,10 @@ def with_lane_axis(params: EnvParams, lanes: Lanes) -> EnvParams:
     """
     extra = (1,) * len(lanes)
     vectors = {name: getattr(params, name) for name in VECTORS}
-    return params.replace(
-        **{name: x.reshape(-1, *extra) if x is not None and x.ndim == 1 else x for name, x in vectors.items()}
-    )
+    vectors = {
+        name: x.reshape(-1, *extra) if x is not None and x.ndim == 1 else x for name, x in vectors.items()
+    }
+    affinity = params.affinity
+    if affinity is not None and affinity.ndim == 2:
+        affinity = affinity.reshape(*affinity.shape, *extra)
+    return params.replace(**vectors, affinity=affinity)

@@ -11,6 +11,7 @@ from flax import struct
 
 from jaxlb import checks
 from jaxlb.numerics import at_processor, mean, variance_grown
+from jaxlb.params import affinity_of
 from jaxlb.stations import response
 from jaxlb.types import Array, Departures, EnvParams, EnvState, Lanes, Outcome, Static
 
@@ -61,7 +62,10 @@ class Weighted:
         del gap
         task, backlog = before.task, env.station.view(before.system.station, params.speed).wait * params.speed
         assigned = jnp.minimum(outcome.action, env.num_processors - 1)
-        imbalance = variance_grown(backlog, at_processor(backlog, assigned), task.size)
+        factor, size = affinity_of(params, task.priority), task.size
+        if factor is not None:
+            size = size / jnp.maximum(at_processor(factor, assigned), 1e-30)
+        imbalance = variance_grown(backlog, at_processor(backlog, assigned), size)
         if outcome.lost is not None:
             imbalance = jnp.where(outcome.lost, 0.0, imbalance)
         if env.station.settled:

@@ -52,7 +52,7 @@ def unsettled(run: Evidence, env: Static, params: EnvParams, rule: str = "this r
       rule: that moves the system, as the sentence names it.
     """
     load, most = float(np.max(np.asarray(params.load))), env.station.most
-    if load >= most and not env.loses:
+    if load >= env.most_load(params) and not env.loses:
         return f"load {load:g} leaves no time to catch up: queues grow for ever"
     # What is refused, or leaves, does not queue: theory has no say, and what the run shows remains.
     missing, enough = (0.0, None) if env.loses else (_missing(env, params, run), needed_warmup(env, params))
@@ -128,7 +128,7 @@ def _relaxation(env: Static, params: EnvParams) -> float | None:
     with jax.enable_x64(True):
         law = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.size)
         mean, second = np.asarray(law.mean()), np.asarray(law.second_moment())
-    load = float(np.max(np.asarray(params.load))) / env.station.most
+    load = float(np.max(np.asarray(params.load))) / env.most_load(params)
     if load >= 1.0 or not np.all(np.isfinite(second)):
         return None
     return (load / (1.0 - load)) ** 2 * float(np.max(second / mean**2))

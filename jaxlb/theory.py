@@ -13,6 +13,35 @@ from scipy.sparse.linalg import spsolve
 
 FloatArray = np.ndarray
 
+# Any number of processors.
+
+
+def most_load(speed: FloatArray, share: FloatArray, affinity: FloatArray) -> float:
+    """Return the load that processors can just bear if tasks of some classes are slower at some, or barred.
+
+    The largest at which the work of each class can be divided among processors so that none gets more than it
+    can do, as a linear program (Harrison and Lopez 1999).
+
+    Args:
+      speed: `[P]`.
+      share: `[C]` of the tasks, of equal mean size.
+      affinity: `[C, P]` factor of the speed.
+    """
+    takes = affinity > 0
+    # The time of each processor for each class, and the load.
+    rates = np.where(takes, affinity * speed, 0.0)
+    classes, processors = affinity.shape
+    served = np.zeros((classes, classes * processors + 1))
+    for each in range(classes):
+        served[each, each * processors : (each + 1) * processors] = -rates[each]
+    served[:, -1] = share * speed.sum()
+    busy = np.hstack([np.tile(np.eye(processors), classes), np.zeros((processors, 1))])
+    cost = np.zeros(classes * processors + 1)
+    cost[-1] = -1.0
+    bounds = np.concatenate([np.zeros(classes), np.ones(processors)])
+    return float(optimize.linprog(cost, np.vstack([served, busy]), bounds).x[-1])
+
+
 # One processor, and processors behind one queue.
 
 

@@ -86,7 +86,10 @@ class Observation(struct.PyTreeNode):
     age: Array  # [...] time since these figures were measured
     assigned: Array  # [P, ...] work assigned since then
     truth: Truth
-    up: Array | None = None  # [P, ...] bool, whether it worked then and had room; None where all always do
+    up: Array | None = (
+        None  # [P, ...] bool, whether it worked then, had room, and may take the task; None: all
+    )
+    affinity: Array | None = None  # [P, ...] factor of its speed for the task, 0: takes none; None: all 1
 
 
 class Outcome(struct.PyTreeNode):
@@ -126,6 +129,7 @@ class EnvParams(struct.PyTreeNode):
     size: Any  # a SizeLaw, such as those of jaxlb.workload.sizes
     nominal_speed: Any = None  # [P] speed that schedulers observe, right or wrong; None: the true one
     speeds: Any = None  # a SpeedProcess, such as those of jaxlb.workload.speeds; None: speeds never change
+    affinity: Any = None  # [C, P] factor of each processor's speed for tasks of a class, 0: none; None: all 1
     load: Any = 0.8  # arrival rate x mean size / total speed
     class_probability: Any = (1.0,)  # [C] share of each priority class
     class_slack: Any = (4.0,)  # [C] deadline per (size / mean speed)
@@ -166,6 +170,10 @@ class Static(Protocol):
     @property
     def station(self) -> Any:
         """How processors serve, a `jaxlb.stations.Station`."""
+        ...
+
+    def most_load(self, params: EnvParams) -> float:
+        """Return the load below which some rule keeps queues from growing."""
         ...
 
     @property

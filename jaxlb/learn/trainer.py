@@ -113,8 +113,10 @@ def check(trainer: Trainer, env: Systems, params: Any, config: Any) -> None:
     """Raise ValueError if a setting is out of bounds, or does not agree with others or the environment."""
     settings.check(config)
     checks.multiple("num_iterations", config.num_iterations, "num_evaluations", config.num_evaluations)
-    for one in (env,) if isinstance(env, Env) else env:
+    for one, given in systems(env, params):
         stations.needs_settled(f"training of {trainer.name}", one.station)
+        if getattr(given, "affinity", None) is not None:
+            raise ValueError(f"affinity: must be None, since training of {trainer.name} knows none")
     trainer.check(env, params, config)
 
 

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 
 from jaxlb import checks
 from jaxlb.functions import partial
-from jaxlb.scheduling.base import first_memory, usable
-from jaxlb.stations import response
+from jaxlb.scheduling.base import expected_completion, first_memory, usable
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 
@@ -25,7 +24,7 @@ def _act(
 ) -> tuple[Array, Any]:
     o = observation
     action, after = act(variables, memory, o, key)
-    soonest = usable(o, response(o.wait, o.size, o.speed), jnp.inf).min(0)
+    soonest = usable(o, expected_completion(o), jnp.inf).min(0)
     refuse = len(o.speed)
     return jnp.where(soonest <= factor * o.deadline, action, refuse), after
 

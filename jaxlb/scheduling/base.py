@@ -79,9 +79,24 @@ def uniform_per_processor(key: Key, like: Array) -> Array:
     return jax.vmap(lambda key: jax.random.uniform(key, like.shape[1:], jnp.float32))(keys)
 
 
+def size_at_each(observation: Observation) -> Array:
+    """Return the work that the task is at each processor, `[P, ...]`, or `[...]` if it is the same at all."""
+    o = observation
+    return o.size if o.affinity is None else o.size / jnp.maximum(o.affinity, 1e-30)
+
+
+def expected_completion(observation: Observation) -> Array:
+    """Return the completion `[P, ...]` of each choice, as it is seen, first come, first served."""
+    return response(observation.wait, size_at_each(observation), observation.speed)
+
+
 def usable(observation: Observation, values: Array, otherwise: float) -> Array:
-    """Return values `[P, ...]`, but `otherwise` for processors that are down, unless all are."""
-    return of_those_up(observation.up, values, otherwise)
+    """Return values `[P, ...]`, but `otherwise` for processors that are down or may not take the task.
+
+    Where all that may are down, as if they were not.
+    """
+    values = of_those_up(observation.up, values, otherwise)
+    return values if observation.affinity is None else jnp.where(observation.affinity > 0, values, otherwise)
 
 
 def cheapest(observation: Observation, cost: Array, tiebreak: Array | None = None) -> Array:
@@ -90,8 +105,8 @@ def cheapest(observation: Observation, cost: Array, tiebreak: Array | None = Non
     Where none has a finite cost, since those meant for the task are down: where it completes first.
     """
     if observation.up is not None:
-        o, cost = observation, usable(observation, cost, jnp.inf)
-        completion = usable(o, response(o.wait, o.size, o.speed), jnp.inf)
+        cost = usable(observation, cost, jnp.inf)
+        completion = usable(observation, expected_completion(observation), jnp.inf)
         cost = jnp.where(jnp.isfinite(cost).any(0), cost, completion)
     return first_smallest(cost, tiebreak)
 

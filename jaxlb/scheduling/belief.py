@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb.numerics import processor_index
+from jaxlb.scheduling.base import size_at_each
 from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Lanes, Observation, Static
 
@@ -263,7 +264,7 @@ def decided(belief: Belief, observation: Observation, action: Array) -> Belief:
     """Learn which processor `action` `[...]` got the task."""
     b, o = belief, observation
     chosen = processor_index(o.speed) == action
-    work = jnp.where(chosen, o.size, 0.0)
+    work = jnp.where(chosen, size_at_each(o), 0.0)
     return b.replace(
         given=work,
         reckoned=b.reckoned + work,
@@ -341,7 +342,7 @@ def situation(belief: Belief, observation: Observation) -> Situation:
         priority=o.priority,
         speed=speed,
         wait=wait,
-        completion=response(wait, size, speed),
+        completion=response(wait, size_at_each(o) / mean_size, speed),
     )
 
 

@@ -8,8 +8,16 @@ import jax.numpy as jnp
 from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, first_smallest, processor_index
-from jaxlb.scheduling.base import cheapest, sampled, stateless, uniform_per_processor, usable, with_memory
-from jaxlb.stations import response, true_response
+from jaxlb.scheduling.base import (
+    cheapest,
+    expected_completion,
+    sampled,
+    stateless,
+    uniform_per_processor,
+    usable,
+    with_memory,
+)
+from jaxlb.stations import true_response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 Ties = Literal["lowest", "fastest", "random"]
@@ -208,7 +216,7 @@ def lwl() -> Scheduler:
 
 
 def _greedy(observation: Observation, key: Key) -> Array:
-    completion = response(observation.wait, observation.size, observation.speed)
+    completion = expected_completion(observation)
     return _choose(completion, "fastest", observation, key)
 
 

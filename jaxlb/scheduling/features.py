@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb.numerics import deviation
+from jaxlb.scheduling.base import size_at_each
 from jaxlb.stations import response
 from jaxlb.types import Array, Observation, Scalar
 
@@ -36,7 +37,7 @@ TASK_FEATURES: dict[str, Callable[[Observation], Array]] = {
 PROCESSOR_FEATURES: dict[str, Callable[[Observation, Array], Array]] = {
     "log wait": lambda o, forecast: _log_of_one_more(8.0 * o.wait),
     "log forecast wait": lambda o, forecast: _log_of_one_more(8.0 * forecast),
-    "log forecast completion": lambda o, forecast: jnp.log(response(forecast, o.size, o.speed)),
+    "log forecast completion": lambda o, forecast: jnp.log(response(forecast, size_at_each(o), o.speed)),
     "log queue length": lambda o, forecast: _log_of_one_more(o.queue_length.astype(jnp.float32)),
     "log load": lambda o, forecast: _log_of_one_more(8.0 * o.load / o.speed),
     "log assigned": lambda o, forecast: _log_of_one_more(8.0 * o.assigned / o.speed),

@@ -14,9 +14,8 @@ from flax import struct
 
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, broadcasts
-from jaxlb.scheduling.base import cheapest, first_memory
+from jaxlb.scheduling.base import cheapest, expected_completion, first_memory
 from jaxlb.scheduling.belief import FORGETTING
-from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 FACTOR, MARGIN = 10.0, 10.0
@@ -59,7 +58,7 @@ def _act(
     size = memory.size + rate * (o.size - memory.size)
     square = memory.size_square + rate * (o.size**2 - memory.size_square)
     action, inner = act(variables, memory.inner, o, key)
-    completion = response(o.wait, o.size, o.speed)
+    completion = expected_completion(o)
     may = allowed(completion, square / size**2, size / o.speed.mean(0))
     safe = cheapest(o, completion, -o.speed)
     action = jnp.where(at_processor(may, action), action, safe)

@@ -16,7 +16,7 @@ from jaxlb import rewards
 from jaxlb.functions import partial
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import features
-from jaxlb.scheduling.base import usable
+from jaxlb.scheduling.base import size_at_each, usable
 from jaxlb.scheduling.features import Features, Moments, Names
 from jaxlb.scheduling.forecasts import FLUID, Forecaster
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
@@ -91,7 +91,7 @@ def objective(weights: Weights) -> list[Array]:
 def known_rewards(observation: Observation, forecast: Array, weights: Weights) -> Array:
     """Return each choice's reward `[..., P]`, taking forecast and size, in mean services, for the truth."""
     o = observation
-    each = rewards.of_each_choice(weights, forecast, o.size, o.priority, o.deadline, o.speed)
+    each = rewards.of_each_choice(weights, forecast, size_at_each(o), o.priority, o.deadline, o.speed)
     return jnp.moveaxis(each, 0, -1)
 
 

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, first_smallest, processor_index
-from jaxlb.scheduling.base import cheapest, with_memory
-from jaxlb.stations import response
+from jaxlb.scheduling.base import cheapest, expected_completion, size_at_each, with_memory
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
 
 _CELLS, _TAIL_CELLS = 2**14, 2**12
@@ -87,7 +86,7 @@ def _sita_e(memory: tuple[Array, Array], observation: Observation, key: Key) -> 
     for index in range(cutoffs.shape[0]):
         first = first + (observation.size > cutoffs[index]).astype(jnp.int32)
         last = last + (observation.size >= cutoffs[index]).astype(jnp.int32)
-    cost = response(observation.wait, observation.size, observation.speed)
+    cost = expected_completion(observation)
     cost = jnp.where((interval >= first) & (interval <= last), cost, jnp.inf)
     return cheapest(observation, cost, -observation.speed), memory
 
@@ -126,7 +125,7 @@ def _guard(
 def _guarded_sita(memory: tuple[Array, Array], observation: Observation, key: Key) -> tuple[Array, tuple]:
     del key
     cutoff, guarded = memory
-    cost = response(observation.wait, observation.size, observation.speed)
+    cost = expected_completion(observation)
     cost = jnp.where((observation.size > cutoff) & ~guarded, jnp.inf, cost)
     return cheapest(observation, cost, -observation.speed), memory
 
@@ -158,7 +157,7 @@ def _admission_weight(env: Static, params: EnvParams, lanes: Lanes) -> Array:
 
 def _fpi(weight: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
     del key
-    service = observation.size / observation.speed
+    service = size_at_each(observation) / observation.speed
     completion = observation.wait + service
     cost = completion + weight * service * (completion + observation.wait)
     return cheapest(observation, cost, -observation.speed), weight
@@ -253,7 +252,7 @@ def _dice_start(
 def _dice(memory: tuple[Array, Array], observation: Observation, key: Key) -> tuple[Array, tuple]:
     del key
     place, limits = memory
-    accepted = response(observation.wait, observation.size, observation.speed) <= limits
+    accepted = expected_completion(observation) <= limits
     return cheapest(observation, jnp.where(accepted, place, jnp.inf)), memory
 
 

@@ -24,7 +24,10 @@ class TableState(struct.PyTreeNode):
 
 
 def _newcomer(task: Task, number: Array) -> Jobs:
-    """Return the task that arrives now, to broadcast against those that are there."""
+    """Return the task that arrives now, to broadcast against those that are there.
+
+    Its size may be another at each processor, `[P, ...]`.
+    """
     new = Jobs(
         left=task.size,
         until=task.size,
@@ -34,7 +37,8 @@ def _newcomer(task: Task, number: Array) -> Jobs:
         priority=task.priority,
         number=number,
     )
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None, None], new)
+    lanes = jnp.ndim(task.deadline)
+    return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, (0, 1) if jnp.ndim(leaf) <= lanes else 1), new)
 
 
 @dataclass(frozen=True)
