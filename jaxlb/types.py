@@ -248,7 +248,11 @@ class SpeedProcess(Protocol):
         ...
 
     def factor_of(self, state: Any, num_processors: int) -> Array:
-        """Return the present factors `[P, ...]`; 0 is down."""
+        """Return the present factors `[P, ...]`; at 0, no work is done."""
+        ...
+
+    def takes_tasks(self, state: Any, num_processors: int) -> Array:
+        """Return which processors take tasks now, bool `[P, ...]`."""
         ...
 
     def until_change(self, state: Any, wait: Array) -> Array:

@@ -273,3 +273,22 @@ def test_a_processor_that_cannot_keep_up_is_named_though_it_fails(key):
     env, params = jaxlb.make("stable", speed=[1.0, 0.2], load=0.7, speeds=Failing(9.0, 1.0))
     table = jaxlb.compare(env, params, {"rr": "rr"}, key, num_lanes=1, num_tasks=1500, warmup=500)
     assert not table.row("rr").stationary
+
+
+def test_a_processor_that_drains_takes_no_tasks_and_finishes_those_it_has(key):
+    """Completions are those of constant speeds, and who is away gets nothing."""
+    away = Ring([[1.0, 1.0], [0.0, 1.0], [1.0, 0.0]], [3.0, 4.0, 4.0], drains=True, together=True)
+    env, params = jaxlb.make("stable", speed=[1.0, 1.5], speeds=away, load=0.6)
+    tasks = jaxlb.workload.sample(key, params, 300)
+    # After the last task the first one's gap passes: time for all to leave.
+    tasks = tasks.replace(gap=tasks.gap.at[0].set(100.0))
+    rule = jaxlb.scheduler("rr")
+    outcome, up = watch(env, params, rule, tasks, key, lambda rule, memory, seen: seen.up)
+    up, action = np.asarray(up), np.asarray(outcome.action)
+    assert up[np.arange(300), action].all() and 0.5 < up.mean() < 0.8
+    wait, speed = np.zeros(2), np.array([1.0, 1.5])
+    columns = (np.asarray(leaf, np.float64) for leaf in (tasks.gap, tasks.size))
+    for number, (gap, size) in enumerate(zip(*columns, strict=True)):
+        wait = np.maximum(wait - gap, 0.0)
+        wait[action[number]] += size / speed[action[number]]
+        np.testing.assert_allclose(outcome.completion[number], wait[action[number]], rtol=1e-4, atol=1e-5)

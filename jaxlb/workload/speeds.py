@@ -37,6 +37,7 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
     varies: bool = struct.field(pytree_node=False, default=True)
     together: bool = struct.field(pytree_node=False, default=False)
     working: bool = struct.field(pytree_node=False, default=False)
+    drains: bool = struct.field(pytree_node=False, default=False)
 
     @abc.abstractmethod
     def phases(self) -> tuple[Array, Array]:
@@ -45,7 +46,7 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
     def check(self, num_processors: int) -> None:
         """Raise ValueError on a bad parameter; values under a trace pass."""
         del num_processors
-        for name in ("varies", "together", "working"):
+        for name in ("varies", "together", "working", "drains"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be True or False")
         if self.together and self.working:
@@ -74,7 +75,15 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
         return Phase(number, rest * at_processor(time, number), jnp.zeros_like(rest))
 
     def factor_of(self, phase: Phase, num_processors: int) -> Array:
-        """Return the present factor of each processor, `[P, ...]`."""
+        """Return the present factor of each processor's speed, `[P, ...]`."""
+        factor = self._of_phase(phase, num_processors)
+        return jnp.where(factor > 0, factor, 1.0) if self.drains else factor
+
+    def takes_tasks(self, phase: Phase, num_processors: int) -> Array:
+        """Return which processors take tasks now, bool `[P, ...]`: those that are not down."""
+        return self._of_phase(phase, num_processors) > 0
+
+    def _of_phase(self, phase: Phase, num_processors: int) -> Array:
         factor, _ = self.phases()
         width = factor.shape[1]
         number = jnp.broadcast_to(phase.number, (num_processors, *phase.number.shape[1:]))
@@ -111,12 +120,12 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
         """Return where time passes for the phase: everywhere, or where there is work or none is done."""
         if not self.working:
             return jnp.ones_like(phase.rest, bool)
-        return (wait > 0) | (self.factor_of(phase, len(wait)) == 0)
+        return (wait > 0) | ~self.takes_tasks(phase, len(wait))
 
     def _spent(self, phase: Phase, wait: Array, time: Array) -> Array:
         """Return how much of `time` passes for the phase: until a processor has no more work."""
-        down = self.factor_of(phase, len(wait)) == 0
-        return jnp.where(down, time, jnp.minimum(time, wait))
+        takes = self.takes_tasks(phase, len(wait))
+        return jnp.where(takes, jnp.minimum(time, wait), time)
 
 
 class Ring(_Ring):
@@ -131,6 +140,8 @@ class Ring(_Ring):
       varies: whether durations are exponential; if not, they are what they are on average.
       together: whether all processors are always in the same phase.
       working: whether time passes only while a processor has work, in phases in which it does some.
+      drains: whether a processor in a phase of factor 0 finishes the tasks that it has, at its own speed, and
+        only takes no new ones.
     """
 
     factor: Any = (1.0, 0.0)
@@ -182,6 +193,7 @@ class Failing(_Ring):
       varies: whether durations are random; if not, they are their means.
       together: whether all processors fail at the same times.
       working: whether a processor fails only while it has work, after so much time with work.
+      drains: whether a processor that is down finishes the tasks that it has, and only takes no new ones.
     """
 
     up_time: Scalar = 49.0
@@ -213,6 +225,7 @@ class Throttling(_Ring):
       varies: whether durations are exponential; if not, they are their means.
       together: whether all processors are slow at the same times.
       working: whether time passes only while a processor has work.
+      drains: of no effect while `slow_factor` is above 0.
     """
 
     slow_factor: Scalar = 0.3
@@ -240,16 +253,15 @@ def long_run(params: EnvParams) -> EnvParams:
 
 
 def at_present(params: EnvParams, state: Any) -> tuple[EnvParams, Array | None]:
-    """Return the parameters with the speeds of a moment, and who is up.
+    """Return the parameters with the speeds of a moment, and who takes tasks.
 
-    A processor that is down has its long-run speed.
+    A processor that does no work has its long-run speed.
     """
     if params.speeds is None:
         return params, None
     factor = params.speeds.factor_of(state, len(params.speed))
-    up = factor > 0
-    speed = jnp.where(up, params.speed * factor, long_run(params).speed)
-    return params.replace(speed=speed, speeds=None), up
+    speed = jnp.where(factor > 0, params.speed * factor, long_run(params).speed)
+    return params.replace(speed=speed, speeds=None), params.speeds.takes_tasks(state, len(params.speed))
 
 
 def of_those_up(up: Array | None, values: Array, otherwise: float) -> Array:
