@@ -192,8 +192,8 @@ def response(env: Static, params: EnvParams, system: System, task: Task) -> Arra
     return jnp.where(takes, of_those_up(up, found, jnp.inf), jnp.inf)
 
 
-def allowed(env: Static, params: EnvParams, task: Task, action: Array) -> tuple[Array, Task]:
-    """Return the processor that gets a task for an action `[...]`, and the task with the work it is there.
+def allowed(env: Static, params: EnvParams, task: Task, action: Array) -> Array:
+    """Return the processor that gets a task for an action `[...]`.
 
     The action is clipped to those that there are; with admission, P refuses. Where the processor may not take
     the task, the next one that may gets it, the first after the last.
@@ -202,11 +202,19 @@ def allowed(env: Static, params: EnvParams, task: Task, action: Array) -> tuple[
     action = stored(jnp.clip(jnp.asarray(action, jnp.int32), 0, last + env.admission))
     factor = affinity_of(params, task.priority)
     if factor is None:
-        return action, task
+        return action
     ahead = (processor_index(factor) - action) % env.num_processors
     nearest = first_smallest(jnp.where(factor > 0, ahead, env.num_processors).astype(jnp.float32))
-    action = stored(jnp.where(action > last, action, nearest))
-    return action, task.replace(size=task.size / at_processor(factor, jnp.minimum(action, last)))
+    return stored(jnp.where(action > last, action, nearest))
+
+
+def at_its_processor(params: EnvParams, task: Task, action: Array) -> Task:
+    """Return a task with the work that it is where it went; one that was refused as it was."""
+    factor = affinity_of(params, task.priority)
+    if factor is None:
+        return task
+    factor = at_processor(factor, jnp.minimum(action, len(factor) - 1))
+    return task.replace(size=task.size / jnp.where(factor > 0, factor, 1.0))
 
 
 def assign(
@@ -214,8 +222,8 @@ def assign(
 ) -> tuple[System, Outcome]:
     """Give the task that has arrived to processor `action` `[...]`, as `allowed` has it."""
     last, given = env.num_processors - 1, task
-    action, task = allowed(env, params, given, action)
-    _, seen = allowed(env, params, seen, action)
+    action = allowed(env, params, given, action)
+    task, seen = (at_its_processor(params, one, action) for one in (given, seen))
     station, wait, service = env.station.assign(system.station, params.speed, task, number, action)
     lost, assigned = None, action
     if env.loses:

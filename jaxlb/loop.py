@@ -187,7 +187,7 @@ def continue_rollout(
             action, memory = scheduler.act(scheduler.variables, memory, seen, act_key)
             _, outcome, reward = env.assign(before, action, next_task.gap, params)
         response = cycle.response(env, params, before.system, task)
-        _, task = cycle.allowed(env, params, task, outcome.action)
+        task = cycle.at_its_processor(params, task, outcome.action)
         decided = metrics.Decided(env.view(before, params), response, task, outcome, reward)
         counts, sums = metrics.of_task(decided, num_classes, next_task.gap)
         recent, filled = _recorded(carry, outcome)

@@ -61,7 +61,9 @@ class Weighted:
         """Return the reward `[...]`, see `Reward`."""
         del gap
         task, backlog = before.task, env.station.view(before.system.station, params.speed).wait * params.speed
-        assigned = jnp.minimum(outcome.action, env.num_processors - 1)
+        assigned = outcome.action
+        if outcome.lost is not None:  # by admission, to no processor
+            assigned = jnp.minimum(assigned, env.num_processors - 1)
         factor, size = affinity_of(params, task.priority), task.size
         if factor is not None:
             size = size / jnp.maximum(at_processor(factor, assigned), 1e-30)
