@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlb import observe
+from jaxlb import departures, observe
 from jaxlb.devices import differing
-from jaxlb.numerics import at_processor, first_smallest, processor_index, stored
+from jaxlb.numerics import at_processor, compensated_add, first_smallest, processor_index, stored
 from jaxlb.params import affinity_of
 from jaxlb.random import fold_in, split
 from jaxlb.types import (
@@ -22,6 +22,7 @@ from jaxlb.types import (
     Lanes,
     Observation,
     Outcome,
+    SpeedProcess,
     Static,
     System,
     Task,
@@ -57,8 +58,8 @@ def advance(
     """
     in_pieces = params.speeds is not None or env.station.leaving is not None
     passed = _in_pieces if in_pieces else _piece
-    after, departures = passed(env, params, system, gap, key)
-    return after.replace(station=env.station.arranged(after.station)), departures
+    after, gone = passed(env, params, system, gap, key)
+    return after.replace(station=env.station.arranged(after.station)), gone
 
 
 def _in_pieces(
@@ -68,11 +69,11 @@ def _in_pieces(
     process, station = params.speeds, env.station
 
     def goes_on(carry: tuple) -> Array:
-        _, rest, *_ = carry
+        _, (rest, _), *_ = carry
         return (rest > 0).any()
 
     def piece(carry: tuple) -> tuple:
-        index, rest, system, seen = carry
+        index, (rest, error), system, seen = carry
         noise_key, change_key = split(fold_in(key, index), 2)
         served, time = params.speed, rest
         if process is not None:
@@ -85,23 +86,39 @@ def _in_pieces(
         after, gone = _piece(env, params, system, time, noise_key, served)
         assert gone is not None
         if process is not None:
-            after = after.replace(speeds=process.advance(system.speeds, time, wait, change_key))
+            after, gone = _changed(
+                env, process, after, gone, process.advance(system.speeds, time, wait, change_key)
+            )
         # A lane whose gap is over waits for the others as it is.
         after = jax.tree.map(lambda new, old: jnp.where(rest > 0, new, old), after, system)
-        lost = gone.outcome.lost
+        leaves, lost = gone.known & (rest > 0), gone.outcome.lost
         known, completion, unserved = seen
         seen = (
-            known | gone.known,
-            jnp.where(gone.known, gone.outcome.completion, completion),
-            unserved if lost is None else unserved | lost,
+            known | leaves,
+            jnp.where(leaves, gone.outcome.completion, completion),
+            unserved if lost is None else unserved | (leaves & lost),
         )
-        return index + 1, rest - time, after, seen
+        return index + 1, compensated_add(rest, error, -time), after, seen
 
     places = jax.eval_shape(station.remaining, system.station, params.speed).known.shape
     seen = jnp.zeros(places, bool), jnp.zeros(places, jnp.float32), jnp.zeros(places, bool)
-    start = jnp.int32(0), gap, system, seen
+    # Of a long gap, many pieces are taken, each rounded: their error is kept.
+    start = jnp.int32(0), (gap, jnp.zeros_like(gap)), system, seen
     _, _, after, (known, completion, lost) = jax.lax.while_loop(goes_on, piece, differing(start))
     return after, _left(env, params, system.station, known, completion, lost)
+
+
+def _changed(
+    env: Static, process: SpeedProcess, system: System, gone: Departures, speeds: Any
+) -> tuple[System, Departures]:
+    """Return the system once its speeds have changed, and who has left, those included whom that loses."""
+    if process.interrupted != "resumed":
+        before, after = (process.takes_tasks(each, env.num_processors) for each in (system.speeds, speeds))
+        lose = process.interrupted == "lost"
+        station, lost = env.station.interrupt(system.station, before & ~after, lose)
+        system = system.replace(station=station)
+        gone = gone if lost is None else departures.with_lost(gone, *lost)
+    return system.replace(speeds=speeds), gone
 
 
 def remaining(env: Static, params: EnvParams, station: Any) -> Departures | None:
@@ -110,7 +127,7 @@ def remaining(env: Static, params: EnvParams, station: Any) -> Departures | None
     None if assignments tell.
     """
     found = env.station.remaining(station, long_run(params).speed)
-    if found is None or (params.speeds is None and not env.loses):
+    if found is None or (params.speeds is None and not env.loses(params)):
         return found
     nobody = jnp.zeros_like(found.known)
     return _left(env, params, station, found.known, found.outcome.completion, nobody)
@@ -131,7 +148,7 @@ def _left(
         service=service,
         completion=completion,
         violation=(completion > there.task.deadline) | lost,
-        lost=lost if env.loses else None,
+        lost=lost if env.loses(params) else None,
     )
     return there.replace(known=known, outcome=outcome)
 
@@ -154,8 +171,8 @@ def _piece(
         speed,
         up,
     )
-    after, departures = station.advance(before, speed, gap)
-    return System(after, monitor, system.speeds), departures
+    after, gone = station.advance(before, speed, gap)
+    return System(after, monitor, system.speeds), gone
 
 
 def measure(env: Static, params: EnvParams, system: System, task: Task, seen: Task, key: Key) -> Observation:
@@ -226,7 +243,7 @@ def assign(
     task, seen = (at_its_processor(params, one, action) for one in (given, seen))
     station, wait, service = env.station.assign(system.station, params.speed, task, number, action)
     lost, assigned = None, action
-    if env.loses:
+    if env.loses(params):
         lost = jnp.isinf(wait)
         service, assigned = jnp.where(lost, 0.0, service), jnp.where(lost, last + 1, action)
     if params.speeds is None:

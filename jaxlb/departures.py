@@ -24,6 +24,27 @@ def with_refused(departures: Departures | None, task: Task, number: Array, outco
     return jax.tree.map(lambda leaf, one: jnp.concatenate([leaf, one[None]]), departures, own)
 
 
+def with_lost(departures: Departures, lost: Array, age: Array) -> Departures:
+    """Let tasks be among those that have left, unserved, and so with their deadline missed.
+
+    Args:
+      departures: leaves `[M, ...]`.
+      lost: bool of the same shape, or `[P, K, ...]`.
+      age: `[P, K, ...]` time, which is their completion.
+    """
+    outcome, lost = departures.outcome, lost.reshape(departures.known.shape)
+    age = age.reshape(lost.shape)
+    before = outcome.lost if outcome.lost is not None else jnp.zeros_like(lost)
+    outcome = outcome.replace(
+        wait=jnp.where(lost, age, outcome.wait),
+        service=jnp.where(lost, 0.0, outcome.service),
+        completion=jnp.where(lost, age, outcome.completion),
+        violation=outcome.violation | lost,
+        lost=before | lost,
+    )
+    return departures.replace(known=departures.known | lost, outcome=outcome)
+
+
 def append(recent: Array, filled: Array, departures: Departures) -> tuple[Array, Array]:
     """Write completion times of tasks that were served behind those that are there.
 

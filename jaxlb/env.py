@@ -112,10 +112,14 @@ class Env(_Settings):
         return self.num_processors + self.admission
 
     @property
-    def loses(self) -> bool:
-        """Whether a task may be refused, or leave unserved."""
+    def sheds(self) -> bool:
+        """Whether tasks may be refused, or leave, so that queues end however high the load."""
         station = self.station
         return self.admission or station.limit is not None or station.leaving is not None
+
+    def loses(self, params: EnvParams) -> bool:
+        """Return whether a task may be refused, or leave unserved, or be lost in a failure."""
+        return self.sheds or (params.speeds is not None and params.speeds.interrupted == "lost")
 
     def action_space(self, params: EnvParams | None = None) -> spaces.Discrete:
         """Return the space of actions: the processors, and with admission to refuse.
@@ -262,9 +266,9 @@ class Env(_Settings):
         """
         before, outcome, reward = self.assign(state, action, next_task.gap, params)
         after, departed = self._arrive(before, next_task, params, key)
-        if self.loses:
+        if self.loses(params):
             departed = departures.with_refused(departed, state.task, state.steps, outcome)
-        if params.speeds is not None or self.loses:
+        if params.speeds is not None or self.loses(params):
             reward = reward + cast(Any, self.reward).surprise(self, long_run(params), before, after, departed)
         return after, outcome.replace(departures=departed), reward
 
@@ -337,7 +341,7 @@ class Env(_Settings):
             checks.leaf("measure_noise", params.measure_noise, low=0)
         if params.affinity is not None:
             self._check_affinity(params, classes[0])
-        grows = not self.allow_overload and not self.loses and not checks.traced(params.load)
+        grows = not self.allow_overload and not self.sheds and not checks.traced(params.load)
         if grows and np.any(np.asarray(params.load) >= (most := self.most_load(params))):
             raise ValueError(
                 f"load = {np.max(params.load):g}: must be below {most:g}, or queues grow for ever; "
@@ -348,8 +352,10 @@ class Env(_Settings):
         self._check_lanes(params, lanes)
         workload.check(params, lanes)
         checks.leaf("loss_weight", params.loss_weight, low=0)
-        if params.speeds is not None or self.loses:
+        if params.speeds is not None or self.loses(params):
             self._check_changes("speeds change" if params.speeds is not None else "tasks may be lost")
+        if params.speeds is not None:
+            stations.check_interrupted(params.speeds.interrupted, self.station)
 
     def most_load(self, params: EnvParams) -> float:
         """Return the load below which some rule keeps queues from growing; of several lanes, of the first.

@@ -190,13 +190,14 @@ def continue_rollout(
         task = cycle.at_its_processor(params, task, outcome.action)
         decided = metrics.Decided(env.view(before, params), response, task, outcome, reward)
         counts, sums = metrics.of_task(decided, num_classes, next_task.gap)
+        undone = env.view(state, params).undone
         recent, filled = _recorded(carry, outcome)
         carry = carry.replace(
             index=after,
             state=state.replace(workload=process),
             memory=memory,
             behaviour_memory=behaviour_memory,
-            totals=metrics.add(carry.totals, counts, sums, moved, env.view(state, params).undone),
+            totals=metrics.add(carry.totals, counts, sums, moved, undone),
             recent=recent,
             filled=filled,
         )

@@ -52,10 +52,10 @@ def unsettled(run: Evidence, env: Static, params: EnvParams, rule: str = "this r
       rule: that moves the system, as the sentence names it.
     """
     load, most = float(np.max(np.asarray(params.load))), env.station.most
-    if load >= env.most_load(params) and not env.loses:
+    if load >= env.most_load(params) and not env.sheds:
         return f"load {load:g} leaves no time to catch up: queues grow for ever"
     # What is refused, or leaves, does not queue: theory has no say, and what the run shows remains.
-    missing, enough = (0.0, None) if env.loses else (_missing(env, params, run), needed_warmup(env, params))
+    missing, enough = (0.0, None) if env.sheds else (_missing(env, params, run), needed_warmup(env, params))
     needed = f", theory asks for {enough:,}" if enough and enough > run.warmup else ""
     advice = f"raise warmup ({run.warmup:,} tasks now{needed})"
     full = _ALL_THE_TIME * most

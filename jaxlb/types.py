@@ -182,8 +182,12 @@ class Static(Protocol):
         ...
 
     @property
-    def loses(self) -> bool:
-        """Whether a task may be refused, or leave unserved."""
+    def sheds(self) -> bool:
+        """Whether tasks may be refused, or leave, so that queues end however high the load."""
+        ...
+
+    def loses(self, params: EnvParams) -> bool:
+        """Return whether a task may be refused, or leave unserved, or be lost in a failure."""
         ...
 
     @property
@@ -230,6 +234,11 @@ class ArrivalProcess(Protocol):
 @runtime_checkable
 class SpeedProcess(Protocol):
     """Makes the factors, from 0 to 1, of speeds that change. A pytree whose leaves are its parameters."""
+
+    @property
+    def interrupted(self) -> str:
+        """What becomes of a task in service as its processor goes down: "resumed", "repeated", "lost"."""
+        ...
 
     def check(self, num_processors: int) -> None:
         """Raise ValueError on a bad parameter."""

@@ -78,8 +78,10 @@ def test_tasks_leave_when_an_event_engine_says(case, key):
     assert (np.asarray(outcome.wait) > -1e-5).all()
 
 
-def test_rewards_add_up_to_what_all_tasks_cost(key):
-    env, params = made(completion_exponent=0.7, imbalance_weight=0.0, sla_weight=2.0)
+@pytest.mark.parametrize("how", ["resumed", pytest.param("lost", marks=pytest.mark.slow)])
+def test_rewards_add_up_to_what_all_tasks_cost(how, key):
+    weights = {"completion_exponent": 0.7, "imbalance_weight": 0.0, "sla_weight": 2.0, "loss_weight": 3.0}
+    env, params = made(speeds=RECORD.replace(interrupted=how), **weights)
     tasks = jaxlb.workload.sample(key, params, 300)
     # All have left before the last step ends.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, 0), tasks)
@@ -92,7 +94,10 @@ def test_rewards_add_up_to_what_all_tasks_cost(key):
             task, action, number = x
             state, outcome, reward = env.transition(state, action, task, params, fold_in(key, number))
             left = outcome.departures
-            cost = left.outcome.completion**0.7 + jnp.where(left.outcome.violation, 2.0, 0.0)
+            cost = left.outcome.completion**0.7
+            if how == "lost":
+                cost = jnp.where(left.outcome.lost, 3.0, cost)
+            cost += jnp.where(left.outcome.violation, 2.0, 0.0)
             return state, (reward, jnp.where(left.known, cost, 0.0).sum(), left.known.sum())
 
         numbers = jnp.arange(300, dtype=jnp.int32)
@@ -201,6 +206,18 @@ def test_a_step_shows_who_is_up(key):
         (Failing(np.ones(4), 1.0), {}, "up_time = .*: must be one number"),
         (Failing(1e-9, 1e-9), {}, "speeds change every 1e-09 on average: must be at least a hundredth"),
         (Ring([], []), {}, r"factor has shape \(0,\)"),
+        (Failing(interrupted="gone"), {}, "unknown interrupted 'gone'"),
+        (Failing(interrupted="lost", drains=True), {}, "drains = True: must be False where tasks"),
+        (
+            Failing(interrupted="repeated"),
+            {"discipline": "srpt"},
+            "interrupted = 'repeated': must be 'resumed'",
+        ),
+        (
+            Failing(interrupted="repeated"),
+            {"discipline": "ps"},
+            "interrupted = 'repeated': must be 'resumed'",
+        ),
     ],
 )
 def test_bad_speeds_are_refused(speeds, overrides, message):
@@ -292,3 +309,68 @@ def test_a_processor_that_drains_takes_no_tasks_and_finishes_those_it_has(key):
         wait = np.maximum(wait - gap, 0.0)
         wait[action[number]] += size / speed[action[number]]
         np.testing.assert_allclose(outcome.completion[number], wait[action[number]], rtol=1e-4, atol=1e-5)
+
+
+def interrupted_engine(tasks, actions, params, key, slots, how):
+    """Return completions where failures interrupt who is served first come, first served, and who is lost."""
+    arrival = np.cumsum(np.asarray(tasks.gap, np.float64))
+    size = np.asarray(tasks.size, np.float64)
+    completion, lost = np.full(len(arrival), np.inf), np.zeros(len(arrival), bool)
+    start = split(fold_in(streams(key).observe, 0), 2)[1]
+    phase = params.speeds.start(start, len(params.speed), ())
+    factor, time = (np.asarray(leaf, np.float64) for leaf in params.speeds.phases())
+    for processor, speed in enumerate(np.asarray(params.speed, np.float64)):
+        number, until = int(phase.number[processor]), float(phase.rest[processor])
+        waiting, queue, left = list(np.flatnonzero(np.asarray(actions) == processor)), [], {}
+        now = 0.0
+        while waiting or queue:
+            rate = speed * factor[number, 0]
+            serving = queue[:slots]
+            ends = [now + left[one] / rate for one in serving] if rate > 0 else []
+            come = arrival[waiting[0]] if waiting else np.inf
+            moment = min([come, until, *ends])
+            for one in serving:
+                left[one] -= rate * (moment - now)
+            now = moment
+            if ends and moment == min(ends):
+                gone = serving[int(np.argmin(ends))]
+                queue.remove(gone)
+                completion[gone] = now - arrival[gone]
+            elif moment == come:
+                queue.append(waiting.pop(0))
+                left[queue[-1]] = size[queue[-1]]
+            else:
+                was, number = factor[number, 0] > 0, (number + 1) % len(time)
+                until = now + time[number]
+                if was and factor[number, 0] == 0:
+                    for one in serving:
+                        left[one] = size[one]
+                        if how == "lost":
+                            queue.remove(one)
+                            completion[one], lost[one] = now - arrival[one], True
+    return completion, lost
+
+
+@pytest.mark.parametrize(("how", "slots"), [("repeated", 1), ("lost", 1), ("lost", 2), ("repeated", 2)])
+def test_tasks_in_service_begin_again_or_are_lost(how, slots, key):
+    speeds = Ring([1.0, 0.5, 0.0], [4.0, 2.0, 1.0], varies=False, interrupted=how)
+    station = Table(disciplines.named("fcfs", slots=slots), 64)
+    env, params = jaxlb.make("stable", station=station, speeds=speeds, speed=[1.0, 1.5], load=0.5 * slots)
+    tasks = jaxlb.workload.sample(key, params, 300)
+    # After the last task the first one's gap passes: time for all to leave.
+    # And none is so long that no calm is long enough for it.
+    tasks = tasks.replace(gap=tasks.gap.at[0].set(300.0), size=jnp.minimum(tasks.size, 2.5))
+    outcome = jaxlb.replay(env, params, "random", tasks, jax.random.clone(key))
+    completion, lost = interrupted_engine(tasks, outcome.action, params, key, slots, how)
+    np.testing.assert_allclose(outcome.completion, completion, rtol=1e-4, atol=2e-4)
+    if how == "lost":
+        np.testing.assert_array_equal(outcome.lost, lost)
+        assert 20 < lost.sum() < 200
+    else:
+        assert outcome.lost is None
+        # Beyond the calm, what is resumed takes less.
+        calm = jaxlb.make(
+            "stable", station=station, speeds=speeds.replace(interrupted="resumed"), speed=[1.0, 1.5]
+        )
+        resumed = jaxlb.replay(*calm, "random", tasks, jax.random.clone(key))
+        assert float(resumed.completion.mean()) < 0.9 * completion.mean()

@@ -49,7 +49,7 @@ class Memory(struct.PyTreeNode):
 
 
 def _start(each: tuple[tuple[str, Start], ...], env: Static, params: EnvParams, lanes: Lanes) -> Memory:
-    if env.loses:
+    if env.loses(params):
         raise ValueError(
             "scheduler 'hedge': must have an environment that loses no tasks, since it compares completion "
             "times; choose one without limit, leaving and admission"

@@ -7,7 +7,15 @@ The dynamics know a discipline nowhere else. What rules and networks expect of a
 from typing import Any
 
 from jaxlb.stations import disciplines
-from jaxlb.stations.base import Station, View, check, needs_settled, response, true_response
+from jaxlb.stations.base import (
+    Station,
+    View,
+    check,
+    check_interrupted,
+    needs_settled,
+    response,
+    true_response,
+)
 from jaxlb.stations.fcfs import FCFS
 from jaxlb.stations.table import Table
 
@@ -17,6 +25,7 @@ __all__ = [
     "Table",
     "View",
     "check",
+    "check_interrupted",
     "disciplines",
     "named",
     "needs_settled",

@@ -15,7 +15,7 @@ class View(struct.PyTreeNode):
     wait: Array  # [P, ...] time, backlog / speed
     overflow: Array  # [P, ...] int32, tasks so far that found no place to be counted in, or to be in
     full: Array | None = None  # [P, ...] bool, whether a task would be refused; None where none is
-    undone: Array | None = None  # [P, ...] time, work that has left since the last assignment; None: none can
+    undone: Array | None = None  # [P, ...] time, work that has left undone since the last assignment
 
 
 @runtime_checkable
@@ -75,6 +75,13 @@ class Station(Protocol):
         """Return the time `[...]` in which no task leaves unserved; `advance` goes no further."""
         ...
 
+    def interrupt(self, state: Any, down: Array, lose: bool) -> tuple[Any, tuple[Array, Array] | None]:
+        """Let processors `down` `[P, ...]` lose the tasks in service, or begin them again.
+
+        Where they are lost, return which those are, in the places of `remaining`, and their age.
+        """
+        ...
+
     def arranged(self, state: Any) -> Any:
         """Return the same processors, ready for an assignment, after any number of `advance`."""
         ...
@@ -117,6 +124,17 @@ def needs_settled(what: str, station: Station) -> None:
         raise ValueError(
             f"station = {checks.shown(station)}: {what} knows first come, first served at constant speeds "
             "only; choose a scenario without discipline and without speeds that change"
+        )
+
+
+def check_interrupted(interrupted: str, station: Station) -> None:
+    """Raise ValueError if tasks cannot be "resumed", "repeated" or "lost" at such processors."""
+    checks.known("interrupted", interrupted, ("resumed", "repeated", "lost"))
+    discipline = getattr(station, "discipline", None)
+    if interrupted == "repeated" and discipline is not None and not discipline.repeatable:
+        raise ValueError(
+            f"interrupted = 'repeated': must be 'resumed' or 'lost' under discipline {discipline!r}, whose "
+            "order is by the work that is left"
         )
 
 

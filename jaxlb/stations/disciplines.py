@@ -45,6 +45,7 @@ class Discipline(NamedTuple):
       in_order: whether tasks leave in the order in which they stand.
       in_turns: whether `left` takes turns, as many as the busiest processor needs.
       slots: how many tasks are served at a time, those that stand first; None: others, or all.
+      repeatable: whether tasks may begin again where they stand.
       most: what a processor gives to its tasks together when it has very many, in its speed.
     """
 
@@ -56,6 +57,7 @@ class Discipline(NamedTuple):
     in_order: bool
     in_turns: bool = False
     slots: int | None = None
+    repeatable: bool = False
     most: float = 1.0
 
     def __repr__(self) -> str:
@@ -312,13 +314,12 @@ def ordered(name: str, slots: int = 1) -> Discipline:
     checks.at_least("slots", slots, 1)
     after, interrupts = _ORDERS[name]
     after = after if interrupts else partial(_not_served, slots, after)
+    served: dict[str, Any] = {"slots": slots, "most": float(slots), "repeatable": name != "srpt"}
     if slots == 1:
         response = partial(_response_of_one, after)
-        return Discipline(name, after, _until_of_one, _left_of_one, response, in_order=True, slots=1)
+        return Discipline(name, after, _until_of_one, _left_of_one, response, in_order=True, **served)
     until, response = partial(_until_in_slots, slots), partial(_response_in_slots, slots, after)
-    return Discipline(
-        name, after, until, _left_of_one, response, in_order=False, slots=slots, most=float(slots)
-    )
+    return Discipline(name, after, until, _left_of_one, response, in_order=False, **served)
 
 
 def _most(capacity: Capacity, number: float) -> float:
@@ -346,9 +347,8 @@ def limited_ps(slots: int = 8, capacity: Capacity = one) -> Discipline:
         partial(_response_of_few, slots, capacity),
     )
     most = _most(capacity, slots)
-    return Discipline(
-        "limited-ps", _none, until, left, response, False, in_turns=True, slots=slots, most=most
-    )
+    served: dict[str, Any] = {"slots": slots, "most": most, "repeatable": True}
+    return Discipline("limited-ps", _none, until, left, response, in_order=False, in_turns=True, **served)
 
 
 def fb() -> Discipline:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks
+from jaxlb.departures import with_lost
 from jaxlb.numerics import at_processor, least, processor_index, stored
 from jaxlb.stations.base import View
 from jaxlb.stations.disciplines import Discipline, in_service, ordered, serve
@@ -20,7 +21,9 @@ class TableState(struct.PyTreeNode):
     clock: Array  # [...] time since the last assignment, when the clock of `jobs` was set to 0
     jobs: Jobs  # [P, K, ...]
     overflow: Array  # [P, ...] int32, tasks that found all places taken, where those are no limit
-    undone: Array | None  # [P, ...] work that has left since the last assignment; None where none leaves
+    undone: (
+        Array  # [P, ...] work that has left undone since the last assignment, less what is to be done again
+    )
 
 
 def _newcomer(task: Task, number: Array) -> Jobs:
@@ -96,7 +99,7 @@ class Table:
                 left=time, until=time, size=time, arrival=time, deadline=time, priority=number, number=number
             ),
             overflow=jnp.zeros((num_processors, *lanes), jnp.int32),
-            undone=None if self.leaving is None else jnp.zeros((num_processors, *lanes), jnp.float32),
+            undone=jnp.zeros((num_processors, *lanes), jnp.float32),
         )
 
     def empty(self, state: TableState) -> TableState:
@@ -109,7 +112,7 @@ class Table:
         jobs, gone = serve(self.discipline, state.jobs, speed * gap)
         departures = self._departures(state, speed, gone)
         after = state.replace(clock=state.clock + gap, jobs=jobs)
-        if state.undone is None:
+        if self.leaving is None:
             return after, departures
         leaves = self._may_leave(jobs) & (self._patience(state) <= gap)
         stay = jobs.replace(left=jnp.where(leaves, 0.0, jobs.left))
@@ -117,7 +120,7 @@ class Table:
             jobs=stay.replace(until=stored(self.discipline.until(stay))),
             undone=state.undone + total(jnp.where(leaves, jobs.left, 0.0)),
         )
-        return after, self._with_lost(departures, leaves)
+        return after, with_lost(departures, leaves, jobs.deadline)
 
     def until_leaving(self, state: TableState) -> Array:
         """Return the time `[...]` in which no task leaves unserved."""
@@ -135,18 +138,21 @@ class Table:
             return present(jobs)
         return present(jobs) & ~in_service(jobs.left, slots)
 
-    def _with_lost(self, departures: Departures, leaves: Array) -> Departures:
-        """Let tasks at places `[P, K, ...]` be among those that have left."""
-        outcome, lost = departures.outcome, leaves.reshape(departures.known.shape)
-        deadline = departures.task.deadline
-        outcome = outcome.replace(
-            wait=jnp.where(lost, deadline, outcome.wait),
-            service=jnp.where(lost, 0.0, outcome.service),
-            completion=jnp.where(lost, deadline, outcome.completion),
-            violation=outcome.violation | lost,
-            lost=lost,
+    def interrupt(
+        self, state: TableState, down: Array, lose: bool
+    ) -> tuple[TableState, tuple[Array, Array] | None]:
+        """Let processors `down` `[P, ...]` lose the tasks in service, or begin them again."""
+        jobs = state.jobs
+        hit = present(jobs) & down[:, None]
+        if self.discipline.slots is not None:
+            hit &= in_service(jobs.left, self.discipline.slots)
+        left = jnp.where(hit, 0.0 if lose else jobs.size, jobs.left)
+        after = jobs.replace(left=left)
+        state = state.replace(
+            jobs=after.replace(until=stored(self.discipline.until(after))),
+            undone=state.undone + total(jobs.left - left),
         )
-        return departures.replace(known=departures.known | lost, outcome=outcome)
+        return state, (hit, state.clock - jobs.arrival) if lose else None
 
     def arranged(self, state: TableState) -> TableState:
         """Return the same processors with empty places in front."""
@@ -201,8 +207,7 @@ class Table:
         until = stored(jnp.where(comes[:, None], stored(self.discipline.until(own)), jobs.until))
         jobs = jobs.replace(until=until)
         overflow = state.overflow if self.limit is not None else state.overflow + full.astype(jnp.int32)
-        undone = None if state.undone is None else jnp.zeros_like(state.undone)
-        state = TableState(jnp.zeros_like(state.clock), jobs, overflow, undone)
+        state = TableState(jnp.zeros_like(state.clock), jobs, overflow, jnp.zeros_like(state.undone))
         return state, completion - service, service
 
     def response(self, state: TableState, speed: Array, task: Task) -> Array:
@@ -224,5 +229,5 @@ class Table:
             wait=total(state.jobs.left) / speed,
             overflow=state.overflow,
             full=None if self.limit is None else number >= self.limit,
-            undone=None if state.undone is None else state.undone / speed,
+            undone=state.undone / speed,
         )

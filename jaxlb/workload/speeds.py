@@ -2,7 +2,7 @@
 
 A speed process multiplies the speed of each processor by a factor from 0, which is down, to 1. It goes on
 whatever the tasks do, so all schedulers meet the same speeds. Work in service waits while a processor is down
-and is then resumed.
+and is then resumed, unless it is to begin again or is lost.
 """
 
 import abc
@@ -38,6 +38,7 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
     together: bool = struct.field(pytree_node=False, default=False)
     working: bool = struct.field(pytree_node=False, default=False)
     drains: bool = struct.field(pytree_node=False, default=False)
+    interrupted: str = struct.field(pytree_node=False, default="resumed")
 
     @abc.abstractmethod
     def phases(self) -> tuple[Array, Array]:
@@ -49,6 +50,9 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
         for name in ("varies", "together", "working", "drains"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be True or False")
+        checks.known("interrupted", self.interrupted, ("resumed", "repeated", "lost"))
+        if self.drains and self.interrupted != "resumed":
+            raise ValueError("drains = True: must be False where tasks are interrupted")
         if self.together and self.working:
             raise ValueError("together = True: must be False where time passes only while one has work")
 
@@ -142,6 +146,8 @@ class Ring(_Ring):
       working: whether time passes only while a processor has work, in phases in which it does some.
       drains: whether a processor in a phase of factor 0 finishes the tasks that it has, at its own speed, and
         only takes no new ones.
+      interrupted: what becomes of a task in service when its processor goes to a factor of 0: it is "resumed"
+        afterwards, "repeated" from its begin, or "lost".
     """
 
     factor: Any = (1.0, 0.0)
@@ -194,6 +200,8 @@ class Failing(_Ring):
       together: whether all processors fail at the same times.
       working: whether a processor fails only while it has work, after so much time with work.
       drains: whether a processor that is down finishes the tasks that it has, and only takes no new ones.
+      interrupted: what becomes of a task in service when its processor fails: it is "resumed" afterwards,
+        "repeated" from its begin, or "lost".
     """
 
     up_time: Scalar = 49.0
@@ -225,7 +233,7 @@ class Throttling(_Ring):
       varies: whether durations are exponential; if not, they are their means.
       together: whether all processors are slow at the same times.
       working: whether time passes only while a processor has work.
-      drains: of no effect while `slow_factor` is above 0.
+      drains: of no effect while `slow_factor` is above 0; neither is `interrupted`.
     """
 
     slow_factor: Scalar = 0.3
