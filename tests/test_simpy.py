@@ -187,3 +187,66 @@ def test_simpy_makes_the_same_choices_and_completions(name, speeds, load, key):
     )
     np.testing.assert_array_equal(outcome.action, actions)
     np.testing.assert_array_equal(outcome.completion, completions)
+
+
+def simpy_serve(tasks, actions, speeds, slots=1, interrupts=False, leaves=False, limit=np.inf):
+    """Serve by priority class, then number; return completions, and who was refused or left while waiting."""
+    environment = simpy.Environment()
+    kind = simpy.PreemptiveResource if interrupts else simpy.PriorityResource
+    processors = [kind(environment, slots) for _ in speeds]
+    columns = (np.asarray(leaf, float) for leaf in (tasks.gap, tasks.size, tasks.priority, tasks.deadline))
+    completions, lost = np.full(len(actions), np.inf), np.zeros(len(actions), bool)
+
+    def serve(number, processor, left, priority, deadline):
+        arrived = environment.now
+        while left > 0:
+            with processor.request(priority=priority * len(actions) + number) as turn:
+                yield (turn | environment.timeout(deadline)) if leaves else turn
+                if not turn.triggered:
+                    lost[number] = True
+                    break
+                began = environment.now
+                try:
+                    yield environment.timeout(left)
+                    left = 0.0
+                except simpy.Interrupt:
+                    left -= environment.now - began
+        completions[number] = environment.now - arrived
+
+    def arrive():
+        for number, (gap, size, priority, deadline) in enumerate(zip(*columns, strict=True)):
+            yield environment.timeout(gap)
+            processor = processors[actions[number]]
+            if processor.count + len(processor.queue) >= limit:
+                lost[number] = True
+                continue
+            environment.process(serve(number, processor, size / speeds[actions[number]], priority, deadline))
+
+    environment.process(arrive())
+    environment.run()
+    return completions, lost
+
+
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        ({"discipline": "priority", "slots": 2}, {"slots": 2}),
+        ({"discipline": "priority-preemptive"}, {"interrupts": True}),
+        ({"discipline": "priority", "leaving": "waiting"}, {"leaves": True}),
+        ({"discipline": "priority", "slots": 3, "limit": 5}, {"slots": 3, "limit": 5}),
+    ],
+    ids=lambda given: given.get("discipline"),
+)
+def test_disciplines_serve_as_simpy_does(settings, options, key):
+    speeds = [1.0, 1.5]
+    env, params = jaxlb.make("seed", speed=speeds, load=0.9, **settings)
+    tasks = jaxlb.workload.sample(key, params, 2000)
+    # As many as slots can serve; and after the last task the first one's gap passes: time for all to leave.
+    gap = tasks.gap / options.get("slots", 1)
+    tasks = tasks.replace(gap=gap.at[0].set(1e3))
+    outcome = jaxlb.replay(env, params, "random", tasks, key)
+    completions, lost = simpy_serve(tasks, np.asarray(outcome.action), speeds, **options)
+    np.testing.assert_allclose(outcome.completion, completions, rtol=1e-4, atol=1e-4)
+    assert lost.any() == env.sheds
+    if env.sheds:
+        np.testing.assert_array_equal(outcome.lost, lost)
