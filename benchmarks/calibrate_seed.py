@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxlb
-from jaxlb import metrics
+from jaxlb import tally
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.types import EnvParams
 
@@ -54,7 +54,7 @@ def rates(params: EnvParams, key: jax.Array, lanes: int, tasks: int) -> dict[str
         scheduler = jaxlb.scheduler(name)
         carry = start_rollout(env, params, scheduler, key, lanes, behaviour)
         carry = continue_rollout(env, params, scheduler, carry, tasks + WARMUP, WARMUP, behaviour=behaviour)
-        summary = metrics.summarise(carry.totals, env.view(carry.state, params))
+        summary = tally.summarise(carry.totals, env.view(carry.state, params))
         found[name] = jnp.stack([summary.oracle_agreement.mean(), summary.sla_violation_rate.mean()])
     return found
 

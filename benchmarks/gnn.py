@@ -40,8 +40,8 @@ import jaxlb
 from jaxlb.learn import gnn, networks
 from jaxlb.learn.gnn import GNNConfig
 from jaxlb.loop import continue_rollout, start_rollout
-from jaxlb.metrics import summarise
 from jaxlb.report import plots
+from jaxlb.tally import summarise
 
 HEAD = f"""# What message passing reaches
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxlb import checks, lengths, metrics, stationarity, stations
+from jaxlb import checks, lengths, metrics, stationarity, stations, tally
 from jaxlb.devices import at_hand
 from jaxlb.env import Env
 from jaxlb.loop import Carry, continue_rollout, start_rollout
@@ -293,9 +293,9 @@ class _Work(NamedTuple):
 
         def run(at: Env) -> _Judged:
             if at is env:
-                return self._run(env, program, carry, progress)
+                return self._run(name, env, program, carry, progress)
             longer = self.begin(at, scheduler)
-            return self._run(at, self.compile(at, scheduler, longer), longer, lambda share: None)
+            return self._run(name, at, self.compile(at, scheduler, longer), longer, lambda share: None)
 
         acting = [(scheduler, carry.memory)]
         if self.mover is not None:
@@ -313,6 +313,7 @@ class _Work(NamedTuple):
 
     def _run(
         self,
+        name: str,
         env: Env,
         program: Callable[[Carry, int], Carry],
         carry: Carry,
@@ -324,8 +325,8 @@ class _Work(NamedTuple):
             while first < end:
                 number = min(self.chunk, end - first)
                 carry = program(carry, number)
-                if first >= self.warmup:
-                    rows, known = _completions(carry, first, number)
+                rows, known = _completions(carry, first, number)
+                if first >= self.warmup and (known is None or known.any()):
                     counted = count_completions(rows, min(self.num_lanes, MAX_GROUPS), known)
                     histogram = counted if histogram is None else histogram + counted
                     half, where = int(first >= middle), True if known is None else known
@@ -336,9 +337,14 @@ class _Work(NamedTuple):
                     carry = carry.replace(filled=carry.filled - carry.filled)
                 first += number
                 progress(first / self.total)
-        assert histogram is not None
         found = env.view(carry.state, self.params)
-        summary = at_hand(metrics.summarise(carry.totals, found))
+        summary = at_hand(tally.summarise(carry.totals, found))
+        idle = int((np.asarray(summary.class_served).sum(0) == 0).sum())
+        if idle or histogram is None:
+            raise ValueError(
+                f"{name}: no task was served in {idle} of {self.num_lanes} lanes, so there is nothing to "
+                "average: raise num_tasks, or take a scheduler that refuses less"
+            )
         shown = stationarity.Evidence(
             halves=sums / np.maximum(counts, 1),
             wait_growth=np.asarray(summary.wait_growth, np.float64),

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jaxlb import departures, observe
 from jaxlb.devices import differing
-from jaxlb.numerics import at_processor, compensated_add, first_smallest, processor_index, stored
-from jaxlb.params import affinity_of
+from jaxlb.numerics import at_processor, compensated_add, first_smallest, stored
+from jaxlb.params import affinity_of, work_at
 from jaxlb.random import fold_in, split
 from jaxlb.types import (
     Array,
@@ -27,7 +27,7 @@ from jaxlb.types import (
     System,
     Task,
 )
-from jaxlb.workload.speeds import SLOWEST, at_present, long_run, of_those_up
+from jaxlb.workload.speeds import SLOWEST, at_present, of_service, of_usable
 
 
 def start(env: Static, params: EnvParams, lanes: Lanes, station: Any = None, speeds: Any = None) -> System:
@@ -126,7 +126,7 @@ def remaining(env: Static, params: EnvParams, station: Any) -> Departures | None
 
     None if assignments tell.
     """
-    found = env.station.remaining(station, long_run(params).speed)
+    found = env.station.remaining(station, of_service(params).speed)
     if found is None or (params.speeds is None and not env.loses(params)):
         return found
     nobody = jnp.zeros_like(found.known)
@@ -201,37 +201,38 @@ def response(env: Static, params: EnvParams, system: System, task: Task) -> Arra
     """
     params, up = at_present(params, system.speeds)
     factor = affinity_of(params, task.priority)
-    if factor is None:
-        return of_those_up(up, env.station.response(system.station, params.speed, task), jnp.inf)
-    takes = factor > 0
-    task = task.replace(size=task.size / jnp.where(takes, factor, 1.0))
-    found = env.station.response(system.station, params.speed, task)
-    return jnp.where(takes, of_those_up(up, found, jnp.inf), jnp.inf)
+    takes = None if factor is None else factor > 0
+    task = task.replace(size=work_at(task.size, factor))
+    return of_usable(up, takes, env.station.response(system.station, params.speed, task), jnp.inf)
 
 
-def allowed(env: Static, params: EnvParams, task: Task, action: Array) -> Array:
+def allowed(env: Static, params: EnvParams, system: System, task: Task, action: Array) -> Array:
     """Return the processor that gets a task for an action `[...]`.
 
     The action is clipped to those that there are; with admission, P refuses. Where the processor may not take
-    the task, the next one that may gets it, the first after the last.
+    the task, or drains, the next one that may and does not gets it, the first after the last.
     """
     last = env.num_processors - 1
     action = stored(jnp.clip(jnp.asarray(action, jnp.int32), 0, last + env.admission))
-    factor = affinity_of(params, task.priority)
-    if factor is None:
+    factor, speeds, up = affinity_of(params, task.priority), params.speeds, None
+    if speeds is not None and speeds.drains:
+        up = speeds.takes_tasks(system.speeds, env.num_processors)
+    if factor is None and up is None:
         return action
-    ahead = (processor_index(factor) - action) % env.num_processors
-    nearest = first_smallest(jnp.where(factor > 0, ahead, env.num_processors).astype(jnp.float32))
+    places = jnp.arange(env.num_processors, dtype=jnp.int32).reshape(-1, *(1,) * action.ndim)
+    ahead = ((places - action) % env.num_processors).astype(jnp.float32)
+    far = float(env.num_processors)
+    nearest = first_smallest(of_usable(up, None if factor is None else factor > 0, ahead, far))
     return stored(jnp.where(action > last, action, nearest))
 
 
 def at_its_processor(params: EnvParams, task: Task, action: Array) -> Task:
-    """Return a task with the work that it is where it went; one that was refused as it was."""
+    """Return a task with the work that it is where it went."""
     factor = affinity_of(params, task.priority)
     if factor is None:
         return task
     factor = at_processor(factor, jnp.minimum(action, len(factor) - 1))
-    return task.replace(size=task.size / jnp.where(factor > 0, factor, 1.0))
+    return task.replace(size=work_at(task.size, factor))
 
 
 def assign(
@@ -239,7 +240,7 @@ def assign(
 ) -> tuple[System, Outcome]:
     """Give the task that has arrived to processor `action` `[...]`, as `allowed` has it."""
     last, given = env.num_processors - 1, task
-    action = allowed(env, params, given, action)
+    action = allowed(env, params, system, given, action)
     task, seen = (at_its_processor(params, one, action) for one in (given, seen))
     station, wait, service = env.station.assign(system.station, params.speed, task, number, action)
     lost, assigned = None, action

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlb import checks, cycle, departures, rewards, spaces, stations, theory, workload
+from jaxlb import bounds, checks, cycle, departures, rewards, spaces, stations, workload
 from jaxlb.numerics import broadcasts, select
-from jaxlb.params import VECTORS, canonical, with_lane_axis
+from jaxlb.params import canonical, with_lane_axis
 from jaxlb.random import split, typed
 from jaxlb.rewards import Reward, Weighted
 from jaxlb.stations import FCFS, Station, View
@@ -27,7 +27,7 @@ from jaxlb.types import (
     Outcome,
     Task,
 )
-from jaxlb.workload.speeds import long_run
+from jaxlb.workload.speeds import of_service
 
 
 def flatten(observation: Observation, stale: bool = False) -> Array:
@@ -124,7 +124,7 @@ class Env(_Settings):
     def action_space(self, params: EnvParams | None = None) -> spaces.Discrete:
         """Return the space of actions: the processors, and with admission to refuse.
 
-        A step clips an action outside to the nearest processor: no task is lost.
+        A step clips an action outside to the nearest one.
         """
         del params
         return spaces.discrete(self.num_actions)
@@ -159,7 +159,7 @@ class Env(_Settings):
           The flat observation `[F]` and the state.
         """
         params = self.default_params if params is None else canonical(params)
-        self._check_lanes(params, ())
+        bounds.check_lanes(params, ())
         *keys, observe_key = split(typed(key), 4)
         state = self._begin(keys, params)
         return self._flat(state, params, observe_key), state
@@ -180,7 +180,7 @@ class Env(_Settings):
         Args:
           key: consumed.
           state: from reset or step.
-          action: the processor, a whole number; outside 0..P-1 it is clipped.
+          action: the processor, a whole number, or P to refuse, with admission; outside it is clipped.
           params: parameters; None takes the defaults.
 
         Returns:
@@ -269,7 +269,9 @@ class Env(_Settings):
         if self.loses(params):
             departed = departures.with_refused(departed, state.task, state.steps, outcome)
         if params.speeds is not None or self.loses(params):
-            reward = reward + cast(Any, self.reward).surprise(self, long_run(params), before, after, departed)
+            reward = reward + cast(Any, self.reward).surprise(
+                self, of_service(params), before, after, departed
+            )
         return after, outcome.replace(departures=departed), reward
 
     @broadcasts
@@ -287,7 +289,7 @@ class Env(_Settings):
         seen = self.seen(state.task, params)
         system, outcome = cycle.assign(self, params, state.system, state.task, seen, state.steps, action)
         after = state.replace(system=system, steps=state.steps + 1)
-        return after, outcome, self.reward(self, long_run(params), state, after, outcome, gap)
+        return after, outcome, self.reward(self, of_service(params), state, after, outcome, gap)
 
     def _arrive(
         self, state: EnvState, task: Task, params: EnvParams, key: Key
@@ -310,99 +312,11 @@ class Env(_Settings):
           params: of this environment.
           lanes: shape of the lane axes that they will meet; None: not known yet.
         """
-        nominal = params.speed if params.nominal_speed is None else params.nominal_speed
-        for name, value in (("speed", params.speed), ("nominal_speed", nominal)):
-            if np.shape(value)[:1] != (self.num_processors,):
-                raise ValueError(
-                    f"{name} has shape {np.shape(value)}: must be ({self.num_processors},), "
-                    "one for each processor"
-                )
-            checks.leaf(name, value, above=0)
-        classes, slacks = np.shape(params.class_probability), np.shape(params.class_slack)
-        if not classes or classes[0] < 1 or slacks[:1] != classes[:1]:
-            raise ValueError(
-                f"class_probability has shape {classes}, class_slack {slacks}: "
-                "must both be (C,), one entry for each priority class"
-            )
-        rewards.check(params, classes[0], lanes)
-        checks.leaf("load", params.load, above=0)
-        checks.leaf("class_probability", params.class_probability, low=0)
-        if not checks.traced(params.class_probability):
-            total = np.asarray(params.class_probability, np.float64).sum(0)
-            if np.any(np.abs(total - 1.0) > 1e-4):
-                off = np.ravel(total)[np.abs(np.ravel(total) - 1.0).argmax()]
-                raise ValueError(f"class_probability sums to {off:g}: must sum to 1")
-        for name in ("class_slack", "deadline_constant"):
-            checks.leaf(name, getattr(params, name), low=0)
-        for name in ("load_time_constant", "measure_interval"):
-            if getattr(params, name) is not None:
-                checks.leaf(name, getattr(params, name), above=0)
-        if params.measure_noise is not None:
-            checks.leaf("measure_noise", params.measure_noise, low=0)
-        if params.affinity is not None:
-            self._check_affinity(params, classes[0])
-        grows = not self.allow_overload and not self.sheds and not checks.traced(params.load)
-        if grows and np.any(np.asarray(params.load) >= (most := self.most_load(params))):
-            raise ValueError(
-                f"load = {np.max(params.load):g}: must be below {most:g}, or queues grow for ever; "
-                "allow_overload permits it"
-            )
-        steps = params.max_steps_in_episode
-        checks.leaf("max_steps_in_episode", steps, whole=True, low=1, high=checks.MAX_COUNT)
-        self._check_lanes(params, lanes)
-        workload.check(params, lanes)
-        checks.leaf("loss_weight", params.loss_weight, low=0)
-        if params.speeds is not None or self.loses(params):
-            self._check_changes("speeds change" if params.speeds is not None else "tasks may be lost")
-        if params.speeds is not None:
-            stations.check_interrupted(params.speeds.interrupted, self.station)
+        bounds.check(self, params, lanes)
 
-    def most_load(self, params: EnvParams) -> float:
-        """Return the load below which some rule keeps queues from growing; of several lanes, of the first.
-
-        With affinity, values under a trace count as if all were 1.
-        """
-        parts = params.speed, params.class_probability, params.affinity
-        if params.affinity is None or checks.traced(parts):
-            return self.station.most
-        speed, share, affinity = (np.asarray(part, np.float64) for part in parts)
-        first = speed.reshape(len(speed), -1)[:, 0], share.reshape(len(share), -1)[:, 0]
-        return self.station.most * theory.most_load(*first, affinity.reshape(*affinity.shape[:2], -1)[..., 0])
-
-    def _check_affinity(self, params: EnvParams, num_classes: int) -> None:
-        """Raise ValueError unless tasks of every class may go somewhere."""
-        shape, expected = np.shape(params.affinity), (num_classes, self.num_processors)
-        if shape[:2] != expected:
-            raise ValueError(
-                f"affinity has shape {shape}: must be {expected}, a row for each priority class, in "
-                "it a factor for each processor"
-            )
-        checks.leaf("affinity", params.affinity, low=0)
-        if not checks.traced(params.affinity) and not np.all(np.any(np.asarray(params.affinity) > 0, 1)):
-            raise ValueError(
-                "affinity = 0 in a whole row: must be above 0 somewhere, or its tasks go nowhere"
-            )
-
-    def _check_changes(self, why: str) -> None:
-        """Raise ValueError if speeds that change, or tasks that are lost, do not go with the rest."""
-        if self.station.settled:
-            raise ValueError(
-                f"station = {checks.shown(self.station)}: must be a table where {why}, as "
-                "jaxlb.stations.Table() is for first come, first served"
-            )
-        if not hasattr(self.reward, "surprise"):
-            raise ValueError(
-                f"reward = {checks.shown(self.reward)}: must have `surprise` where {why}, as 'weighted' has"
-            )
-
-    def _check_lanes(self, params: EnvParams, lanes: Lanes | None) -> None:
-        """Raise ValueError if a parameter has lane axes that do not fit, which is known under a trace too."""
-        shapes = {name: np.shape(getattr(params, name)) for name in params.__dataclass_fields__}
-        for name in VECTORS:
-            shapes[name] = shapes[name][1:]
-        shapes["affinity"] = shapes["affinity"][2:]
-        # Arrival process and size law have axes of their own kind.
-        checks.lane_axes(shapes | {"arrival": (), "size": (), "speeds": ()}, lanes)
+    def bearable_load(self, params: EnvParams) -> float:
+        """Return the load below which some rule keeps queues from growing, in the worst of several lanes."""
+        return bounds.bearable_load(self, params)
 
 
 def _fresh(env: Env, key: Key, params: EnvParams, old: EnvState) -> EnvState:

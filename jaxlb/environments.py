@@ -143,6 +143,25 @@ def _throttling(num_processors: int) -> EnvParams:
     return _eight(num_processors).replace(size=Exponential(1.0), speeds=Throttling(0.3, 100.0, 20.0))
 
 
+def _multicore(num_processors: int) -> EnvParams:
+    return EnvParams(
+        speed=speed_profile((0.6, 0.8, 1.0, 1.6), num_processors),
+        arrival=Poisson(),
+        size=LogNormal(1.0, 10.0),
+        load=0.8 * 8,
+    )
+
+
+def _inference(num_processors: int) -> EnvParams:
+    return EnvParams(
+        speed=speed_profile((0.5, 1.0, 1.0, 1.5), num_processors),
+        arrival=Bursty(),
+        size=LogNormal(1.0, 2.0),
+        load=0.75 * 16 / (1.0 + 0.1 * 15),
+        class_slack=(8.0,),
+    )
+
+
 _SCENARIOS: dict[str, Scenario] = {
     "seed": Scenario("4 unequal processors, 3 priorities, smoothed load", 4, _seed),
     "stable": Scenario("4 equal processors, exponential sizes, Poisson arrivals, load 0.8", 4, _stable),
@@ -172,6 +191,18 @@ _SCENARIOS: dict[str, Scenario] = {
         8,
         _priorities,
         (("discipline", "priority-preemptive"),),
+    ),
+    "multicore": Scenario(
+        "4 unequal nodes of 8 cores, log-normal sizes, at 0.8 of what they can do",
+        4,
+        _multicore,
+        (("discipline", "fcfs"), ("slots", 8), ("queue_capacity", 128)),
+    ),
+    "inference": Scenario(
+        "4 unequal accelerators that batch up to 16 tasks, bursty arrivals, at 0.75 of what they can do",
+        4,
+        _inference,
+        (("discipline", "limited-ps"), ("slots", 16), ("capacity", "batching(0.1)"), ("queue_capacity", 64)),
     ),
     "failures": Scenario("8 unequal processors, each down 2 % of the time, load 0.8", 8, _failures),
     "throttling": Scenario(
@@ -208,11 +239,10 @@ def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, 
 
 def _station(settings: Mapping[str, Any]) -> Any:
     """Return the station that settings name, or FCFS; one that knows departures, where tasks may be lost."""
-    station = settings.get("station", FCFS())
+    station: Any = settings.get("station", FCFS())
     stations.check(station)
-    if isinstance(station, FCFS) and (settings.get("admission") or _LOSSES & settings.keys()):
-        return _with_departures(station)
-    return station
+    loses = settings.get("admission") or any(settings.get(name) is not None for name in _LOSSES)
+    return _with_departures(station) if loses and type(station) is FCFS else station
 
 
 def _with_departures(station: FCFS) -> stations.Table:
@@ -240,20 +270,22 @@ def _served(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _static(settings: Mapping[str, Any]) -> set[str]:
     """List the names of static settings: of `Env`, and of the station."""
-    return _OF_ENV | {field.name for field in dataclasses.fields(_station(settings))}
+    return _OF_ENV | _LOSSES | {field.name for field in dataclasses.fields(_station(settings))}
 
 
 def _env(settings: Mapping[str, Any], **own: Any) -> Env:
     """Make an environment; settings of its station go there."""
-    station = _station(settings)
+    station: Any = _station(settings)
     changed = {name: value for name, value in settings.items() if name not in _OF_ENV}
+    if type(station) is FCFS:  # where they are None
+        changed = {name: value for name, value in changed.items() if name not in _LOSSES}
     rest = {name: value for name, value in settings.items() if name in _OF_ENV}
     return Env(**own | rest | {"station": dataclasses.replace(station, **changed)})
 
 
 def _changing(env: Env, params: EnvParams) -> Env:
     """Return an environment whose queues tell departures, where speeds change and assignments cannot."""
-    if params.speeds is None or not isinstance(env.station, FCFS):
+    if params.speeds is None or type(env.station) is not FCFS:
         return env
     return dataclasses.replace(env, station=_with_departures(env.station))
 
@@ -267,12 +299,12 @@ def make(
       name: one of `scenarios()`.
       trace: a recorded task stream instead of the scenario's workload, from `jaxlb.read_trace`; sizes are
         rescaled to the mean of the scenario's, gaps to its load, and queues counted up to 128 tasks.
-      allow_overload: whether a load of 1 or more is meant.
-      overrides: values by field name, of `Env` (num_processors, station, size_visible, wait_visible,
-        reward), of its station (queue_capacity), of `EnvParams` (speed, load, ...), of its arrival process,
-        its size law or its speed process (tail_index, up_time, ...). `arrival`, `size` and `speeds` may be
-        names from `workloads()`. `speed` alone sets the number of processors too; a number of processors
-        alone spreads as many speeds like the scenario's.
+      allow_overload: whether a load that processors cannot bear is meant.
+      overrides: values by field name, of `Env` (num_processors, station, size_visible, wait_visible, reward,
+        admission), of its station (queue_capacity, limit, leaving), of `EnvParams` (speed, load, ...), of its
+        arrival process, its size law or its speed process (tail_index, up_time, ...). `arrival`, `size` and
+        `speeds` may be names from `workloads()`. `speed` alone sets the number of processors too; a number of
+        processors alone spreads as many speeds like the scenario's.
 
     Returns:
       The environment, static, and its parameters, arrays. `env.default_params` are the scenario's own,

@@ -17,7 +17,8 @@ from jaxlb.types import Array, EnvParams, EnvState, Scheduler
 
 _MOST_BYTES = 2**30
 """What the memory of all queues may take."""
-_FURTHER = 32
+_FURTHER, _FURTHER_IN_TABLES = 32, 4
+"""How many times as far to count; in a table, each place costs time."""
 
 Result = TypeVar("Result")
 
@@ -61,7 +62,8 @@ def exact(
         short = int(np.asarray(overflows(result), np.float64).sum())
         if not short or not needed():
             return result, 0
-        capacity = min(env.station.queue_capacity * _FURTHER, most)
+        further = _FURTHER if env.station.settled else _FURTHER_IN_TABLES
+        capacity = min(env.station.queue_capacity * further, most)
         if capacity <= env.station.queue_capacity:
             break
         env = with_room(env, capacity)

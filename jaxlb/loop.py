@@ -12,15 +12,16 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxlb import checks, cycle, departures, lengths, metrics, observe, workload
+from jaxlb import checks, cycle, departures, lengths, metrics, observe, tally, workload
 from jaxlb.devices import at_hand, over_devices, spread
 from jaxlb.env import Env
-from jaxlb.metrics import Summary, Totals
+from jaxlb.metrics import Summary
 from jaxlb.numerics import broadcasts
 from jaxlb.params import canonical, with_lane_axis
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import as_scheduler
 from jaxlb.scheduling.base import first_memory
+from jaxlb.tally import Totals
 from jaxlb.types import (
     Array,
     EnvParams,
@@ -189,7 +190,7 @@ def continue_rollout(
         response = cycle.response(env, params, before.system, task)
         task = cycle.at_its_processor(params, task, outcome.action)
         decided = metrics.Decided(env.view(before, params), response, task, outcome, reward)
-        counts, sums = metrics.of_task(decided, num_classes, next_task.gap)
+        counts, sums = tally.of_task(decided, num_classes, next_task.gap)
         undone = env.view(state, params).undone
         recent, filled = _recorded(carry, outcome)
         carry = carry.replace(
@@ -197,7 +198,7 @@ def continue_rollout(
             state=state.replace(workload=process),
             memory=memory,
             behaviour_memory=behaviour_memory,
-            totals=metrics.add(carry.totals, counts, sums, moved, undone),
+            totals=tally.add(carry.totals, counts, sums, moved, undone),
             recent=recent,
             filled=filled,
         )
@@ -218,7 +219,7 @@ def continue_rollout(
 def _totals(env: Env, params: EnvParams, state: EnvState) -> Totals:
     """Return totals with nothing counted yet."""
     num_classes = params.class_probability.shape[0]
-    return metrics.start(env.view(state, params), num_classes, env.departing(state, params))
+    return tally.start(env.view(state, params), num_classes, env.departing(state, params))
 
 
 def _recorded(carry: Carry, outcome: Outcome) -> tuple[Array, Array | None]:
@@ -272,7 +273,7 @@ def rollout(
         # Cloned, since a run with more room is of the same tasks.
         carry = start_rollout(env, params, scheduler, jax.random.clone(key), num_lanes)
         carry = continue_rollout(env, params, scheduler, carry, warmup + num_tasks, warmup)
-        return at_hand(metrics.summarise(carry.totals, env.view(carry.state, params))), carry
+        return at_hand(tally.summarise(carry.totals, env.view(carry.state, params))), carry
 
     summary, carry = run(env)
     if checks.traced(summary):

@@ -207,8 +207,10 @@ def at_processor(values: jax.Array, action: jax.Array) -> jax.Array:
         for processor in range(1, len(values)):
             entry = jnp.where(action == processor, values[processor], entry)
         return entry
-    if values.shape[1:] != action.shape:
+    if values.size == len(values):
         values = values.reshape(-1)
+    elif values.shape[1:] != action.shape:
+        values = jnp.broadcast_to(values, (len(values), *action.shape))
     axes = tuple(range(values.ndim - 1))
     numbers = jax.lax.GatherDimensionNumbers(
         offset_dims=(),

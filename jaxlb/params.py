@@ -44,6 +44,11 @@ def affinity_of(params: EnvParams, priority: Array) -> Array | None:
     return jax.vmap(at_processor, (1, None))(params.affinity, priority)
 
 
+def work_at(size: Array, factor: Array | None) -> Array:
+    """Return the work that a task is at processors with these factors; its size where it may not go."""
+    return size if factor is None else size / jnp.where(factor > 0, factor, 1.0)
+
+
 def with_lane_axis(params: EnvParams, lanes: Lanes) -> EnvParams:
     """Give vectors of the parameters the trailing axes that broadcast against `[P, *lanes]`.
 

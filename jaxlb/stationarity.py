@@ -52,15 +52,15 @@ def unsettled(run: Evidence, env: Static, params: EnvParams, rule: str = "this r
       rule: that moves the system, as the sentence names it.
     """
     load, most = float(np.max(np.asarray(params.load))), env.station.most
-    if load >= env.most_load(params) and not env.sheds:
+    if load >= env.bearable_load(params) and not env.sheds:
         return f"load {load:g} leaves no time to catch up: queues grow for ever"
     # What is refused, or leaves, does not queue: theory has no say, and what the run shows remains.
     missing, enough = (0.0, None) if env.sheds else (_missing(env, params, run), needed_warmup(env, params))
     needed = f", theory asks for {enough:,}" if enough and enough > run.warmup else ""
     advice = f"raise warmup ({run.warmup:,} tasks now{needed})"
-    full = _ALL_THE_TIME * most
+    full = _ALL_THE_TIME if most == 1.0 else 0.0  # of what does the more the more it holds, nobody knows
     if params.speeds is not None:  # what a processor can do in the long run, give or take what it could here
-        full = 0.97 * most * np.asarray(params.speeds.mean(), np.float64)
+        full *= 0.97 / _ALL_THE_TIME * np.asarray(params.speeds.mean(), np.float64)
     lanes, busy = run.elapsed.size, run.utilisation.mean(-1) >= full
     behind = run.wait_growth.mean(-1) / run.elapsed.mean()
     if lanes > 1:
@@ -128,7 +128,7 @@ def _relaxation(env: Static, params: EnvParams) -> float | None:
     with jax.enable_x64(True):
         law = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.size)
         mean, second = np.asarray(law.mean()), np.asarray(law.second_moment())
-    load = float(np.max(np.asarray(params.load))) / env.most_load(params)
+    load = float(np.max(np.asarray(params.load))) / env.bearable_load(params)
     if load >= 1.0 or not np.all(np.isfinite(second)):
         return None
     return (load / (1.0 - load)) ** 2 * float(np.max(second / mean**2))

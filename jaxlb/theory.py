@@ -16,21 +16,30 @@ FloatArray = np.ndarray
 # Any number of processors.
 
 
-def most_load(speed: FloatArray, share: FloatArray, affinity: FloatArray) -> float:
+def bearable_load(speed: FloatArray, share: FloatArray, affinity: FloatArray) -> float:
     """Return the load that processors can just bear if tasks of some classes are slower at some, or barred.
 
     The largest at which the work of each class can be divided among processors so that none gets more than it
     can do, as a linear program (Harrison and Lopez 1999).
 
     Args:
-      speed: `[P]`.
-      share: `[C]` of the tasks, of equal mean size.
-      affinity: `[C, P]` factor of the speed.
+      speed: `[P]`, or `[P, N]` of N lanes, of which the worst counts.
+      share: `[C]` or `[C, N]`, of the tasks, of equal mean size.
+      affinity: `[C, P]` or `[C, P, N]`, factor of the speed.
     """
-    takes = affinity > 0
-    # The time of each processor for each class, and the load.
-    rates = np.where(takes, affinity * speed, 0.0)
+    classes, processors = affinity.shape[:2]
+    flat = [part.reshape(size, -1) for part, size in ((speed, processors), (share, classes))]
+    flat += [affinity.reshape(classes * processors, -1)]
+    width = max(part.shape[1] for part in flat)
+    lanes = np.vstack([np.broadcast_to(part, (len(part), width)) for part in flat])
+    parts = (np.split(lane, [processors, processors + classes]) for lane in np.unique(lanes, axis=1).T)
+    return min(_bearable_load(speed, share, rest.reshape(classes, -1)) for speed, share, rest in parts)
+
+
+def _bearable_load(speed: FloatArray, share: FloatArray, affinity: FloatArray) -> float:
     classes, processors = affinity.shape
+    rates = affinity * speed
+    # The time of each processor for each class, and the load.
     served = np.zeros((classes, classes * processors + 1))
     for each in range(classes):
         served[each, each * processors : (each + 1) * processors] = -rates[each]

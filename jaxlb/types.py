@@ -172,7 +172,7 @@ class Static(Protocol):
         """How processors serve, a `jaxlb.stations.Station`."""
         ...
 
-    def most_load(self, params: EnvParams) -> float:
+    def bearable_load(self, params: EnvParams) -> float:
         """Return the load below which some rule keeps queues from growing."""
         ...
 
@@ -236,6 +236,11 @@ class SpeedProcess(Protocol):
     """Makes the factors, from 0 to 1, of speeds that change. A pytree whose leaves are its parameters."""
 
     @property
+    def drains(self) -> bool:
+        """Whether processors that take no tasks serve on, and so are sent none."""
+        ...
+
+    @property
     def interrupted(self) -> str:
         """What becomes of a task in service as its processor goes down: "resumed", "repeated", "lost"."""
         ...
@@ -249,7 +254,11 @@ class SpeedProcess(Protocol):
         ...
 
     def mean(self) -> Array:
-        """Return the long-run mean of the factor, `[P]` or `[1]`, of a processor that has always work."""
+        """Return the mean factor in the long run, `[P]` or `[1]`, 0 while a processor takes no tasks."""
+        ...
+
+    def mean_factor(self) -> Array:
+        """Return the mean of `factor_of` in the long run, `[P]` or `[1]`."""
         ...
 
     def start(self, key: Key, num_processors: int, lanes: Lanes) -> Any:

@@ -95,7 +95,7 @@ class Processor:
                     job.left -= rate * step
                 passed += step
                 self.jobs.remove(leaver)
-                done[leaver.number] = leaver.deadline, True
+                done[leaver.number] = max(leaver.deadline, now + passed - leaver.arrival), True
                 continue
             step = min(step, time - passed)
             for job, rate in served:

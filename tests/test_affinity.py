@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxlb
-from jaxlb import theory
+from jaxlb import cycle, theory
 from jaxlb.replaying import watch
 from tests import event_engine, small
 
@@ -75,21 +75,40 @@ RULES = [name for name in jaxlb.schedulers() if name not in ("optimal", "oracle"
 def test_no_rule_chooses_who_may_not_take_the_task(rule, settings, key):
     """However old the figures are: the kind of the task is new."""
     env, params = made(**settings)
+    chosen = []
     scheduler = jaxlb.scheduler(rule)
 
     def act(variables, memory, observation, key):
         action, memory = scheduler.act(scheduler.variables, memory, observation, key)
         factor = jnp.take_along_axis(observation.affinity, action[None], 0)[0]
-        return jnp.where(factor > 0, action, 100), memory
+        jax.debug.callback(lambda factor: chosen.append(np.array(factor)), factor)
+        return action, memory
 
     tasks = jaxlb.workload.sample(key, params, 200, (4,))
-    # What is out of bounds goes to the last one that may take it: compared with what it chooses itself.
-    outcomes = [
-        jaxlb.replay(env, params, one, tasks, jax.random.clone(key))
-        for one in (scheduler, scheduler.replace(act=act))
-    ]
-    np.testing.assert_array_equal(outcomes[0].action, outcomes[1].action)
-    assert len(np.unique(outcomes[0].action)) == 3
+    outcome = jaxlb.replay(env, params, scheduler.replace(act=act), tasks, key)
+    jax.effects_barrier()
+    assert len(chosen) >= 200 and min(factor.min() for factor in chosen) > 0
+    assert len(np.unique(outcome.action)) == 3
+
+
+@pytest.mark.parametrize("rule", ["oracle", "card", "greedy"])
+def test_the_only_one_that_may_take_a_task_gets_it_though_it_is_full(rule, key):
+    env, params = jaxlb.make(
+        "stable",
+        speed=[1.0, 1.0],
+        limit=1,
+        affinity=np.eye(2),
+        class_probability=(0.5, 0.5),
+        class_slack=(4.0, 4.0),
+    )
+    task = jaxlb.Task(jnp.float32(0.0), jnp.float32(1.0), jnp.int32(1), jnp.float32(9.0))
+    state = env.start(params, task, key)
+    full, _, _ = env.transition(state, 1, task, params, key)
+    scheduler = jaxlb.scheduler(rule)
+    memory = scheduler.start(env, jaxlb.params.canonical(params), ())
+    action, _ = scheduler.act((), memory, env.observe(full, params, key), key)
+    assert int(action) == 1
+    np.testing.assert_array_equal(cycle.response(env, params, full.system, task), np.inf)
 
 
 def test_two_classes_apart_are_two_queues(key):
@@ -114,8 +133,11 @@ def test_what_processors_can_bear_with_affinity():
         ([1.0, 0.0], [[1, 0.5], [1, 1]], 0.75),
     ]
     for share, affinity, load in cases:
-        assert theory.most_load(one, np.array(share), np.array(affinity, float)) == pytest.approx(load)
+        assert theory.bearable_load(one, np.array(share), np.array(affinity, float)) == pytest.approx(load)
     settings = {"num_processors": 2, "class_probability": (0.8, 0.2), "class_slack": (4.0, 4.0)}
+    lanes = np.stack([np.ones((2, 2)), np.eye(2)], -1)
+    for order in (lanes, lanes[..., ::-1]):  # the worst lane counts
+        assert theory.bearable_load(one, np.array([0.8, 0.2]), order) == pytest.approx(0.625)
     with pytest.raises(ValueError, match=r"load = 0.7: must be below 0.625, or queues grow for ever"):
         jaxlb.make("stable", load=0.7, affinity=[[1.0, 0.0], [0.0, 1.0]], **settings)
 
@@ -127,6 +149,7 @@ def test_what_processors_can_bear_with_affinity():
         (np.array([[1, 1, 1], [0, 0, 0], [1, 1, 1]]), "affinity = 0 in a whole row"),
         (-np.eye(3), "affinity = -1"),
         (np.full((3, 3), np.nan), "affinity = nan"),
+        ([[1.0], [1.0, 1.0], [1.0]], "affinity has shape None: must be"),
     ],
 )
 def test_bad_affinities_are_refused(affinity, message):

@@ -277,3 +277,16 @@ def test_what_assumes_known_outcomes_refuses_the_rest(key):
     with pytest.raises(ValueError, match="a replay from given processors knows first come, first served"):
         tasks, station = tasks_of(params, 3, key), env.station.init(4)
         jaxlb.replay(env, params, "lwr", tasks, key, station=station)
+
+
+def test_hedge_runs_its_twins_under_any_discipline(key):
+    env, params = jaxlb.make("time-sharing", num_processors=3)
+    run = jaxlb.rollout(env, params, "hedge", key, 2, 20)
+    assert np.isfinite(run.mean_completion).all()
+
+
+def test_a_processor_that_falls_behind_is_seen_whatever_it_could_do(key):
+    """The slow one, at which four times as much arrives as it can do with 32 tasks or more."""
+    env, params = jaxlb.make("stable", speed=[1.0, 0.2], discipline="ps", capacity="batching(0.1)", load=7.0)
+    table = jaxlb.compare(env, params, {"rr": "rr"}, key, num_lanes=1, num_tasks=1500, warmup=500)
+    assert not table.row("rr").stationary

@@ -7,7 +7,8 @@ import pytest
 
 import jaxlb
 from jaxlb.replaying import watch
-from jaxlb.stations import Table, disciplines
+from jaxlb.report import data
+from jaxlb.stations import FCFS, Table, disciplines
 from tests import event_engine, small
 
 CASES = {
@@ -198,7 +199,53 @@ def test_processors_serve_as_much_as_they_can():
     assert jaxlb.make("stable", load=3.0, **settings)[0].station.most == 4.0
     with pytest.raises(ValueError, match="load = 5: must be below 4"):
         jaxlb.make("stable", load=5.0, **settings)
-    assert jaxlb.make("stable", load=5.0, leaving="waiting", **settings)[0].loses
+    assert jaxlb.make("stable", load=5.0, leaving="waiting", **settings)[0].sheds
     assert jaxlb.make("stable", discipline="ps", capacity="batching(0.1)")[0].station.most == pytest.approx(
         10
     )
+
+
+def test_the_guard_lets_a_scheduler_refuse(key):
+    env, params = jaxlb.make("stable", speed=[0.001, 1.0, 1.0], admission=True, load=1.2, class_slack=(1.5,))
+    tasks = jaxlb.workload.sample(key, params, 300)
+    inner = jaxlb.scheduler("deadline-admission")
+    alone, within = (
+        np.asarray(jaxlb.replay(env, params, rule, tasks, jax.random.clone(key)).action)
+        for rule in (inner, jaxlb.scheduling.guarded(inner))
+    )
+    assert (alone == 3).sum() > 50
+    np.testing.assert_array_equal(alone, within)
+
+
+def test_who_is_interrupted_after_its_deadline_leaves_then():
+    env, params = jaxlb.make("stable", num_processors=1, discipline="lcfs-pr", leaving="waiting")
+    gap, size = jnp.array([1e3, 5.0]), jnp.array([10.0, 1.0])
+    tasks = jaxlb.Task(gap, size, jnp.zeros(2, jnp.int32), jnp.array([2.0, 9.0]))
+    outcome = jaxlb.replay(env, params, "rr", tasks, jax.random.key(0))
+    np.testing.assert_array_equal(outcome.lost, [True, False])
+    np.testing.assert_allclose(outcome.completion, [5.0, 1.0], rtol=1e-6)
+
+
+def test_none_served_is_no_mean(key):
+    env, params = jaxlb.make("seed", admission=True)
+    never = jaxlb.scheduler("deadline-admission", factor=1e-9)
+    run = jaxlb.rollout(env, params, never, key, 2, 20)
+    assert np.isnan(run.mean_completion).all() and (np.asarray(run.lost_rate) == 1.0).all()
+    with pytest.raises(ValueError, match="never: no task was served in 2 of 2 lanes"):
+        jaxlb.compare(env, params, {"never": never}, key, num_lanes=2, num_tasks=20)
+
+
+def test_pictures_leave_out_who_was_refused(key):
+    env, params = jaxlb.make("seed", admission=True, load=1.2, limit=3)
+    tasks = jaxlb.workload.sample(key, params, 200, (2,))
+    outcome = jaxlb.replay(env, params, "deadline-admission", tasks, key)
+    sizes = data.by_size(tasks, {"one": outcome}, env.num_processors)
+    refused = np.asarray(outcome.action) == env.num_processors
+    given = (sizes.share["one"] * sizes.number).sum()
+    assert refused.any() and given == pytest.approx((~refused).sum())
+    assert np.isfinite(sizes.slowdown["one"][~np.isnan(sizes.slowdown["one"])]).all()
+
+
+def test_settings_that_are_none_change_nothing():
+    env, _ = jaxlb.make("stable", limit=None, leaving=None, admission=False)
+    assert env.station == FCFS() and not env.sheds

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxlb
-from jaxlb import metrics, workload
+from jaxlb import tally, workload
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.params import with_lane_axis
 from jaxlb.stations import FCFS
@@ -85,7 +85,7 @@ def test_utilisation_equals_load_and_imbalance_is_zero_for_one_processor(key):
 
 def test_sums_do_not_lose_small_terms():
     empty = FCFS(1).view(FCFS(1).init(1, (1,)), jnp.ones((1, 1)))
-    totals = metrics.start(empty, 1)
+    totals = tally.start(empty, 1)
     one, tenth = (
         jax.tree.map(jnp.ones_like, totals.counts),
         jax.tree.map(lambda x: x + 0.1, totals.sums),
@@ -101,11 +101,11 @@ def test_sums_do_not_lose_small_terms():
 
     @jax.jit
     def many(totals):
-        add = lambda _, totals: metrics.add(totals, one, tenth, moved)  # noqa: E731
+        add = lambda _, totals: tally.add(totals, one, tenth, moved)  # noqa: E731
         return jax.lax.fori_loop(0, 20_000_000, add, totals)
 
     # A plain float32 sum of 2 x 10^7 times 0.1 ends at 2097152, of as many ones at 16777216.
-    summary = metrics.summarise(many(totals), empty)
+    summary = tally.summarise(many(totals), empty)
     np.testing.assert_allclose(summary.mean_completion, 0.1, rtol=1e-6)
     np.testing.assert_allclose(summary.utilisation, 1.0, rtol=1e-6)
     assert summary.class_count.item() == 20_000_000

@@ -14,7 +14,8 @@ from jaxlb.workload import arrivals, sizes
 def test_the_named_scenarios_are_there_and_valid():
     assert set(jaxlb.scenarios()) == {
         "seed", "stable", "heavy-tail", "heavy-tail-extreme", "slow-servers",
-        "two-server", "stale", "shift", "park", "large", "time-sharing", "priorities", "failures",
+        "two-server", "stale", "shift", "park", "large", "time-sharing", "priorities", "multicore",
+        "inference", "failures",
         "throttling",
     }  # fmt: skip
     for name in jaxlb.scenarios():

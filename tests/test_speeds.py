@@ -374,3 +374,16 @@ def test_tasks_in_service_begin_again_or_are_lost(how, slots, key):
         )
         resumed = jaxlb.replay(*calm, "random", tasks, jax.random.clone(key))
         assert float(resumed.completion.mean()) < 0.9 * completion.mean()
+
+
+def test_who_drains_is_sent_nothing_and_serves_at_its_own_speed(key):
+    """Whatever an action says; the last tasks, too."""
+    away = Ring([[1.0, 0.0], [1.0, 1.0]], [1e6, 1.0], varies=False, drains=True, together=True)
+    env, params = jaxlb.make("stable", speed=[1.0, 1.0], speeds=away)
+    tasks = jaxlb.Task(jnp.array([0.0, 1.0]), jnp.array([3.0, 3.0]), jnp.zeros(2, jnp.int32), jnp.ones(2))
+    outcome = jaxlb.replay(env, params, "rr", tasks, key)
+    np.testing.assert_array_equal(outcome.action, [0, 0])
+    np.testing.assert_allclose(outcome.completion, [3.0, 5.0], rtol=1e-6)
+    one = jaxlb.make("stable", num_processors=1, speeds=Ring([1.0, 0.0], [1e3, 1e3], drains=True))
+    alone = jaxlb.replay(*one, "rr", jax.tree.map(lambda leaf: leaf[:1], tasks), key)
+    np.testing.assert_allclose(alone.completion, [3.0], rtol=1e-6)

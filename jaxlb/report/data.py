@@ -62,8 +62,8 @@ class BySize(NamedTuple):
     Attributes:
       edges: `[B + 1]` work; the thousandth of the tasks that are below the first are in the first bin.
       number: `[B]` tasks.
-      share: by scheduler, `[P, B]`, of the tasks of a size that each processor gets.
-      slowdown: by scheduler, `[B]`, mean; not a number where there is no task.
+      share: by scheduler, `[P, B]`, of the tasks of a size that each processor gets, or refuses.
+      slowdown: by scheduler, `[B]`, mean of those served; not a number where there is none.
     """
 
     edges: np.ndarray
@@ -112,8 +112,11 @@ def by_size(tasks: Task, outcomes: Mapping[str, Outcome], num_processors: int) -
     share, slowdown = {}, {}
     for name, outcome in outcomes.items():
         action, completion = np.asarray(outcome.action).ravel(), np.asarray(outcome.completion).ravel()
-        cells = np.bincount(action * _SIZE_BINS + place, minlength=num_processors * _SIZE_BINS)
+        given = action < num_processors  # others no processor gets
+        cells = np.bincount((action * _SIZE_BINS + place)[given], minlength=num_processors * _SIZE_BINS)
         share[name] = cells.reshape(num_processors, _SIZE_BINS) / np.maximum(count, 1)
-        slower = np.bincount(place, completion / size, minlength=_SIZE_BINS)
-        slowdown[name] = slower / np.where(count > 0, count, np.nan)
+        served = np.ones(size.shape, bool) if outcome.lost is None else ~np.asarray(outcome.lost).ravel()
+        number = np.bincount(place[served], minlength=_SIZE_BINS)
+        slower = np.bincount(place[served], (completion / size)[served], minlength=_SIZE_BINS)
+        slowdown[name] = slower / np.where(number > 0, number, np.nan)
     return BySize(edges, count, share, slowdown)

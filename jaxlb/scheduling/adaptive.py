@@ -57,18 +57,28 @@ def _start(each: tuple[tuple[str, Start], ...], env: Static, params: EnvParams, 
     beside = (len(each), *lanes)
     memories = first_memories(each, env, params, lanes)
     twins = Twins(
-        system=cycle.start(env, params, beside), memories=memories, cost=jnp.zeros(beside, jnp.float32)
+        system=cycle.start(env, _beside(params), beside),
+        memories=memories,
+        cost=jnp.zeros(beside, jnp.float32),
     )
     return Memory(env, params, mean_service(params, lanes), twins, memories)
+
+
+def _beside(params: EnvParams) -> EnvParams:
+    """Return parameters for systems side by side, in an axis before the lanes."""
+    p = params
+    return p.replace(
+        speed=p.speed[:, None],
+        nominal_speed=None if p.nominal_speed is None else p.nominal_speed[:, None],
+        affinity=None if p.affinity is None else p.affinity[:, :, None],
+    )
 
 
 def _counterfactual(
     candidates: tuple[Scheduler, ...], horizon: float, memory: Memory, task: Task, key: Key
 ) -> Twins:
     """Return the twins after the task."""
-    env, p, twins = memory.env, memory.params, memory.twins
-    nominal = None if p.nominal_speed is None else p.nominal_speed[:, None]
-    params = p.replace(speed=p.speed[:, None], nominal_speed=nominal)
+    env, params, twins = memory.env, _beside(memory.params), memory.twins
     task = jax.tree.map(lambda x: jnp.broadcast_to(x, twins.cost.shape), task)
     advance_key, observe_key, *act_keys = jax.random.split(key, 2 + len(candidates))
     found, departures = cycle.advance(env, params, twins.system, task.gap, advance_key)

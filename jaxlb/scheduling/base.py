@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from jaxlb.functions import partial
 from jaxlb.numerics import first_smallest
+from jaxlb.params import work_at
 from jaxlb.stations import response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
-from jaxlb.workload.speeds import of_those_up
+from jaxlb.workload.speeds import of_usable
 
 Start = Callable[[Static, EnvParams, Lanes], Any]
 
@@ -81,8 +82,7 @@ def uniform_per_processor(key: Key, like: Array) -> Array:
 
 def size_at_each(observation: Observation) -> Array:
     """Return the work that the task is at each processor, `[P, ...]`, or `[...]` if it is the same at all."""
-    o = observation
-    return o.size if o.affinity is None else o.size / jnp.maximum(o.affinity, 1e-30)
+    return work_at(observation.size, observation.affinity)
 
 
 def expected_completion(observation: Observation) -> Array:
@@ -95,8 +95,8 @@ def usable(observation: Observation, values: Array, otherwise: float) -> Array:
 
     Where all that may are down, as if they were not.
     """
-    values = of_those_up(observation.up, values, otherwise)
-    return values if observation.affinity is None else jnp.where(observation.affinity > 0, values, otherwise)
+    takes = None if observation.affinity is None else observation.affinity > 0
+    return of_usable(observation.up, takes, values, otherwise)
 
 
 def cheapest(observation: Observation, cost: Array, tiebreak: Array | None = None) -> Array:

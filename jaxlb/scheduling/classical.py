@@ -227,8 +227,11 @@ def greedy() -> Scheduler:
 
 def _oracle(observation: Observation, key: Key) -> Array:
     del key
-    # Whatever is reported of who is up.
-    return first_smallest(true_response(observation.truth), -observation.speed)
+    # Whatever is reported of who is up; where nobody has room, who may take the task.
+    o, tiebreak = observation, -observation.speed
+    if o.affinity is not None:
+        tiebreak = jnp.where(o.affinity > 0, tiebreak, jnp.inf)
+    return first_smallest(true_response(o.truth), tiebreak)
 
 
 def oracle() -> Scheduler:

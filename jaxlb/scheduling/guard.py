@@ -61,7 +61,9 @@ def _act(
     completion = expected_completion(o)
     may = allowed(completion, square / size**2, size / o.speed.mean(0))
     safe = cheapest(o, completion, -o.speed)
-    action = jnp.where(at_processor(may, action), action, safe)
+    last = len(may) - 1
+    refuses = action > last  # as a scheduler may, with admission
+    action = jnp.where(at_processor(may, jnp.minimum(action, last)) | refuses, action, safe)
     return action, Guarded(inner, count, size, square)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, first_smallest, processor_index
-from jaxlb.scheduling.base import cheapest, expected_completion, size_at_each, with_memory
+from jaxlb.scheduling.base import cheapest, expected_completion, size_at_each, usable, with_memory
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
 
 _CELLS, _TAIL_CELLS = 2**14, 2**12
@@ -206,7 +206,8 @@ def _card(memory: tuple[Array, ...], observation: Observation, key: Key) -> tupl
     alone = o.speed.shape[0] == 1
     goes_short = (at_processor(short_wait, short) <= limits[kind]) & (not alone)
     if o.up is not None:
-        goes_short = goes_short | (~at_processor(o.up, long) & o.up.any(0))
+        barred = usable(o, jnp.zeros_like(o.wait), 1.0)
+        goes_short = goes_short | (at_processor(barred, long) > 0)
     return jnp.where(goes_short, short, long), memory
 
 

@@ -22,6 +22,9 @@ class View(struct.PyTreeNode):
 class Station(Protocol):
     """P processors and what they hold, as pure functions of a state. A frozen dataclass.
 
+    One whose tasks leave has `until_leaving`, and one that failures interrupt `interrupt`, as
+    `jaxlb.stations.Table` has.
+
     Between two arrivals nothing happens but service, so no function takes a key, and every one works on
     `[P, ...]` for any trailing lane axes.
     """
@@ -71,17 +74,6 @@ class Station(Protocol):
         """
         ...
 
-    def until_leaving(self, state: Any) -> Array:
-        """Return the time `[...]` in which no task leaves unserved; `advance` goes no further."""
-        ...
-
-    def interrupt(self, state: Any, down: Array, lose: bool) -> tuple[Any, tuple[Array, Array] | None]:
-        """Let processors `down` `[P, ...]` lose the tasks in service, or begin them again.
-
-        Where they are lost, return which those are, in the places of `remaining`, and their age.
-        """
-        ...
-
     def arranged(self, state: Any) -> Any:
         """Return the same processors, ready for an assignment, after any number of `advance`."""
         ...
@@ -123,7 +115,7 @@ def needs_settled(what: str, station: Station) -> None:
     if not station.settled:
         raise ValueError(
             f"station = {checks.shown(station)}: {what} knows first come, first served at constant speeds "
-            "only; choose a scenario without discipline and without speeds that change"
+            "only; choose a scenario without discipline, speeds that change, limit, leaving and admission"
         )
 
 
@@ -133,8 +125,7 @@ def check_interrupted(interrupted: str, station: Station) -> None:
     discipline = getattr(station, "discipline", None)
     if interrupted == "repeated" and discipline is not None and not discipline.repeatable:
         raise ValueError(
-            f"interrupted = 'repeated': must be 'resumed' or 'lost' under discipline {discipline!r}, whose "
-            "order is by the work that is left"
+            f"interrupted = 'repeated': must be 'resumed' or 'lost' under discipline {discipline!r}"
         )
 
 

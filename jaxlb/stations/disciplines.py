@@ -8,8 +8,9 @@ left is empty.
 
 Of tasks that are served one after the other, departures are a cumulative sum of work. So they are of tasks
 that share, sorted by work left: each gets as much as the next one to leave until that leaves. With several
-slots, each task begins when the first of them is free. Where only some share, what they have left takes a
-turn for each departure; and so does all of a discipline that says at what rates tasks are served.
+slots, each task begins when the first of them is free; and so it does where only some share, in time served.
+What is served least, together, takes a turn for each departure; and so does all of a discipline that says at
+what rates tasks are served.
 """
 
 import inspect
@@ -172,10 +173,30 @@ def _work(capacity: Capacity, free: Array, served: Array) -> Array:
     return work
 
 
+def _served(capacity: Capacity, free: Array, work: Array) -> Array:
+    """Return how long each of the first tasks is served while a processor does `work` `[P, ...]`.
+
+    The other way round than `_work`.
+    """
+    served, begin = jnp.zeros_like(work), jnp.zeros_like(free[0])
+    for slot, end in enumerate(free):
+        number = jnp.float32(len(free) - slot)
+        share = capacity(number) / number
+        more = jnp.clip(work * share, 0.0, end - begin)
+        served, work, begin = served + more, work - more / share, end
+    return served
+
+
 def _until_of_few(slots: int, capacity: Capacity, jobs: Jobs) -> Array:
     """Return until when tasks stay of which the first ones share."""
     ends, free = _taken(slots, jobs.left)
     return _work(capacity, free[:, :, None], ends)
+
+
+def _left_of_few(slots: int, capacity: Capacity, jobs: Jobs, done: Array) -> Array:
+    ends, free = _taken(slots, jobs.left)
+    served = _served(capacity, free[:, :, None], done)
+    return jobs.left - jnp.clip(served - (ends - jobs.left), 0.0, jobs.left)
 
 
 def _response_of_few(slots: int, capacity: Capacity, jobs: Jobs, new: Jobs) -> Array:
@@ -205,14 +226,6 @@ def in_service(left: Array, slots: int) -> Array:
 def _number(served: Array) -> Array:
     """Return how many tasks of each processor are served, `[P, 1, ...]`; at least 1, to divide by."""
     return jnp.maximum(served.sum(1, keepdims=True, dtype=jnp.int32).astype(jnp.float32), 1.0)
-
-
-def _few_at_a_time(slots: int, capacity: Capacity, jobs: Jobs, left: Array) -> tuple[Array, Array]:
-    """Serve the first tasks only, which share what so many of them get together."""
-    served = in_service(left, slots)
-    number = _number(served)
-    share = jnp.where(served, capacity(number) / number, 0.0)
-    return share, jnp.full(left.shape[:1] + left.shape[2:], jnp.inf, jnp.float32)
 
 
 def _least_served(jobs: Jobs, left: Array) -> tuple[Array, Array]:
@@ -343,12 +356,12 @@ def limited_ps(slots: int = 8, capacity: Capacity = one) -> Discipline:
     checks.at_least("slots", slots, 1)
     until, left, response = (
         partial(_until_of_few, slots, capacity),
-        partial(rates.left, partial(_few_at_a_time, slots, capacity)),
+        partial(_left_of_few, slots, capacity),
         partial(_response_of_few, slots, capacity),
     )
     most = _most(capacity, slots)
     served: dict[str, Any] = {"slots": slots, "most": most, "repeatable": True}
-    return Discipline("limited-ps", _none, until, left, response, in_order=False, in_turns=True, **served)
+    return Discipline("limited-ps", _none, until, left, response, in_order=False, **served)
 
 
 def fb() -> Discipline:

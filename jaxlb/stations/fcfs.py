@@ -241,15 +241,6 @@ class FCFS:
         del speed
         return advance(state, gap), None
 
-    def until_leaving(self, state: SystemState) -> Array:
-        """Return for ever."""
-        return jnp.full_like(state.clock, jnp.inf)
-
-    def interrupt(self, state: SystemState, down: Array, lose: bool) -> tuple[SystemState, None]:
-        """Do nothing: speeds that change need a table."""
-        del down, lose
-        return state, None
-
     def arranged(self, state: SystemState) -> SystemState:
         """Return the same processors."""
         return state

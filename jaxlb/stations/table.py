@@ -120,7 +120,8 @@ class Table:
             jobs=stay.replace(until=stored(self.discipline.until(stay))),
             undone=state.undone + total(jnp.where(leaves, jobs.left, 0.0)),
         )
-        return after, with_lost(departures, leaves, jobs.deadline)
+        # One that was in service at its deadline may leave later, once it waits again.
+        return after, with_lost(departures, leaves, jnp.maximum(jobs.deadline, after.clock - jobs.arrival))
 
     def until_leaving(self, state: TableState) -> Array:
         """Return the time `[...]` in which no task leaves unserved."""

@@ -9,7 +9,8 @@ import numpy as np
 from jaxlb.env import Env
 from jaxlb.environments import make
 from jaxlb.loop import rollout
-from jaxlb.metrics import Summary, Totals
+from jaxlb.metrics import Summary
+from jaxlb.tally import Totals
 from jaxlb.types import EnvParams, Key, Scheduler
 
 DEAR = 0.02

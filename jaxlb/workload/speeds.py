@@ -61,9 +61,14 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
         return self.phases()[1].mean()
 
     def mean(self) -> Array:
-        """Return the long-run mean of the factor, `[P]` or `[1]`, of a processor that has always work."""
+        """Return the mean factor in the long run, `[P]` or `[1]`, 0 while a processor takes no tasks."""
         factor, time = self.phases()
         return (factor * time[:, None]).sum(0) / time.sum()
+
+    def mean_factor(self) -> Array:
+        """Return the mean of `factor_of` in the long run, `[P]` or `[1]`."""
+        factor, time = self.phases()
+        return (self._of_work(factor) * time[:, None]).sum(0) / time.sum()
 
     def start(self, key: Key, num_processors: int, lanes: Lanes) -> Phase:
         """Draw where processors are at any time; the key is consumed."""
@@ -80,12 +85,15 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
 
     def factor_of(self, phase: Phase, num_processors: int) -> Array:
         """Return the present factor of each processor's speed, `[P, ...]`."""
-        factor = self._of_phase(phase, num_processors)
-        return jnp.where(factor > 0, factor, 1.0) if self.drains else factor
+        return self._of_work(self._of_phase(phase, num_processors))
 
     def takes_tasks(self, phase: Phase, num_processors: int) -> Array:
         """Return which processors take tasks now, bool `[P, ...]`: those that are not down."""
         return self._of_phase(phase, num_processors) > 0
+
+    def _of_work(self, factor: Array) -> Array:
+        """Return at what factors of their speed processors work."""
+        return jnp.where(factor > 0, factor, 1.0) if self.drains else factor
 
     def _of_phase(self, phase: Phase, num_processors: int) -> Array:
         factor, _ = self.phases()
@@ -188,7 +196,7 @@ class Ring(_Ring):
 
 
 class Failing(_Ring):
-    """Processors that are up for a time, down for a time, and so on; work in service is resumed.
+    """Processors that are up for a time, down for a time, and so on.
 
     Attributes:
       up_time: mean.
@@ -256,8 +264,20 @@ def long_run(params: EnvParams) -> EnvParams:
     """Return the parameters with the speeds that there are in the long run, which do not change."""
     if params.speeds is None:
         return params
-    mean = params.speeds.mean()
-    return params.replace(speed=params.speed * mean.reshape(-1, *(1,) * (params.speed.ndim - 1)), speeds=None)
+    return _constant(params, params.speeds.mean())
+
+
+def of_service(params: EnvParams) -> EnvParams:
+    """Return the parameters with the mean speeds at which processors serve, which do not change.
+
+    They are those of the long run, but for processors that serve on while they take no tasks.
+    """
+    return params if params.speeds is None else _constant(params, params.speeds.mean_factor())
+
+
+def _constant(params: EnvParams, factor: Array) -> EnvParams:
+    factor = factor.reshape(-1, *(1,) * (params.speed.ndim - 1))
+    return params.replace(speed=params.speed * factor, speeds=None)
 
 
 def at_present(params: EnvParams, state: Any) -> tuple[EnvParams, Array | None]:
@@ -272,9 +292,23 @@ def at_present(params: EnvParams, state: Any) -> tuple[EnvParams, Array | None]:
     return params.replace(speed=speed, speeds=None), params.speeds.takes_tasks(state, len(params.speed))
 
 
-def of_those_up(up: Array | None, values: Array, otherwise: float) -> Array:
-    """Return values `[P, ...]`, but `otherwise` for processors that are down, unless all are."""
-    return values if up is None else jnp.where(up | ~up.any(0), values, otherwise)
+def of_usable(up: Array | None, takes: Array | None, values: Array, otherwise: float) -> Array:
+    """Return values `[P, ...]`, but `otherwise` for processors that are down or may not take the task.
+
+    Where all that may take it are down, as if they were not.
+
+    Args:
+      up: bool `[P, ...]`, who is not down; None: all.
+      takes: bool `[P, ...]`, who may take the task; None: all.
+      values: of each processor.
+      otherwise: of others.
+    """
+    if takes is not None:
+        up = takes if up is None else up & takes
+    if up is None:
+        return values
+    usable = up | ~up.any(0)
+    return jnp.where(usable if takes is None else usable & takes, values, otherwise)
 
 
 def _one_number(name: str, value: Any, **bounds: Any) -> None:

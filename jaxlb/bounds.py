@@ -1,0 +1,115 @@
+"""Bounds of an environment's parameters, and what of them has to agree: all is refused before tracing."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxlb import checks, rewards, stations, theory, workload
+from jaxlb.params import VECTORS
+from jaxlb.types import EnvParams, Lanes, Static
+
+
+def check(env: Any, params: EnvParams, lanes: Lanes | None) -> None:
+    """Raise ValueError if a parameter is out of bounds, or two do not agree; values under a trace pass.
+
+    Args:
+      env: a `jaxlb.Env`.
+      params: of it.
+      lanes: shape of the lane axes that they will meet; None: not known yet.
+    """
+    nominal = params.speed if params.nominal_speed is None else params.nominal_speed
+    for name, value in (("speed", params.speed), ("nominal_speed", nominal)):
+        if np.shape(value)[:1] != (env.num_processors,):
+            raise ValueError(
+                f"{name} has shape {np.shape(value)}: must be ({env.num_processors},), one for each processor"
+            )
+        checks.leaf(name, value, above=0)
+    classes, slacks = np.shape(params.class_probability), np.shape(params.class_slack)
+    if not classes or classes[0] < 1 or slacks[:1] != classes[:1]:
+        raise ValueError(
+            f"class_probability has shape {classes}, class_slack {slacks}: "
+            "must both be (C,), one entry for each priority class"
+        )
+    rewards.check(params, classes[0], lanes)
+    checks.leaf("load", params.load, above=0)
+    checks.leaf("class_probability", params.class_probability, low=0)
+    if not checks.traced(params.class_probability):
+        total = np.asarray(params.class_probability, np.float64).sum(0)
+        if np.any(np.abs(total - 1.0) > 1e-4):
+            off = np.ravel(total)[np.abs(np.ravel(total) - 1.0).argmax()]
+            raise ValueError(f"class_probability sums to {off:g}: must sum to 1")
+    for name in ("class_slack", "deadline_constant"):
+        checks.leaf(name, getattr(params, name), low=0)
+    for name in ("load_time_constant", "measure_interval"):
+        if getattr(params, name) is not None:
+            checks.leaf(name, getattr(params, name), above=0)
+    if params.measure_noise is not None:
+        checks.leaf("measure_noise", params.measure_noise, low=0)
+    if params.affinity is not None:
+        _check_affinity(env, params, classes[0])
+    grows = not env.allow_overload and not env.sheds and not checks.traced(params.load)
+    if grows and np.any(np.asarray(params.load) >= (most := bearable_load(env, params))):
+        raise ValueError(
+            f"load = {np.max(params.load):g}: must be below {most:g}, or queues grow for ever; "
+            "allow_overload permits it"
+        )
+    steps = params.max_steps_in_episode
+    checks.leaf("max_steps_in_episode", steps, whole=True, low=1, high=checks.MAX_COUNT)
+    check_lanes(params, lanes)
+    workload.check(params, lanes)
+    checks.leaf("loss_weight", params.loss_weight, low=0)
+    if params.speeds is not None or env.loses(params):
+        _check_changes(env, "speeds change" if params.speeds is not None else "tasks may be lost")
+    if params.speeds is not None:
+        stations.check_interrupted(params.speeds.interrupted, env.station)
+
+
+def bearable_load(env: Static, params: EnvParams) -> float:
+    """Return the load below which some rule keeps queues from growing, in the worst of several lanes.
+
+    With affinity, values under a trace count as if all were 1.
+    """
+    parts = params.speed, params.class_probability, params.affinity
+    if params.affinity is None or checks.traced(parts):
+        return env.station.most
+    return env.station.most * theory.bearable_load(*(np.asarray(part, np.float64) for part in parts))
+
+
+def _check_affinity(env: Static, params: EnvParams, num_classes: int) -> None:
+    """Raise ValueError unless tasks of every class may go somewhere."""
+    expected = (num_classes, env.num_processors)
+    try:
+        shape = np.shape(params.affinity)
+    except ValueError:  # rows of different lengths
+        shape = None
+    if shape is None or shape[:2] != expected:
+        raise ValueError(
+            f"affinity has shape {shape}: must be {expected}, a row for each priority class, in "
+            "it a factor for each processor"
+        )
+    checks.leaf("affinity", params.affinity, low=0)
+    if not checks.traced(params.affinity) and not np.all(np.any(np.asarray(params.affinity) > 0, 1)):
+        raise ValueError("affinity = 0 in a whole row: must be above 0 somewhere, or its tasks go nowhere")
+
+
+def _check_changes(env: Any, why: str) -> None:
+    """Raise ValueError if speeds that change, or tasks that are lost, do not go with the rest."""
+    if env.station.settled:
+        raise ValueError(
+            f"station = {checks.shown(env.station)}: must be a table where {why}, as "
+            "jaxlb.stations.Table() is for first come, first served"
+        )
+    if not hasattr(env.reward, "surprise"):
+        raise ValueError(
+            f"reward = {checks.shown(env.reward)}: must have `surprise` where {why}, as 'weighted' has"
+        )
+
+
+def check_lanes(params: EnvParams, lanes: Lanes | None) -> None:
+    """Raise ValueError if a parameter has lane axes that do not fit, which is known under a trace too."""
+    shapes = {name: np.shape(getattr(params, name)) for name in params.__dataclass_fields__}
+    for name in VECTORS:
+        shapes[name] = shapes[name][1:]
+    shapes["affinity"] = shapes["affinity"][2:]
+    # Arrival process and size law have axes of their own kind.
+    checks.lane_axes(shapes | {"arrival": (), "size": (), "speeds": ()}, lanes)
