@@ -279,8 +279,9 @@ def _env(settings: Mapping[str, Any], **own: Any) -> Env:
     changed = {name: value for name, value in settings.items() if name not in _OF_ENV}
     if type(station) is FCFS:  # where they are None
         changed = {name: value for name, value in changed.items() if name not in _LOSSES}
-    rest = {name: value for name, value in settings.items() if name in _OF_ENV}
-    return Env(**own | rest | {"station": dataclasses.replace(station, **changed)})
+    rest: dict[str, Any] = {name: value for name, value in settings.items() if name in _OF_ENV}
+    rest["station"] = dataclasses.replace(station, **changed)
+    return Env(**own, **rest)
 
 
 def _changing(env: Env, params: EnvParams) -> Env:

@@ -80,6 +80,11 @@ def uniform_per_processor(key: Key, like: Array) -> Array:
     return jax.vmap(lambda key: jax.random.uniform(key, like.shape[1:], jnp.float32))(keys)
 
 
+def relative_load(env: Static, params: EnvParams) -> Array:
+    """Return the load, relative to what processors can do that serve several tasks at a time."""
+    return params.load / env.station.most
+
+
 def size_at_each(observation: Observation) -> Array:
     """Return the work that the task is at each processor, `[P, ...]`, or `[...]` if it is the same at all."""
     return work_at(observation.size, observation.affinity)

@@ -11,6 +11,7 @@ from jaxlb.numerics import at_processor, first_smallest, processor_index
 from jaxlb.scheduling.base import (
     cheapest,
     expected_completion,
+    relative_load,
     sampled,
     stateless,
     uniform_per_processor,
@@ -51,7 +52,7 @@ def weighted_random() -> Scheduler:
 
 
 def _best_rates(env: Static, params: EnvParams, lanes: Lanes) -> Array:
-    speed, load = params.speed, jnp.minimum(params.load, 0.999)
+    speed, load = params.speed, jnp.minimum(relative_load(env, params), 0.999)
     # (1 + squared CV) / 2 of the sizes; under sharing, it is as if it were 1.
     variation = params.size.second_moment() / (2.0 * params.size.mean() ** 2) if env.station.settled else 1.0
     variation = jnp.minimum(variation, 1e6)

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, first_smallest, processor_index
-from jaxlb.scheduling.base import cheapest, expected_completion, size_at_each, usable, with_memory
+from jaxlb.scheduling.base import (
+    cheapest,
+    expected_completion,
+    relative_load,
+    size_at_each,
+    usable,
+    with_memory,
+)
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
 
 _CELLS, _TAIL_CELLS = 2**14, 2**12
@@ -108,7 +115,6 @@ def _guard(
     big: int, big_to: str, share: float, env: Static, params: EnvParams, lanes: Lanes
 ) -> tuple[Array, Array]:
     """Return the largest size of a small task, and which processors take big ones."""
-    del env
     speed = speeds(params)
     rank = jnp.argsort(jnp.argsort(speed if big_to == "slowest" else -speed, stable=True))
     guarded = rank < big
@@ -117,7 +123,7 @@ def _guard(
     cutoff = load_cutoffs(params.size, small)
     below, up_to = around(params.size, cutoff)
     atom, nearer = below < up_to, (small - below <= up_to - small) | (up_to == 1.0)
-    bearable = jnp.ravel(params.load)[0] * (1.0 - below) < part
+    bearable = jnp.ravel(relative_load(env, params))[0] * (1.0 - below) < part
     cutoff = with_larger(cutoff, atom & nearer & bearable)[0]
     return cutoff, guarded.reshape(-1, *(1,) * len(lanes))
 
@@ -150,9 +156,10 @@ def guarded_sita(big: int = 1, big_to: str = "slowest", share: float = 1.0) -> S
 
 
 def _admission_weight(env: Static, params: EnvParams, lanes: Lanes) -> Array:
-    del env, lanes
-    rate = params.load * params.speed / params.size.mean()
-    return rate / (2.0 * (1.0 - jnp.minimum(params.load, 0.99)))
+    del lanes
+    load = relative_load(env, params)
+    rate = load * params.speed / params.size.mean()
+    return rate / (2.0 * (1.0 - jnp.minimum(load, 0.99)))
 
 
 def _fpi(weight: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
