@@ -75,20 +75,19 @@ def _in_pieces(
     def piece(carry: tuple) -> tuple:
         index, (rest, error), system, seen = carry
         noise_key, change_key = split(fold_in(key, index), 2)
-        served, time = params.speed, rest
+        served, time, busy = params.speed, rest, None
         if process is not None:
             served = params.speed * jnp.maximum(process.factor_of(system.speeds, env.num_processors), SLOWEST)
-        wait = station.view(system.station, served).wait
         if process is not None:
-            time = jnp.minimum(time, process.until_change(system.speeds, wait))
+            busy = station.busy(system.station, served)
+            time = jnp.minimum(time, process.until_change(system.speeds, busy))
         if station.leaving is not None:
             time = jnp.minimum(time, station.until_leaving(system.station))
         after, gone = _piece(env, params, system, time, noise_key, served)
         assert gone is not None
         if process is not None:
-            after, gone = _changed(
-                env, process, after, gone, process.advance(system.speeds, time, wait, change_key)
-            )
+            speeds = process.advance(system.speeds, time, busy, change_key)
+            after, gone = _changed(env, process, after, gone, speeds)
         # A lane whose gap is over waits for the others as it is.
         after = jax.tree.map(lambda new, old: jnp.where(rest > 0, new, old), after, system)
         leaves, lost = gone.known & (rest > 0), gone.outcome.lost

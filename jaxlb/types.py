@@ -273,11 +273,11 @@ class SpeedProcess(Protocol):
         """Return which processors take tasks now, bool `[P, ...]`."""
         ...
 
-    def until_change(self, state: Any, wait: Array) -> Array:
-        """Return a time `[...]` in which no factor changes; `wait` `[P, ...]` is the time with work."""
+    def until_change(self, state: Any, busy: Array) -> Array:
+        """Return a time `[...]` in which no factor changes; after `busy` `[P, ...]` time, all is done."""
         ...
 
-    def advance(self, state: Any, time: Array, wait: Array, key: Key) -> Any:
+    def advance(self, state: Any, time: Array, busy: Array, key: Key) -> Any:
         """Let `time` `[...]` pass, at most until a change, which then happens; the key is consumed."""
         ...
 

@@ -11,6 +11,7 @@ from jaxlb.random import fold_in, split
 from jaxlb.replaying import watch
 from jaxlb.stations import Table, disciplines
 from jaxlb.workload import arrivals
+from jaxlb.workload.cold_starts import ColdStarts
 from jaxlb.workload.speeds import Failing, Ring, Throttling
 from tests import event_engine, small
 
@@ -387,3 +388,31 @@ def test_who_drains_is_sent_nothing_and_serves_at_its_own_speed(key):
     one = jaxlb.make("stable", num_processors=1, speeds=Ring([1.0, 0.0], [1e3, 1e3], drains=True))
     alone = jaxlb.replay(*one, "rr", jax.tree.map(lambda leaf: leaf[:1], tasks), key)
     np.testing.assert_allclose(alone.completion, [3.0], rtol=1e-6)
+
+
+def test_a_processor_starts_when_a_task_finds_it_idle(key):
+    """And serves then as if it were a task of that time before: in plain Python."""
+    cold = ColdStarts(2.0, varies=False)
+    env, params = jaxlb.make("stable", speed=[1.0, 1.5], speeds=cold, load=0.5, discipline="fcfs")
+    tasks = jaxlb.workload.sample(key, params, 300)
+    # After the last task the first one's gap passes: time for all to leave.
+    tasks = tasks.replace(gap=tasks.gap.at[0].set(100.0))
+    outcome = jaxlb.replay(env, params, "random", tasks, key)
+    wait, speed, starts = np.zeros(2), np.array([1.0, 1.5]), 0
+    columns = (np.asarray(leaf, np.float64) for leaf in (tasks.gap, tasks.size, outcome.completion))
+    for action, gap, size, completion in zip(np.asarray(outcome.action), *columns, strict=True):
+        wait = np.maximum(wait - gap, 0.0)
+        starts += wait[action] == 0
+        wait[action] += 2.0 * (wait[action] == 0) + size / speed[action]
+        np.testing.assert_allclose(completion, wait[action], rtol=1e-4, atol=1e-4)
+    assert 50 < starts < 250
+
+
+def test_two_slots_are_busy_until_the_last_task_has_left():
+    station = Table(disciplines.named("fcfs", slots=2), 32)
+    state, speed = station.init(1), jnp.ones(1)
+    for size in (1.0, 4.0):
+        task = jaxlb.Task(jnp.float32(0.0), jnp.float32(size), jnp.int32(0), jnp.float32(9.0))
+        state, _, _ = station.assign(state, speed, task, jnp.int32(0), jnp.int32(0))
+    np.testing.assert_allclose(station.busy(state, speed), [4.0])
+    np.testing.assert_allclose(station.view(state, speed).wait, [5.0])

@@ -123,6 +123,10 @@ class Table:
         # One that was in service at its deadline may leave later, once it waits again.
         return after, with_lost(departures, leaves, jnp.maximum(jobs.deadline, after.clock - jobs.arrival))
 
+    def busy(self, state: TableState, speed: Array) -> Array:
+        """Return the time `[P, ...]` until a processor has done all that it has."""
+        return state.jobs.until.max(1) / speed
+
     def until_leaving(self, state: TableState) -> Array:
         """Return the time `[...]` in which no task leaves unserved."""
         patience = jnp.where(self._may_leave(state.jobs), jnp.maximum(self._patience(state), 0.0), jnp.inf)

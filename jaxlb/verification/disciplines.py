@@ -14,6 +14,7 @@ from jaxlb.types import Array, Key, Lanes, Scalar
 from jaxlb.verification.base import DEAR, Finding, equal_processors, simulate, summed
 from jaxlb.workload import sizes
 from jaxlb.workload.arrivals import Poisson
+from jaxlb.workload.cold_starts import ColdStarts
 from jaxlb.workload.speeds import Failing, Ring
 
 QUICK = ("srpt, exponential sizes, load 0.5", "priority, deterministic sizes")
@@ -289,6 +290,10 @@ def _changing() -> list[Exact]:
                 failing(fails, repaired, working),
             )
             for rate, fails, repaired, working, response in rows
+        ),
+        *(
+            one(f"starts cold, at rate {rate:g}", 0.7, 1.0 / 0.3 + 1.0 / rate, ColdStarts(1.0 / rate))
+            for rate in (0.5, 2.0)
         ),
         one("speeds 1.5 and 0.5, in turn", 0.7, 6.437467, Ring((1.0, 1.0 / 3.0), (10.0, 10.0)), top=1.5),
     ]

@@ -16,7 +16,7 @@ from jaxlb.numerics import broadcasts
 from jaxlb.params import canonical
 from jaxlb.random import random_words, typed, uniform
 from jaxlb.types import Array, EnvParams, Key, Lanes, SpeedProcess, Task
-from jaxlb.workload import arrivals, sizes, speeds
+from jaxlb.workload import arrivals, cold_starts, sizes, speeds
 from jaxlb.workload.traces import TraceData, read_trace
 
 __all__ = [
@@ -57,6 +57,7 @@ _NAMED: dict[str, dict[str, Callable[[], Any]]] = {
     },
     "speeds": {
         "failing": speeds.Failing,
+        "cold-starts": cold_starts.ColdStarts,
         "throttling": speeds.Throttling,
         "ring": speeds.Ring,
     },

@@ -1,4 +1,4 @@
-"""Speeds that change: processors that fail and are repaired, slow down, warm up, or follow a record.
+"""Speeds that change: processors that fail and are repaired, slow down, or follow a record.
 
 A speed process multiplies the speed of each processor by a factor from 0, which is down, to 1. It goes on
 whatever the tasks do, so all schedulers meet the same speeds. Work in service waits while a processor is down
@@ -47,9 +47,7 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
     def check(self, num_processors: int) -> None:
         """Raise ValueError on a bad parameter; values under a trace pass."""
         del num_processors
-        for name in ("varies", "together", "working", "drains"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} = {getattr(self, name)!r}: must be True or False")
+        true_or_false(self, "varies", "together", "working", "drains")
         checks.known("interrupted", self.interrupted, ("resumed", "repeated", "lost"))
         if self.drains and self.interrupted != "resumed":
             raise ValueError("drains = True: must be False where tasks are interrupted")
@@ -102,17 +100,17 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
         place = number * width + (processor_index(number) if width > 1 else 0)
         return at_processor(factor.reshape(-1), place)
 
-    def until_change(self, phase: Phase, wait: Array) -> Array:
-        """Return the time `[...]` that no speed changes, at least, with so much work, `[P, ...]` time."""
-        return least(jnp.where(self._passes(phase, wait), phase.rest, jnp.inf))
+    def until_change(self, phase: Phase, busy: Array) -> Array:
+        """Return a time `[...]` in which no speed changes; after `busy` `[P, ...]` time, all is done."""
+        return least(jnp.where(self._passes(phase, busy), phase.rest, jnp.inf))
 
-    def advance(self, phase: Phase, time: Array, wait: Array, key: Key) -> Phase:
+    def advance(self, phase: Phase, time: Array, busy: Array, key: Key) -> Phase:
         """Let `time` `[...]` pass, at most until a change; the key is consumed.
 
         One processor goes to its next phase; of several whose phase ends, the others follow after no time.
         """
-        passes, (_, mean) = self._passes(phase, wait), self.phases()
-        spent = jnp.where(passes, time if not self.working else self._spent(phase, wait, time), 0.0)
+        passes, (_, mean) = self._passes(phase, busy), self.phases()
+        spent = jnp.where(passes, time if not self.working else self._spent(phase, busy, time), 0.0)
         ends = passes & (spent >= phase.rest)
         rest, error = compensated_add(phase.rest, phase.error, -spent)
         rest = jnp.where(ends, 0.0, rest)
@@ -128,16 +126,16 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
             error=jnp.where(ends, 0.0, error),
         )
 
-    def _passes(self, phase: Phase, wait: Array) -> Array:
+    def _passes(self, phase: Phase, busy: Array) -> Array:
         """Return where time passes for the phase: everywhere, or where there is work or none is done."""
         if not self.working:
             return jnp.ones_like(phase.rest, bool)
-        return (wait > 0) | ~self.takes_tasks(phase, len(wait))
+        return (busy > 0) | ~self.takes_tasks(phase, len(busy))
 
-    def _spent(self, phase: Phase, wait: Array, time: Array) -> Array:
+    def _spent(self, phase: Phase, busy: Array, time: Array) -> Array:
         """Return how much of `time` passes for the phase: until a processor has no more work."""
-        takes = self.takes_tasks(phase, len(wait))
-        return jnp.where(takes, jnp.minimum(time, wait), time)
+        takes = self.takes_tasks(phase, len(busy))
+        return jnp.where(takes, jnp.minimum(time, busy), time)
 
 
 class Ring(_Ring):
@@ -225,7 +223,7 @@ class Failing(_Ring):
     def check(self, num_processors: int) -> None:
         """Raise ValueError on a bad parameter; values under a trace pass."""
         for name in ("up_time", "down_time"):
-            _one_number(name, getattr(self, name), above=0)
+            one_number(name, getattr(self, name), above=0)
         for name in ("phases_up", "phases_down"):
             checks.at_least(name, getattr(self, name), 1)
         super().check(num_processors)
@@ -254,9 +252,9 @@ class Throttling(_Ring):
 
     def check(self, num_processors: int) -> None:
         """Raise ValueError on a bad parameter; values under a trace pass."""
-        _one_number("slow_factor", self.slow_factor, low=0, high=1)
+        one_number("slow_factor", self.slow_factor, low=0, high=1)
         for name in ("fast_time", "slow_time"):
-            _one_number(name, getattr(self, name), above=0)
+            one_number(name, getattr(self, name), above=0)
         super().check(num_processors)
 
 
@@ -311,11 +309,18 @@ def of_usable(up: Array | None, takes: Array | None, values: Array, otherwise: f
     return jnp.where(usable if takes is None else usable & takes, values, otherwise)
 
 
-def _one_number(name: str, value: Any, **bounds: Any) -> None:
+def one_number(name: str, value: Any, **bounds: Any) -> None:
     """Raise ValueError unless it is one number inside the bounds."""
     if np.ndim(value):
         raise ValueError(f"{name} = {checks.shown(value)}: must be one number")
     checks.leaf(name, value, **bounds)
+
+
+def true_or_false(process: Any, *names: str) -> None:
+    """Raise ValueError unless the fields of these names are True or False."""
+    for name in names:
+        if not isinstance(getattr(process, name), bool):
+            raise ValueError(f"{name} = {getattr(process, name)!r}: must be True or False")
 
 
 def _in_parts(parts: Sequence[tuple[Scalar, Scalar, int]]) -> tuple[Array, Array]:
