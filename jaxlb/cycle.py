@@ -78,7 +78,6 @@ def _in_pieces(
         served, time, busy = params.speed, rest, None
         if process is not None:
             served = params.speed * jnp.maximum(process.factor_of(system.speeds, env.num_processors), SLOWEST)
-        if process is not None:
             busy = station.busy(system.station, served)
             time = jnp.minimum(time, process.until_change(system.speeds, busy))
         if station.leaving is not None:

@@ -62,6 +62,11 @@ def frequencies(name, seen, count=6000, **options):
         ("weighted-random", {"wait": [0, 0, 0, 0], "speed": [1, 2, 3, 4]}, [0.1, 0.2, 0.3, 0.4]),
         ("jiq", {"wait": [0] * 4, "speed": [1, 2, 3, 4], "queue_length": [0, 1, 0, 5]}, [0.25, 0, 0.75, 0]),
         ("jiq", {"wait": [0] * 4, "speed": [1, 2, 3, 4], "queue_length": [2, 1, 1, 5]}, [0.1, 0.2, 0.3, 0.4]),
+        (
+            "jiq(fastest=true)",
+            {"wait": [0] * 4, "speed": [3, 2, 3, 4], "queue_length": [0, 0, 0, 5]},
+            [0.5, 0, 0.5, 0],
+        ),
         # Two samples with replacement: the shortest is missed with probability (2/3)^2.
         ("power-of-d", {"wait": [0] * 3, "queue_length": [0, 1, 2]}, [5 / 9, 3 / 9, 1 / 9]),
     ],

@@ -154,18 +154,26 @@ def least_connections(ties: Ties = "fastest") -> Scheduler:
     return stateless("least-connections", partial(_least_connections, ties))
 
 
-def _jiq(observation: Observation, key: Key) -> Array:
+def _jiq(fastest: bool, observation: Observation, key: Key) -> Array:
     idle = observation.queue_length == 0
     if observation.up is not None:
         idle = idle & observation.up
+    if fastest:
+        idle = idle & (observation.speed == jnp.where(idle, observation.speed, 0.0).max(0))
     eligible = idle | ~idle.any(0)
     weights = usable(observation, jnp.where(eligible, observation.speed, 0.0), 0.0)
     return sampled(weights, key, observation.size.shape)
 
 
-def jiq() -> Scheduler:
-    """Join the Idle Queue (Lu and others 2011): an idle processor, or any; drawn in proportion to speed."""
-    return stateless("jiq", _jiq)
+def jiq(fastest: bool = False) -> Scheduler:
+    """Join the Idle Queue (Lu and others 2011): an idle processor, or any; drawn in proportion to speed.
+
+    Args:
+      fastest: whether only the fastest of the idle processors are drawn from (JFIQ: Weng, Zhou, Srikant 2020).
+    """
+    if not isinstance(fastest, bool):
+        raise ValueError(f"fastest = {fastest!r}: must be True or False")
+    return stateless("jiq", partial(_jiq, fastest))
 
 
 def _power_of_d(d: int, observation: Observation, key: Key) -> Array:
