@@ -169,7 +169,7 @@ def jiq(fastest: bool = False) -> Scheduler:
     """Join the Idle Queue (Lu and others 2011): an idle processor, or any; drawn in proportion to speed.
 
     Args:
-      fastest: whether only the fastest of the idle processors are drawn from (JFIQ: Weng, Zhou, Srikant 2020).
+      fastest: whether only from the fastest of the idle ones (JFIQ: Weng, Zhou and Srikant 2020).
     """
     if not isinstance(fastest, bool):
         raise ValueError(f"fastest = {fastest!r}: must be True or False")
