@@ -12,6 +12,7 @@ from jaxlb.replaying import watch
 from jaxlb.stations import Table, disciplines
 from jaxlb.workload import arrivals
 from jaxlb.workload.cold_starts import ColdStarts
+from jaxlb.workload.recorded_speeds import read_speeds
 from jaxlb.workload.speeds import Failing, Ring, Throttling
 from tests import event_engine, small
 
@@ -416,3 +417,38 @@ def test_two_slots_are_busy_until_the_last_task_has_left():
         state, _, _ = station.assign(state, speed, task, jnp.int32(0), jnp.int32(0))
     np.testing.assert_allclose(station.busy(state, speed), [4.0])
     np.testing.assert_allclose(station.view(state, speed).wait, [5.0])
+
+
+RECORDED = "time,processor,speed\n0,0,2\n0,1,1.0\n5,0,0\n6,0,1\n6,1,0.5\n"
+
+
+def test_recorded_speeds_are_read(tmp_path):
+    (tmp_path / "speeds.csv").write_text(RECORDED)
+    speed, process = read_speeds(tmp_path / "speeds.csv", until=10.0)
+    np.testing.assert_array_equal(speed, [2.0, 1.0])
+    np.testing.assert_allclose(process.factor, [[1.0, 1.0], [0.0, 1.0], [0.5, 0.5]])
+    np.testing.assert_allclose(process.time, [5.0, 1.0, 4.0])
+    _, params = jaxlb.make("stable", speed=speed, speeds=process)
+    # Load is relative to the speeds of the long run, 1.4 and 0.8.
+    rate = jaxlb.workload.arrival_rate(jaxlb.params.canonical(params))
+    np.testing.assert_allclose(rate, float(params.load) * 2.2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "until", "message"),
+    [
+        (RECORDED, 6.0, "until = 6: must be after 6, the last time"),
+        (RECORDED + "5,0,1\n", 10.0, "speeds.csv:7: time = 5: must not be before 6"),
+        (RECORDED + "7,0,-1\n", 10.0, "speeds.csv:7: speed = -1: must be at least 0"),
+        (RECORDED + "7,0.5,1\n", 10.0, r"speeds.csv:7: processor = 0.5: must be 0, 1"),
+        (RECORDED + "7,3,1\n", 10.0, "holds no row of processor 2, but some of 3"),
+        (RECORDED + "7,2,1\n", 10.0, "holds no speed of processor 2 at 0, where it begins"),
+        ("time,processor,speed\n", 10.0, "holds no rows"),
+        ("time,processor,speed\n0,0,0\n", 10.0, "processor 0 has no speed above 0"),
+        ("time,speed\n0,1\n", 10.0, "processor"),
+    ],
+)
+def test_bad_records_are_refused(text, until, message, tmp_path):
+    (tmp_path / "speeds.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_speeds(tmp_path / "speeds.csv", until)

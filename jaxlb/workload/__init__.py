@@ -17,6 +17,7 @@ from jaxlb.params import canonical
 from jaxlb.random import random_words, typed, uniform
 from jaxlb.types import Array, EnvParams, Key, Lanes, SpeedProcess, Task
 from jaxlb.workload import arrivals, cold_starts, sizes, speeds
+from jaxlb.workload.recorded_speeds import read_speeds
 from jaxlb.workload.traces import TraceData, read_trace
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "deadline",
     "draw",
     "named",
+    "read_speeds",
     "read_trace",
     "sample",
     "sizes",
