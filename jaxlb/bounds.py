@@ -49,9 +49,12 @@ def check(env: Any, params: EnvParams, lanes: Lanes | None) -> None:
         _check_affinity(env, params, classes[0])
     grows = not env.allow_overload and not env.sheds and not checks.traced(params.load)
     if grows and np.any(np.asarray(params.load) >= (most := bearable_load(env, params))):
+        bound = (
+            f"{most:g}" if params.affinity is None else f"{most:g}, what processors can do with this affinity"
+        )
         raise ValueError(
-            f"load = {np.max(params.load):g}: must be below {most:g}, or queues grow for ever; "
-            "allow_overload permits it"
+            f"load = {np.max(params.load):g}: must be below {bound}, or queues grow for ever; allow_overload "
+            "permits it"
         )
     steps = params.max_steps_in_episode
     checks.leaf("max_steps_in_episode", steps, whole=True, low=1, high=checks.MAX_COUNT)
@@ -72,7 +75,7 @@ def bearable_load(env: Static, params: EnvParams) -> float:
     parts = params.speed, params.class_probability, params.affinity
     if params.affinity is None or checks.traced(parts):
         return env.station.most
-    return env.station.most * theory.bearable_load(*(np.asarray(part, np.float64) for part in parts))
+    return env.station.most * theory.bearable_load(*parts)
 
 
 def _check_affinity(env: Static, params: EnvParams, num_classes: int) -> None:
@@ -101,7 +104,8 @@ def _check_changes(env: Any, why: str) -> None:
         )
     if not hasattr(env.reward, "surprise"):
         raise ValueError(
-            f"reward = {checks.shown(env.reward)}: must have `surprise` where {why}, as 'weighted' has"
+            f"reward = {checks.shown(env.reward)}: must be 'weighted', or have `surprise` as that has, "
+            f"where {why}"
         )
 
 

@@ -181,6 +181,12 @@ FIGURES: dict[str, Figure] = {
         of_run=functools.partial(_difference, "sla_violation_rate"),
         paired=True,
     ),
+    "lost_difference": Figure(
+        "lost tasks less the baseline's, lane by lane",
+        "share",
+        of_run=functools.partial(_difference, "lost_rate"),
+        paired=True,
+    ),
     "reward_difference": Figure(
         "reward less the baseline's, lane by lane",
         "reward",

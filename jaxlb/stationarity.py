@@ -7,6 +7,7 @@ too short.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -54,8 +55,7 @@ def unsettled(run: Evidence, env: Static, params: EnvParams, rule: str = "this r
     load, most = float(np.max(np.asarray(params.load))), env.station.most
     if load >= env.bearable_load(params) and not env.sheds:
         return f"load {load:g} leaves no time to catch up: queues grow for ever"
-    # What is refused, or leaves, does not queue: theory has no say, and what the run shows remains.
-    missing, enough = (0.0, None) if env.sheds else (_missing(env, params, run), needed_warmup(env, params))
+    missing, enough = _missing(env, params, run), needed_warmup(env, params)
     needed = f", theory asks for {enough:,}" if enough and enough > run.warmup else ""
     advice = f"raise warmup ({run.warmup:,} tasks now{needed})"
     full = _ALL_THE_TIME if most == 1.0 else 0.0  # of what does the more the more it holds, nobody knows
@@ -77,13 +77,12 @@ def unsettled(run: Evidence, env: Static, params: EnvParams, rule: str = "this r
     if abs(drift) > 1.0:
         first, second = run.halves.mean(-1)
         return (
-            f"completion goes from {first:.3g} in the first half to {second:.3g} in the second: {advice}; "
-            f"if it goes on, {rule} overloads a processor"
+            f"completion goes from {first:.3g} in the first half to {second:.3g} in the second: {advice}"
+            + ("" if env.sheds else f"; if it goes on, {rule} overloads a processor")
         )
     if grows.any():
-        return (
-            f"the wait at {_processors(np.flatnonzero(grows), params)} still growing: {advice}; "
-            f"if it goes on, {rule} overloads it"
+        return f"the wait at {_processors(np.flatnonzero(grows), params)} still growing: {advice}" + (
+            "" if env.sheds else f"; if it goes on, {rule} overloads it"
         )
     half = run.num_tasks // 2
     mean, interval = mean_interval(np.average(run.halves, 0, weights=[half, run.num_tasks - half]))
@@ -111,36 +110,56 @@ def needed_warmup(env: Static, params: EnvParams) -> int | None:
 
     None where none are enough, sizes having no variance, or queues no end.
     """
-    unit = _relaxation(env, params)
-    if unit is None:
+    found = _relaxation(env, params)
+    if found is None:
         return None
-    enough = next(t for t in np.geomspace(0.01, 100.0, _STEPS) if _deviation(t) < 1e-3)
+    unit, deviation = found
+    enough = next(t for t in np.geomspace(0.01, 100.0, _STEPS) if deviation(t) < 1e-3)
     return int(enough * unit) + 1
 
 
-def _relaxation(env: Static, params: EnvParams) -> float | None:
-    """Return the tasks in a unit of the Brownian motion that heavy traffic resembles; None: endless.
+def _relaxation(env: Static, params: EnvParams) -> tuple[float, Callable[[float], float]] | None:
+    """Return in which unit, in tasks, theory counts time, and what waits lack after so much of it; or None.
 
     The queue is a single one as fast as all processors together, which no rule outdoes by much. Gaps are
-    taken for exponential ones.
+    taken for exponential ones. In heavy traffic it is like a Brownian motion above 0, without end at a load
+    that processors cannot bear; with a limit, like one between two walls, and where tasks leave, it forgets
+    within a few deadlines.
     """
     # In float64, since squares of sizes in any unit have to fit; of several lanes, the worst counts.
     with jax.enable_x64(True):
         law = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.size)
         mean, second = np.asarray(law.mean()), np.asarray(law.second_moment())
-    load = float(np.max(np.asarray(params.load))) / env.bearable_load(params)
-    if load >= 1.0 or not np.all(np.isfinite(second)):
-        return None
-    return (load / (1.0 - load)) ** 2 * float(np.max(second / mean**2))
+    load, spread = (
+        float(np.max(np.asarray(params.load))) / env.bearable_load(params),
+        float(np.max(second / mean**2)),
+    )
+    found: list[tuple[float, Callable[[float], float]]] = []
+    if load < 1.0 and math.isfinite(spread):
+        found.append(((load / (1.0 - load)) ** 2 * spread, _deviation))
+    if env.station.limit is not None:
+        found.append((2.0 * (env.station.limit * env.num_processors / math.pi) ** 2 / spread, _decay))
+    if env.station.leaving is not None:
+        speed = float(np.asarray(params.speed, np.float64).sum())
+        own = float(np.max(params.class_slack)) * env.num_processors * load * env.station.most
+        found.append(
+            (own + load * float(np.max(params.deadline_constant)) * speed / float(np.min(mean)), _decay)
+        )
+    return min(found, key=lambda pair: pair[0], default=None)
 
 
 def _missing(env: Static, params: EnvParams, run: Evidence) -> float:
     """Return the share of the waits that a run lacks for having started empty."""
-    unit = _relaxation(env, params)
-    if unit is None:
-        return 1.0
-    times = (run.warmup + run.num_tasks * (np.arange(_STEPS) + 0.5) / _STEPS) / unit
-    return sum(map(_deviation, times)) / _STEPS
+    found = _relaxation(env, params)
+    if found is None:
+        return 0.0 if env.sheds else 1.0
+    unit, deviation = found
+    times = (run.warmup + run.num_tasks * (np.arange(_STEPS) + 0.5) / _STEPS) / max(unit, 1e-9)
+    return sum(map(deviation, times)) / _STEPS
+
+
+def _decay(t: float) -> float:
+    return math.exp(-min(t, 700.0))
 
 
 def _deviation(t: float) -> float:

@@ -27,6 +27,7 @@ def bearable_load(speed: FloatArray, share: FloatArray, affinity: FloatArray) ->
       share: `[C]` or `[C, N]`, of the tasks, of equal mean size.
       affinity: `[C, P]` or `[C, P, N]`, factor of the speed.
     """
+    speed, share, affinity = (np.asarray(given, np.float64) for given in (speed, share, affinity))
     classes, processors = affinity.shape[:2]
     flat = [part.reshape(size, -1) for part, size in ((speed, processors), (share, classes))]
     flat += [affinity.reshape(classes * processors, -1)]

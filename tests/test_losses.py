@@ -176,7 +176,10 @@ def test_a_full_processor_is_seen(key):
         ({"leaving": "late"}, "unknown leaving 'late'"),
         ({"leaving": "any", "discipline": "ps"}, "leaving = 'any': must be None under discipline 'ps'"),
         ({"admission": 1}, "admission = 1: must be True or False"),
-        ({"admission": True, "reward": "holding-cost"}, "must have `surprise` where tasks may be lost"),
+        (
+            {"admission": True, "reward": "holding-cost"},
+            "as that has, where tasks may be lost",
+        ),
         ({"loss_weight": -1.0}, "loss_weight = -1"),
     ],
 )
@@ -239,7 +242,7 @@ def test_pictures_leave_out_who_was_refused(key):
     env, params = jaxlb.make("seed", admission=True, load=1.2, limit=3)
     tasks = jaxlb.workload.sample(key, params, 200, (2,))
     outcome = jaxlb.replay(env, params, "deadline-admission", tasks, key)
-    sizes = data.by_size(tasks, {"one": outcome}, env.num_processors)
+    sizes = data.by_size(params, tasks, {"one": outcome})
     refused = np.asarray(outcome.action) == env.num_processors
     given = (sizes.share["one"] * sizes.number).sum()
     assert refused.any() and given == pytest.approx((~refused).sum())

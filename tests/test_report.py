@@ -99,7 +99,7 @@ def test_a_section_has_the_rows_and_the_tails_of_the_comparison(sections):
 def test_choices_and_slowdowns_by_size_are_counted(key):
     env, params = jaxlb.make("heavy-tail")
     tasks, outcomes = replayed(env, params, {"rr": jaxlb.scheduler("rr"), "one": only_the_first()}, key)
-    edges, count, share, slowdown = data.by_size(tasks, outcomes, 4)
+    edges, count, share, slowdown = data.by_size(params, tasks, outcomes)
     assert count.sum() == tasks.size.size  # those below the first edge are in the first bin
     np.testing.assert_allclose(share["one"][0], count > 0)
     np.testing.assert_allclose((share["rr"] * count).sum(1) / count.sum(), 0.25)

@@ -201,7 +201,7 @@ def test_a_step_shows_who_is_up(key):
         (Ring([0.0, 0.0], [1.0, 1.0]), {}, "factor = 0 in all phases"),
         (Ring([[1.0, 1.0, 1.0]], [1.0]), {}, r"factor has shape \(1, 3\)"),
         (Failing(), {"load": 1.2}, "load = 1.2: must be below 1"),
-        (Failing(), {"reward": "holding-cost"}, "must have `surprise` where speeds change"),
+        (Failing(), {"reward": "holding-cost"}, "have `surprise` as that has, where speeds change"),
         ("breaking", {}, "unknown speed process 'breaking'"),
         (Failing, {}, "must be a speed process"),
         (arrivals.Poisson(), {}, "must be a speed process"),

@@ -69,7 +69,7 @@ class Where:
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Other parameters of the scenario, such as tail_index=1.2 or speed=[1,2]."""
     allow_overload: bool = False
-    """Accept a load of 1 or more."""
+    """Accept a load that processors cannot bear."""
 
     def overrides(self) -> dict[str, Any]:
         """Return the parameters of the scenario that the options set, by name."""

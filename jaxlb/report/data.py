@@ -7,9 +7,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxlb import workload
+from jaxlb import cycle, workload
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
+from jaxlb.params import canonical, with_lane_axis
 from jaxlb.replaying import replay
 from jaxlb.statistics import bin_edges
 from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
@@ -97,14 +98,15 @@ def replayed(
     return tasks, {name: pool.submit(outcome, entry) for name, entry in schedulers.items()}
 
 
-def by_size(tasks: Task, outcomes: Mapping[str, Outcome], num_processors: int) -> BySize:
+def by_size(params: EnvParams, tasks: Task, outcomes: Mapping[str, Outcome]) -> BySize:
     """Summarise choices and slowdowns by size of task.
 
     Args:
+      params: of the environment.
       tasks: leaves `[T, N]`.
       outcomes: of the same tasks, by scheduler.
-      num_processors: P.
     """
+    num_processors, params = len(params.speed), with_lane_axis(canonical(params), tasks.gap.shape)
     size = np.asarray(tasks.size).ravel()
     edges = np.geomspace(np.quantile(size, 0.001), size.max() * 1.001, _SIZE_BINS + 1)
     place = np.maximum(np.searchsorted(edges, size, side="right") - 1, 0)
@@ -117,6 +119,7 @@ def by_size(tasks: Task, outcomes: Mapping[str, Outcome], num_processors: int) -
         share[name] = cells.reshape(num_processors, _SIZE_BINS) / np.maximum(count, 1)
         served = np.ones(size.shape, bool) if outcome.lost is None else ~np.asarray(outcome.lost).ravel()
         number = np.bincount(place[served], minlength=_SIZE_BINS)
-        slower = np.bincount(place[served], (completion / size)[served], minlength=_SIZE_BINS)
+        there = np.asarray(cycle.at_its_processor(params, tasks, outcome.action).size).ravel()
+        slower = np.bincount(place[served], (completion / there)[served], minlength=_SIZE_BINS)
         slowdown[name] = slower / np.where(number > 0, number, np.nan)
     return BySize(edges, count, share, slowdown)

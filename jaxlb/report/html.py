@@ -87,7 +87,7 @@ def section(
     first = min(int(np.argmax(longer < 0.999)) for longer in tails.longer.values())
     shown = slice(first, None, -(-(len(tails.time) - first) // _MOST_TIMES))
     tasks, outcomes = jax.tree.map(lambda leaf: leaf[data.WARMUP :], (tasks, outcomes))
-    sizes = data.by_size(tasks, outcomes, env.num_processors)
+    sizes = data.by_size(params, tasks, outcomes)
     return {
         "name": env.name,
         "description": scenarios()[env.name],

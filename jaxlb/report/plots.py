@@ -19,7 +19,7 @@ from jaxlb.verification import Case
 
 
 def completion_tails(comparison: Comparison) -> Figure:
-    """Draw the share of tasks that take longer than t, for each scheduler; both axes logarithmic."""
+    """Draw the share of tasks served that take longer than t, for each scheduler; both axes logarithmic."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         time, longer = data.tails(comparison)
@@ -33,7 +33,7 @@ def completion_tails(comparison: Comparison) -> Figure:
             xlim=(max(time[0], time[-1] * 1e-7), time[-1]),
             ylim=(lowest, 1.3),
             xlabel="completion time t",
-            ylabel="share of tasks that take longer than t",
+            ylabel="share of tasks served that take longer than t",
             title=f"Completion times on {comparison.scenario}",
         )
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -99,7 +99,7 @@ def choices(env: Env, params: EnvParams, tasks: Task, outcomes: Mapping[str, Out
       outcomes: of the same tasks, by scheduler.
     """
     speed = np.asarray(params.speed)
-    edges, count, share, slowdown = data.by_size(tasks, outcomes, len(speed))
+    edges, count, share, slowdown = data.by_size(params, tasks, outcomes)
     with plt.rc_context(STYLE):
         figure, panels = panels_of(len(outcomes))
         rights: list[Any] = []

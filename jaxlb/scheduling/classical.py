@@ -47,7 +47,7 @@ def _weighted_random(observation: Observation, key: Key) -> Array:
 
 
 def weighted_random() -> Scheduler:
-    """Draw a processor with probability proportional to its speed: stable wherever any rule is."""
+    """Draw a processor in proportion to its speed: stable where any rule is, unless affinity bars some."""
     return stateless("weighted-random", _weighted_random)
 
 

@@ -114,8 +114,9 @@ def needs_settled(what: str, station: Station) -> None:
     """Raise ValueError where `what` only works if what becomes of a task is known when it is assigned."""
     if not station.settled:
         raise ValueError(
-            f"station = {checks.shown(station)}: {what} knows first come, first served at constant speeds "
-            "only; choose a scenario without discipline, speeds that change, limit, leaving and admission"
+            f"station = {checks.shown(station)}: {what} knows first come, first served, one task at a time, "
+            "at constant speeds only; choose a scenario without discipline, speeds that change, limit, leaving "
+            "and admission"
         )
 
 
