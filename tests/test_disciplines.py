@@ -251,7 +251,7 @@ def test_bad_settings_are_refused(settings, message):
 @pytest.mark.parametrize("method", ["dqn", "predictor", "gnn", "universal"])
 def test_trainers_refuse_what_they_do_not_know(method, key):
     env, params = jaxlb.make("stable", discipline="ps")
-    with pytest.raises(ValueError, match=f"training of {method} knows first come, first served at constant"):
+    with pytest.raises(ValueError, match=f"training of {method} knows first come, first served, one"):
         getattr(jaxlb, f"train_{method}")(env, params, None, key)
 
 

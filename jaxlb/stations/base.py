@@ -115,8 +115,8 @@ def needs_settled(what: str, station: Station) -> None:
     if not station.settled:
         raise ValueError(
             f"station = {checks.shown(station)}: {what} knows first come, first served, one task at a time, "
-            "at constant speeds only; choose a scenario without discipline, speeds that change, limit, leaving "
-            "and admission"
+            "at constant speeds only; choose a scenario without discipline, speeds that change, limit, "
+            "leaving and admission"
         )
 
 
