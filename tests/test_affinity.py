@@ -71,7 +71,10 @@ RULES = [name for name in jaxlb.schedulers() if name not in ("optimal", "oracle"
 
 
 @pytest.mark.parametrize("rule", small.mostly_slow(RULES, ["lwr", "rr", "power-of-d"]))
-@pytest.mark.parametrize("settings", [{}, {"measure_interval": 5.0, "load_time_constant": None}])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param({"measure_interval": 5.0, "load_time_constant": None}, marks=pytest.mark.slow)],
+)
 def test_no_rule_chooses_who_may_not_take_the_task(rule, settings, key):
     """However old the figures are: the kind of the task is new."""
     env, params = made(**settings)
@@ -111,6 +114,7 @@ def test_the_only_one_that_may_take_a_task_gets_it_though_it_is_full(rule, key):
     np.testing.assert_array_equal(cycle.response(env, params, full.system, task), np.inf)
 
 
+@pytest.mark.slow
 def test_two_classes_apart_are_two_queues(key):
     """Each M/M/1, whatever the rule; within 5 standard errors, and those below 1 %."""
     settings = {"class_probability": (0.5, 0.5), "class_slack": (4.0, 4.0), "affinity": np.eye(2)}

@@ -203,6 +203,7 @@ def test_the_target_network_follows(key):
         chex.assert_trees_all_close(after.target, wanted, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_training_is_its_parts(key):
     env, params = jaxlb.make("heavy-tail")
     result = train_dqn(env, params, SMALL, key)

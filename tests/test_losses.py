@@ -93,6 +93,7 @@ def test_rewards_add_up_to_what_all_tasks_cost(case, key):
     np.testing.assert_allclose(-np.asarray(rewards, np.float64).sum(), cost.sum(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_erlangs_formula(key):
     """10 slots without a queue, each lane a sample: within 5 standard errors, and those below 1 %."""
     env, params = jaxlb.make("stable", num_processors=1, discipline="fcfs", slots=10, limit=10, load=8.0)
@@ -208,6 +209,7 @@ def test_processors_serve_as_much_as_they_can():
     )
 
 
+@pytest.mark.slow
 def test_the_guard_lets_a_scheduler_refuse(key):
     env, params = jaxlb.make("stable", speed=[0.001, 1.0, 1.0], admission=True, load=1.2, class_slack=(1.5,))
     tasks = jaxlb.workload.sample(key, params, 300)
@@ -229,6 +231,7 @@ def test_who_is_interrupted_after_its_deadline_leaves_then():
     np.testing.assert_allclose(outcome.completion, [5.0, 1.0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_none_served_is_no_mean(key):
     env, params = jaxlb.make("seed", admission=True)
     never = jaxlb.scheduler("deadline-admission", factor=1e-9)

@@ -230,9 +230,11 @@ def simpy_serve(tasks, actions, speeds, slots=1, interrupts=False, leaves=False,
 @pytest.mark.parametrize(
     ("settings", "options"),
     [
-        ({"discipline": "priority", "slots": 2}, {"slots": 2}),
+        pytest.param({"discipline": "priority", "slots": 2}, {"slots": 2}, marks=pytest.mark.slow),
         ({"discipline": "priority-preemptive"}, {"interrupts": True}),
-        ({"discipline": "priority", "leaving": "waiting"}, {"leaves": True}),
+        pytest.param(
+            {"discipline": "priority", "leaving": "waiting"}, {"leaves": True}, marks=pytest.mark.slow
+        ),
         ({"discipline": "priority", "slots": 3, "limit": 5}, {"slots": 3, "limit": 5}),
     ],
     ids=lambda given: given.get("discipline"),

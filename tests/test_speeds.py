@@ -126,6 +126,7 @@ def test_the_mean_response_of_a_processor_that_fails(working, key):
     assert abs(found.utilisation.mean() - 0.5) < 0.02
 
 
+@pytest.mark.slow
 def test_a_split_without_a_rate_for_those_that_are_up_takes_any_of_them(key):
     env, params = jaxlb.make("slow-servers", speeds="failing", up_time=5.0, down_time=5.0, load=0.1)
     rule = jaxlb.scheduler("static-split")
@@ -140,7 +141,7 @@ def test_a_split_without_a_rate_for_those_that_are_up_takes_any_of_them(key):
 RULES = [name for name in jaxlb.schedulers() if name not in ("optimal", "hedge", "deadline-admission")]
 
 
-@pytest.mark.parametrize("rule", small.mostly_slow(RULES, ["lwr", "card"]))
+@pytest.mark.parametrize("rule", small.mostly_slow(RULES, ["lwr"]))
 def test_no_rule_chooses_a_processor_that_is_down(rule, key):
     env, params = jaxlb.make("heavy-tail", speeds="failing", up_time=5.0, down_time=5.0, load=0.5)
     scheduler = jaxlb.scheduler(rule)
@@ -161,12 +162,14 @@ def test_no_rule_chooses_a_processor_that_is_down(rule, key):
     assert len(np.unique(outcomes[0].action)) > 1
 
 
+@pytest.mark.slow
 def test_a_lane_does_not_depend_on_its_neighbours(key):
     env, params = jaxlb.make("heavy-tail", speeds="failing", up_time=3.0, down_time=1.0, load=0.5)
     few, many = (jaxlb.rollout(env, params, "lwr", key, lanes, 200) for lanes in (2, 6))
     np.testing.assert_array_equal(few.mean_completion, many.mean_completion[:2])
 
 
+@pytest.mark.slow
 def test_schedulers_meet_the_same_speeds_and_comparisons_end(key):
     """Two devices and two programs at once, whose loops end when all lanes are done."""
     env, params = jaxlb.make("stable", speeds="throttling", fast_time=5.0, slow_time=5.0, load=0.5)
@@ -264,6 +267,7 @@ def test_the_oracle_knows_who_is_up_whatever_is_reported(key):
     np.testing.assert_array_equal(summary.oracle_agreement, 1.0)
 
 
+@pytest.mark.slow
 def test_tasks_that_are_left_at_the_end_have_the_service_of_full_speed(key):
     env, params = jaxlb.make("stable", speeds=Failing(10.0, 10.0), load=0.5)
     tasks = jaxlb.workload.sample(key, params, 12)
@@ -353,7 +357,8 @@ def interrupted_engine(tasks, actions, params, key, slots, how):
     return completion, lost
 
 
-@pytest.mark.parametrize(("how", "slots"), [("repeated", 1), ("lost", 1), ("lost", 2), ("repeated", 2)])
+@pytest.mark.parametrize("slots", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["lost", pytest.param("repeated", marks=pytest.mark.slow)])
 def test_tasks_in_service_begin_again_or_are_lost(how, slots, key):
     speeds = Ring([1.0, 0.5, 0.0], [4.0, 2.0, 1.0], varies=False, interrupted=how)
     station = Table(disciplines.named("fcfs", slots=slots), 64)

@@ -110,6 +110,7 @@ def situation_of(wait):
     )
 
 
+@pytest.mark.slow
 def test_the_price_of_a_wait_is_the_same_whatever_wait_the_processor_has():
     """What a task costs others is an integral over waits that the processor does not have yet."""
     module, network = random_network(0, 0.15)
@@ -276,6 +277,7 @@ def test_a_program_for_each_system_trains_as_one_for_all_does(tmp_path):
     np.testing.assert_allclose([row["loss"] for row in run.logged()], whole.history.loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_step_learns_from_all_systems_in_whatever_order(key):
     """Taught in turn, the last system would have the last word."""
     config = SMALL.replace(learning_rate=2e-3, final_learning_rate=2e-3)
