@@ -76,6 +76,7 @@ def test_compare_on_a_trace_with_output_folder(tmp_path):
         assert row["mean_completion_ci_low"] == str(low)
 
 
+@pytest.mark.slow
 def test_snapshot_and_other_parameters():
     done = jaxlb_command(
         "compare", "--scenario", "heavy-tail", "--schedulers", "oracle,rr", "--lanes", "8", "--tasks", "20",

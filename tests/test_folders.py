@@ -73,6 +73,7 @@ def test_the_commit_is_that_of_the_working_directory(tmp_path, monkeypatch):
     assert records.commit() == git("rev-parse", "--short=12", "HEAD") + "-dirty"
 
 
+@pytest.mark.slow
 def test_a_configuration_gives_the_same_again_and_options_count_more(root, tmp_path):
     config = root / "compared" / "run.json"
     jaxlb_run("compare", "--config", config, "--out", tmp_path / "again")
@@ -169,6 +170,7 @@ def test_runs_tells_what_is_not_finished_and_what_cannot_be_read(root, tmp_path,
     assert cli.run(["runs", str(tmp_path / "none")]) == 2
 
 
+@pytest.mark.slow
 def test_loading_resolves_no_pickle(root):
     """Python tells an audit hook of every global that an unpickler resolves; there is to be none."""
     program = """

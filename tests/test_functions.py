@@ -106,6 +106,7 @@ def untrained(env, params, key):
     return jaxlb.scheduling.learned.dqn(config.network, start_dqn(env, params, config, key).variables)
 
 
+@pytest.mark.slow
 def test_traced_numbers_in_a_factory_leave_nothing_behind(key):
     env, params = jaxlb.make("stable")
 
@@ -185,6 +186,7 @@ def decide(trained, seed):
     return np.asarray(jaxlb.replay(env, params, trained, tasks, jax.random.key(0)).action)
 
 
+@pytest.mark.slow
 def test_another_process_decides_the_same(key):
     env, params = jaxlb.make("heavy-tail")
     scheduler = untrained(env, params, key)

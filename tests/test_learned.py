@@ -143,6 +143,7 @@ def test_by_default_processors_have_no_places(key, method):
     np.testing.assert_allclose(met.completion[:, same], known.completion[:, same], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_network_that_says_nothing_leaves_the_greedy_choice(key):
     env, params, observation, unit = observed(key)
     network = networks.mlp((4,))

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxlb.learn import prior
 
 
+@pytest.mark.slow
 def test_a_prior_draws_what_it_says(key):
     params, objective = prior.Prior(num_lanes=500, least_load=0.4, most_load=0.6).draw(4, key)
     assert 0.4 <= params.load.min() < params.load.max() <= 0.6

@@ -77,6 +77,7 @@ def test_decisions_on_a_distribution():
     assert int(jnp.argmin(regression.cost("violation", mean, spread, jnp.float32(np.inf)))) in (0, 1)
 
 
+@pytest.mark.slow
 def test_an_exact_prediction_makes_greedy_choices(key):
     env, params, ours = adaptive("heavy-tail")
     entries = {"greedy": jaxlb.scheduler("greedy"), "gnn": regression.gnn(TOLD, ours)}

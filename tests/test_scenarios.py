@@ -173,6 +173,7 @@ def test_overload_is_accepted_where_it_is_meant():
     assert float(params.load) == 1.5
 
 
+@pytest.mark.slow
 def test_overload_that_is_not_meant_is_refused_wherever_tasks_are_drawn(key):
     env, params = jaxlb.make("stable")
     lwr = jaxlb.scheduler("lwr")

@@ -80,6 +80,7 @@ def test_quiet_leaves_results_and_errors(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_verbose_adds_tracebacks_and_what_is_compiled(capsys):
     assert cli.run(["compare", "--load", "2", "-v"]) == 2
     said = capsys.readouterr().err
