@@ -325,10 +325,11 @@ class _Work(NamedTuple):
             while first < end:
                 number = min(self.chunk, end - first)
                 carry = program(carry, number)
-                rows, known = _completions(carry, first, number)
-                if first >= self.warmup and (known is None or known.any()):
-                    counted = count_completions(rows, min(self.num_lanes, MAX_GROUPS), known)
-                    histogram = counted if histogram is None else histogram + counted
+                if first >= self.warmup:
+                    rows, known = _completions(carry, first, number)
+                    if known is None or known.any():
+                        counted = count_completions(rows, min(self.num_lanes, MAX_GROUPS), known)
+                        histogram = counted if histogram is None else histogram + counted
                     half, where = int(first >= middle), True if known is None else known
                     sums[half] += rows.sum(0, dtype=np.float64, where=where)
                     counts[half] += number if known is None else known.sum(0)

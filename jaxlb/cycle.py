@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxlb import departures, observe
 from jaxlb.devices import differing
 from jaxlb.numerics import at_processor, compensated_add, first_smallest, stored
-from jaxlb.params import affinity_of, work_at
+from jaxlb.params import affinity_of, at_its_processor, work_at
 from jaxlb.random import fold_in, split
 from jaxlb.types import (
     Array,
@@ -199,9 +199,8 @@ def response(env: Static, params: EnvParams, system: System, task: Task) -> Arra
     """
     params, up = at_present(params, system.speeds)
     factor = affinity_of(params, task.priority)
-    takes = None if factor is None else factor > 0
     task = task.replace(size=work_at(task.size, factor))
-    return of_usable(up, takes, env.station.response(system.station, params.speed, task), jnp.inf)
+    return of_usable(up, factor, env.station.response(system.station, params.speed, task), jnp.inf)
 
 
 def allowed(env: Static, params: EnvParams, system: System, task: Task, action: Array) -> Array:
@@ -220,17 +219,8 @@ def allowed(env: Static, params: EnvParams, system: System, task: Task, action: 
     places = jnp.arange(env.num_processors, dtype=jnp.int32).reshape(-1, *(1,) * action.ndim)
     ahead = ((places - action) % env.num_processors).astype(jnp.float32)
     far = float(env.num_processors)
-    nearest = first_smallest(of_usable(up, None if factor is None else factor > 0, ahead, far))
+    nearest = first_smallest(of_usable(up, factor, ahead, far))
     return stored(jnp.where(action > last, action, nearest))
-
-
-def at_its_processor(params: EnvParams, task: Task, action: Array) -> Task:
-    """Return a task with the work that it is where it went."""
-    factor = affinity_of(params, task.priority)
-    if factor is None:
-        return task
-    factor = at_processor(factor, jnp.minimum(action, len(factor) - 1))
-    return task.replace(size=work_at(task.size, factor))
 
 
 def assign(

@@ -25,7 +25,7 @@ def with_refused(departures: Departures | None, task: Task, number: Array, outco
 
 
 def with_lost(departures: Departures, lost: Array, age: Array) -> Departures:
-    """Let tasks be among those that have left, unserved, and so with their deadline missed.
+    """Let tasks be among those that have left, unserved; what else follows is for `jaxlb.cycle` to say.
 
     Args:
       departures: leaves `[M, ...]`.
@@ -35,13 +35,7 @@ def with_lost(departures: Departures, lost: Array, age: Array) -> Departures:
     outcome, lost = departures.outcome, lost.reshape(departures.known.shape)
     age = age.reshape(lost.shape)
     before = outcome.lost if outcome.lost is not None else jnp.zeros_like(lost)
-    outcome = outcome.replace(
-        wait=jnp.where(lost, age, outcome.wait),
-        service=jnp.where(lost, 0.0, outcome.service),
-        completion=jnp.where(lost, age, outcome.completion),
-        violation=outcome.violation | lost,
-        lost=before | lost,
-    )
+    outcome = outcome.replace(completion=jnp.where(lost, age, outcome.completion), lost=before | lost)
     return departures.replace(known=departures.known | lost, outcome=outcome)
 
 

@@ -17,7 +17,7 @@ from jaxlb.devices import at_hand, over_devices, spread
 from jaxlb.env import Env
 from jaxlb.metrics import Summary
 from jaxlb.numerics import broadcasts
-from jaxlb.params import canonical, with_lane_axis
+from jaxlb.params import at_its_processor, canonical, with_lane_axis
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import as_scheduler
 from jaxlb.scheduling.base import first_memory
@@ -188,7 +188,7 @@ def continue_rollout(
             action, memory = scheduler.act(scheduler.variables, memory, seen, act_key)
             _, outcome, reward = env.assign(before, action, next_task.gap, params)
         response = cycle.response(env, params, before.system, task)
-        task = cycle.at_its_processor(params, task, outcome.action)
+        task = at_its_processor(params, task, outcome.action)
         decided = metrics.Decided(env.view(before, params), response, task, outcome, reward)
         counts, sums = tally.of_task(decided, num_classes, next_task.gap)
         undone = env.view(state, params).undone

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlb.numerics import at_processor
-from jaxlb.types import Array, EnvParams, Lanes
+from jaxlb.types import Array, EnvParams, Lanes, Task
 
 VECTORS = ("speed", "nominal_speed", "class_probability", "class_slack", "sla_weight")
 """The parameters that have an axis of their own; `sla_weight` may have one, `nominal_speed` may be None."""
@@ -47,6 +47,15 @@ def affinity_of(params: EnvParams, priority: Array) -> Array | None:
 def work_at(size: Array, factor: Array | None) -> Array:
     """Return the work that a task is at processors with these factors; its size where it may not go."""
     return size if factor is None else size / jnp.where(factor > 0, factor, 1.0)
+
+
+def at_its_processor(params: EnvParams, task: Task, action: Array) -> Task:
+    """Return a task with the work that it is where it went."""
+    factor = affinity_of(params, task.priority)
+    if factor is None:
+        return task
+    factor = at_processor(factor, jnp.minimum(action, len(factor) - 1))
+    return task.replace(size=work_at(task.size, factor))
 
 
 def with_lane_axis(params: EnvParams, lanes: Lanes) -> EnvParams:

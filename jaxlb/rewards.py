@@ -11,7 +11,7 @@ from flax import struct
 
 from jaxlb import checks
 from jaxlb.numerics import at_processor, mean, variance_grown
-from jaxlb.params import affinity_of, work_at
+from jaxlb.params import at_its_processor
 from jaxlb.stations import response
 from jaxlb.types import Array, Departures, EnvParams, EnvState, Lanes, Outcome, Static
 
@@ -64,9 +64,7 @@ class Weighted:
         assigned = outcome.action
         if outcome.lost is not None:  # by admission, to no processor
             assigned = jnp.minimum(assigned, env.num_processors - 1)
-        factor, size = affinity_of(params, task.priority), task.size
-        if factor is not None:
-            size = work_at(size, at_processor(factor, assigned))
+        size = at_its_processor(params, task, assigned).size
         imbalance = variance_grown(backlog, at_processor(backlog, assigned), size)
         if outcome.lost is not None:
             imbalance = jnp.where(outcome.lost, 0.0, imbalance)

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxlb.statistics import mean_interval, student
 from jaxlb.types import EnvParams, Static
+from jaxlb.workload import arrival_rate
 
 _ERROR_RATE = 1e-4
 """How often a settled run is called unsettled."""
@@ -130,21 +131,17 @@ def _relaxation(env: Static, params: EnvParams) -> tuple[float, Callable[[float]
     with jax.enable_x64(True):
         law = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.size)
         mean, second = np.asarray(law.mean()), np.asarray(law.second_moment())
-    load, spread = (
-        float(np.max(np.asarray(params.load))) / env.bearable_load(params),
-        float(np.max(second / mean**2)),
-    )
+    load = float(np.max(np.asarray(params.load))) / env.bearable_load(params)
+    spread = float(np.max(second / mean**2))
     found: list[tuple[float, Callable[[float], float]]] = []
     if load < 1.0 and math.isfinite(spread):
         found.append(((load / (1.0 - load)) ** 2 * spread, _deviation))
     if env.station.limit is not None:
         found.append((2.0 * (env.station.limit * env.num_processors / math.pi) ** 2 / spread, _decay))
     if env.station.leaving is not None:
-        speed = float(np.asarray(params.speed, np.float64).sum())
-        own = float(np.max(params.class_slack)) * env.num_processors * load * env.station.most
-        found.append(
-            (own + load * float(np.max(params.deadline_constant)) * speed / float(np.min(mean)), _decay)
-        )
+        own = np.max(params.class_slack) * mean / np.mean(params.speed)
+        patience = np.max(own) + np.max(params.deadline_constant)
+        found.append((float(np.max(arrival_rate(params)) * patience), _decay))
     return min(found, key=lambda pair: pair[0], default=None)
 
 

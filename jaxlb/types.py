@@ -86,9 +86,7 @@ class Observation(struct.PyTreeNode):
     age: Array  # [...] time since these figures were measured
     assigned: Array  # [P, ...] work assigned since then
     truth: Truth
-    up: Array | None = (
-        None  # [P, ...] bool, whether it worked then, had room, and may take the task; None: all
-    )
+    up: Array | None = None  # [P, ...] bool, whether it worked, had room, may take the task; None: all
     affinity: Array | None = None  # [P, ...] factor of its speed for the task, 0: takes none; None: all 1
 
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxlb import cycle, workload
+from jaxlb import workload
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
-from jaxlb.params import canonical, with_lane_axis
+from jaxlb.params import at_its_processor, canonical, with_lane_axis
 from jaxlb.replaying import replay
 from jaxlb.statistics import bin_edges
 from jaxlb.types import EnvParams, Key, Outcome, Scheduler, Task
@@ -119,7 +119,7 @@ def by_size(params: EnvParams, tasks: Task, outcomes: Mapping[str, Outcome]) -> 
         share[name] = cells.reshape(num_processors, _SIZE_BINS) / np.maximum(count, 1)
         served = np.ones(size.shape, bool) if outcome.lost is None else ~np.asarray(outcome.lost).ravel()
         number = np.bincount(place[served], minlength=_SIZE_BINS)
-        there = np.asarray(cycle.at_its_processor(params, tasks, outcome.action).size).ravel()
+        there = np.asarray(at_its_processor(params, tasks, outcome.action).size).ravel()
         slower = np.bincount(place[served], (completion / there)[served], minlength=_SIZE_BINS)
         slowdown[name] = slower / np.where(number > 0, number, np.nan)
     return BySize(edges, count, share, slowdown)

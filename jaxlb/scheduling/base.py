@@ -100,8 +100,7 @@ def usable(observation: Observation, values: Array, otherwise: float) -> Array:
 
     Where all that may are down, as if they were not.
     """
-    takes = None if observation.affinity is None else observation.affinity > 0
-    return of_usable(observation.up, takes, values, otherwise)
+    return of_usable(observation.up, observation.affinity, values, otherwise)
 
 
 def cheapest(observation: Observation, cost: Array, tiebreak: Array | None = None) -> Array:
