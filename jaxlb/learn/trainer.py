@@ -121,8 +121,18 @@ def check(trainer: Trainer, env: Systems, params: Any, config: Any) -> None:
 
 
 def systems(env: Systems, params: Any) -> tuple[tuple[Env, EnvParams], ...]:
-    """Return the environments with their parameters."""
-    return ((env, params),) if isinstance(env, Env) else tuple(zip(env, params, strict=True))
+    """Return the environments with their parameters.
+
+    Raises:
+      ValueError: not as many of each, or none.
+    """
+    if isinstance(env, Env):
+        return ((env, params),)
+    if not env or len(env) != len(params):
+        raise ValueError(
+            f"{len(env)} environments with {len(params)} parameters: must be as many, at least 1"
+        )
+    return tuple(zip(env, params, strict=True))
 
 
 def checked_systems(env: Systems, params: Any, num_lanes: int) -> tuple[tuple[Env, EnvParams], ...]:
@@ -131,10 +141,6 @@ def checked_systems(env: Systems, params: Any, num_lanes: int) -> tuple[tuple[En
     Raises:
       ValueError: not as many of each, or a parameter out of bounds.
     """
-    if not isinstance(env, Env) and (not env or len(env) != len(params)):
-        raise ValueError(
-            f"{len(env)} environments with {len(params)} parameters: must be as many, at least 1"
-        )
     each = systems(env, params)
     for one, own in each:
         one.check(own, (num_lanes,))
