@@ -189,7 +189,14 @@ def measure(env: Static, params: EnvParams, system: System, task: Task, seen: Ta
     completion = None if known else response(env, params, system, task)
     params, up = at_present(params, system.speeds)
     found = env.station.view(system.station, params.speed)
-    return observe.observe(system.monitor, found, params, task, seen, env.wait_visible, key, completion, up)
+    observation = observe.observe(
+        system.monitor, found, params, task, seen, env.wait_visible, key, completion, up
+    )
+    if env.station.settled or not (env.size_visible and observe.is_exact(params, env.wait_visible)):
+        return observation
+    task = task.replace(size=work_at(task.size, affinity_of(params, task.priority)))
+    held = env.station.held(system.station, params.speed, task)
+    return observation.replace(completion=completion, held=held)
 
 
 def response(env: Static, params: EnvParams, system: System, task: Task) -> Array:

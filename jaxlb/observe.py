@@ -49,6 +49,12 @@ def nominal(params: EnvParams) -> EnvParams:
     return params if nominal is None else params.replace(speed=nominal, nominal_speed=None)
 
 
+def is_exact(params: EnvParams, wait_visible: bool) -> bool:
+    """Return whether all that is seen of processors is what it is at this moment."""
+    blurred = params.measure_interval, params.measure_noise, params.nominal_speed
+    return wait_visible and all(one is None for one in blurred)
+
+
 def _smooth(load: Array, wait: Array, speed: Array, time_constant: Array, gap: Array) -> Array:
     """Solve time_constant * d(load)/dt = backlog - load exactly after `gap`, the backlog draining."""
     busy = jnp.minimum(wait, gap)

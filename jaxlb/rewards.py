@@ -13,7 +13,7 @@ from jaxlb import checks
 from jaxlb.numerics import at_processor, mean, variance_grown
 from jaxlb.params import at_its_processor
 from jaxlb.stations import response
-from jaxlb.types import Array, Departures, EnvParams, EnvState, Lanes, Outcome, Static
+from jaxlb.types import Array, Departures, EnvParams, EnvState, Held, Lanes, Outcome, Static
 
 WEIGHTS = ("completion_weight", "imbalance_weight", "sla_weight")
 
@@ -233,15 +233,46 @@ def _of_all(params: EnvParams, departures: Departures) -> Array:
 
 
 def of_each_choice(
-    weights: HasWeights, wait: Array, size: Array, priority: Array, deadline: Array, speed: Array
+    weights: HasWeights,
+    wait: Array,
+    size: Array,
+    priority: Array,
+    deadline: Array,
+    speed: Array,
+    completion: Array | None = None,
+    held: Held | None = None,
 ) -> Array:
-    """Return each processor's reward for the task, `[P, ...]`, if these waits and this size are true."""
-    completion = response(wait, size, speed)
+    """Return each processor's reward for the task, `[P, ...]`, if these waits and this size are true.
+
+    Args:
+      weights: of its parts.
+      wait: `[P, ...]`.
+      size: `[...]`, or `[P, ...]` if it is another at each.
+      priority: of the task.
+      deadline: of the task.
+      speed: `[P, ...]`.
+      completion: `[P, ...]`; None: as first come, first served.
+      held: the tasks that are there, what becomes of which counts too; None: that is no other.
+    """
+    completion = response(wait, size, speed) if completion is None else completion
     backlog = wait * speed
     # Variance of P numbers of which one grows by `size`: from the sums, for all choices at once.
     square = mean(backlog**2) + size * (2.0 * backlog + size) / wait.shape[0]
     imbalance = jnp.maximum(square - (mean(backlog) + size / wait.shape[0]) ** 2, 0.0)
-    return weighted(weights, priority, completion, completion > deadline, imbalance)
+    own = weighted(weights, priority, completion, completion > deadline, imbalance)
+    return own if held is None else own + _of_others(weights, held)
+
+
+def _of_others(weights: HasWeights, held: Held) -> Array:
+    """Return what rewards of the tasks that are there grow by at each choice, `[P, ...]`."""
+
+    def reward(priority: Array, deadline: Array, completion: Array) -> Array:
+        nothing = jnp.zeros_like(completion)
+        return weighted(weights, priority, completion, completion > deadline, nothing)
+
+    each = jax.vmap(jax.vmap(reward))
+    joined, without = (each(held.priority, held.deadline, one) for one in (held.joined, held.without))
+    return jnp.where(held.known, joined - without, 0.0).sum(1)
 
 
 def alone(weights: HasWeights, size: Array, speed: Array) -> Array:

@@ -70,6 +70,16 @@ class Truth(struct.PyTreeNode):
     completion: Array | None = None  # [P, ...] time of each choice if nothing else arrives; None: FCFS
 
 
+class Held(struct.PyTreeNode):
+    """Tasks in the K places of processors, and what each takes without the task at hand and with it there."""
+
+    known: Array  # [P, K, ...] bool, whether the place holds a task
+    priority: Array  # [P, K, ...] int32
+    deadline: Array  # [P, K, ...] time
+    without: Array  # [P, K, ...] completion time if nothing else arrives
+    joined: Array  # [P, K, ...] the same if the task at hand goes to this processor
+
+
 class Observation(struct.PyTreeNode):
     """What a scheduler sees when a task arrives."""
 
@@ -88,6 +98,8 @@ class Observation(struct.PyTreeNode):
     truth: Truth
     up: Array | None = None  # [P, ...] bool, whether it worked, had room, may take the task; None: all
     affinity: Array | None = None  # [P, ...] factor of its speed for the task, 0: takes none; None: all 1
+    completion: Array | None = None  # [P, ...] time of each choice if nothing else arrives; None: not seen
+    held: Held | None = None  # the tasks that are there; None: not seen, or the task delays none
 
 
 class Outcome(struct.PyTreeNode):

@@ -194,7 +194,7 @@ def test_a_comparison_counts_who_has_left(key):
     assert table.histograms["jsq"].counts.sum() == alone.class_count.sum() != 8 * 200
 
 
-@pytest.mark.parametrize("case", small.mostly_slow(["ps", "srpt", "limited-ps", "fb"], ["ps"]))
+@pytest.mark.parametrize("case", small.mostly_slow(["ps", "srpt", "limited-ps", "fb", "edf"], ["ps"]))
 def test_hypothetical_completions_are_those_that_come_true(case, key):
     """Of the last task, nothing arriving after it."""
     env, params = made(case, load=0.9)
@@ -219,7 +219,7 @@ def test_the_oracle_knows_the_discipline(case, key):
     env, params = made(case, load=0.9)
     summary = jaxlb.rollout(env, params, "oracle", key, num_lanes=4, num_tasks=200)
     np.testing.assert_array_equal(summary.oracle_agreement, 1.0)
-    other = jaxlb.rollout(env, params, "greedy", key, num_lanes=4, num_tasks=200)
+    other = jaxlb.rollout(env, params, "lwr", key, num_lanes=4, num_tasks=200)
     assert other.oracle_agreement.max() < 1.0
 
 
@@ -250,11 +250,42 @@ def test_bad_settings_are_refused(settings, message):
         jaxlb.make("stable", **settings)
 
 
-@pytest.mark.parametrize("method", ["dqn", "predictor", "gnn", "universal"])
-def test_trainers_refuse_what_they_do_not_know(method, key):
+def test_trainers_refuse_what_they_do_not_know(key):
     env, params = jaxlb.make("stable", discipline="ps")
-    with pytest.raises(ValueError, match=f"training of {method} knows first come, first served, one"):
-        getattr(jaxlb, f"train_{method}")(env, params, None, key)
+    with pytest.raises(ValueError, match="training of universal knows first come, first served, one"):
+        jaxlb.train_universal(env, params, None, key)
+    env, params = jaxlb.make("stable", discipline="ps", limit=3)
+    with pytest.raises(ValueError, match="training of dqn knows no tasks that are refused or leave"):
+        jaxlb.train_dqn(env, params, None, key)
+
+
+def test_the_myopic_choice_delays_all_together_least(key):
+    """By plain Python: all completion times with the task at each processor, less those without."""
+    env, params = jaxlb.make("seed", speed=[0.5, 1.0, 2.0], discipline="ps")
+    tasks = tasks_of(params, 60, key)
+    found = jaxlb.replay(env, params, "myopic", tasks, key)
+    held = [[], [], []]
+    for number in range(60):
+        gap, size = float(tasks.gap[number]), float(tasks.size[number])
+        for left, speed in zip(held, params.speed, strict=True):
+            work = gap * float(speed)
+            while left and work > 0:
+                share = min(min(left), work / len(left))
+                work -= share * len(left)
+                left[:] = [one - share for one in left if one - share > 1e-9]
+
+        def total(left, speed):
+            """Each departs once all have had as much as it needs, or all that they need."""
+            return sum(sum(min(one, other) for other in left) for one in left) / float(speed)
+
+        grown = [
+            total([*left, size], speed) - total(left, speed)
+            for left, speed in zip(held, params.speed, strict=True)
+        ]
+        choice = int(found.action[number])
+        assert grown[choice] <= min(grown) * (1.0 + 1e-4), number
+        held[choice].append(size)
+    assert len({*np.asarray(found.action).tolist()}) == 3
 
 
 def test_a_discipline_of_ones_own(key):

@@ -38,8 +38,26 @@ def trained_for(iterations, key, config=SMALL, **overrides):
     return env, params, state, figures
 
 
-def test_where_everything_is_visible_the_known_reward_is_the_reward(key):
-    _, _, state, _ = trained_for(50, key, SMALL.replace(weights=Weights(imbalance_weight=0.1)))
+def some_slow(discipline, **options):
+    return pytest.param(
+        {"discipline": discipline, "load": 0.5, **options}, id=discipline, marks=pytest.mark.slow
+    )
+
+
+@pytest.mark.parametrize(
+    "served",
+    [
+        pytest.param({}, id="fcfs"),
+        pytest.param({"discipline": "priority", "slots": 2, "load": 1.0}, id="slots"),
+        some_slow("ps"),
+        some_slow("srpt"),
+        some_slow("fb"),
+        some_slow("edf"),
+        some_slow("limited-ps", slots=2, capacity="batching(0.2)"),
+    ],
+)
+def test_where_everything_is_visible_the_known_reward_is_the_reward(served, key):
+    _, _, state, _ = trained_for(50, key, SMALL.replace(weights=Weights(imbalance_weight=0.1)), **served)
     rows = jax.tree.map(lambda leaf: np.asarray(leaf[:50]), state.systems[0].memory.rows)
     known = np.take_along_axis(rows.known, rows.action[..., None], -1)[..., 0]
     size = np.exp(rows.features.task[..., 0].astype(float))  # in mean services

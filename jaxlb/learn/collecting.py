@@ -1,5 +1,6 @@
 """Steps for a replay memory: a policy that explores, in simulated systems whose tasks never end."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,12 +14,10 @@ from jaxlb.env import Env
 from jaxlb.learn import replay
 from jaxlb.learn.replay import Memory
 from jaxlb.loop import decide, first_arrival
-from jaxlb.numerics import at_processor
 from jaxlb.params import with_lane_axis
 from jaxlb.scheduling import features, learned, scheduler
 from jaxlb.scheduling.features import Features
 from jaxlb.scheduling.learned import Variables
-from jaxlb.scheduling.units import mean_service
 from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Scheduler
 
 
@@ -75,6 +74,11 @@ def start(
     return collected, x
 
 
+def goal(env: Env, params: EnvParams, weights: rewards.Weights) -> tuple[Env, EnvParams]:
+    """Return the environment with its parameters, but what is learned as its reward."""
+    return dataclasses.replace(env, reward=rewards.Weighted()), weights.put_into(params)
+
+
 def exploration(config: Any, iteration: Array) -> Array:
     """Return the probability of a random choice at an iteration."""
     explored = iteration.astype(jnp.float32) / config.num_iterations / config.exploration_part
@@ -122,21 +126,16 @@ def collect(
     task, process = workload.draw(task_key, params, before.workload, lanes)
     greedy = learned.dqn(c.network, variables)
     policy = Scheduler("exploring", (greedy, explore), greedy.start, _explore)
-    after, tracked, observation, outcome, reward = decide(
-        env, params, policy, before, collected.tracked, task, observe_key, act_key
+    after, tracked, observation, outcome, objective = decide(
+        *goal(env, params, variables.weights), policy, before, collected.tracked, task, observe_key, act_key
     )
+    reward = env.assign(before, outcome.action, task.gap, params)[2]
     after = after.replace(workload=process)
     ended = after.steps >= params.max_steps_in_episode
     empty = after.replace(system=cycle.empty(env, params, after.system), steps=jnp.zeros_like(after.steps))
     after = jax.tree.map(lambda new, old: jnp.where(ended, new, old) if old.ndim else old, empty, after)
 
     _, seen, forecast = c.forecaster.update(c.forecaster.variables, collected.tracked, observation)
-    truth = seen.truth
-    deadline = before.task.deadline / mean_service(params, lanes)
-    true_rewards = rewards.of_each_choice(
-        variables.weights, truth.wait, truth.size, seen.priority, deadline, truth.speed
-    )
-    objective = at_processor(true_rewards, outcome.action)
     response = env.station.response(before.system.station, params.speed, before.task)
     figures = {
         "objective": objective,
@@ -149,7 +148,7 @@ def collect(
         features=features.extract(seen, forecast, learned.NAMES, learned.objective(variables.weights)),
         known=learned.known_rewards(seen, forecast, variables.weights),
         action=outcome.action,
-        reward=objective - rewards.alone(variables.weights, truth.size, seen.speed),
+        reward=objective - rewards.alone(variables.weights, seen.truth.size, seen.speed),
         ended=ended,
     )
     row, figures = at_hand((row, figures))

@@ -13,7 +13,6 @@ What the trainer does beyond the textbook, and why:
 - The stream of tasks never ends. An episode ends by emptying the queues; no value is learned across that.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -201,8 +200,7 @@ def continue_dqn(env: Systems, params: Any, config: DQNConfig, state: DQNState) 
 
 def _judged(greedy: Scheduler, config: DQNConfig, env: Env, params: EnvParams, key: Key) -> dict[str, Array]:
     """Return the greedy policy's figures of `Progress` in a system; the key is consumed."""
-    goal = dataclasses.replace(env, reward=rewards.Weighted()), config.weights.put_into(params)
-    tasks = config.evaluation_tasks
+    goal, tasks = collecting.goal(env, params, config.weights), config.evaluation_tasks
     found = rollout(*goal, greedy, key, config.num_lanes, tasks, tasks // 2)
     return {
         "greedy_objective": found.mean_reward.mean(),

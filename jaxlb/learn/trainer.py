@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from jaxlb import checks, stations
+from jaxlb import checks
 from jaxlb.devices import differing
 from jaxlb.env import Env
 from jaxlb.learn import settings
@@ -114,7 +114,8 @@ def check(trainer: Trainer, env: Systems, params: Any, config: Any) -> None:
     settings.check(config)
     checks.multiple("num_iterations", config.num_iterations, "num_evaluations", config.num_evaluations)
     for one, given in systems(env, params):
-        stations.needs_settled(f"training of {trainer.name}", one.station)
+        if isinstance(given, EnvParams) and one.loses(given):
+            raise ValueError(f"training of {trainer.name} knows no tasks that are refused or leave unserved")
         if getattr(given, "affinity", None) is not None:
             raise ValueError(f"affinity: must be None, since training of {trainer.name} knows none")
     trainer.check(env, params, config)

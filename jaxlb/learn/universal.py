@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from flax import struct
 
-from jaxlb import checks
+from jaxlb import checks, stations
 from jaxlb.devices import differing
 from jaxlb.env import Env
 from jaxlb.functions import partial
@@ -332,6 +332,7 @@ def _check(env: Any, params: Any, config: UniversalConfig) -> None:
         if isinstance(own, Prior):
             own.check()
         else:
+            stations.needs_settled("training of universal", one.station)
             one.check(own, (config.num_lanes,))
     if not isinstance(config.objective, Objective):
         raise ValueError(f"objective = {checks.shown(config.objective)}: must be an Objective")

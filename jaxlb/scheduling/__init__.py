@@ -59,6 +59,7 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "lwr-rr": classical.lwr_rr,
     "lwl": classical.lwl,
     "greedy": classical.greedy,
+    "myopic": classical.myopic,
     "sita-e": size_based.sita_e,
     "guarded-sita": size_based.guarded_sita,
     "fpi": size_based.fpi,

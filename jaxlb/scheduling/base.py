@@ -90,9 +90,17 @@ def size_at_each(observation: Observation) -> Array:
     return work_at(observation.size, observation.affinity)
 
 
-def expected_completion(observation: Observation) -> Array:
-    """Return the completion `[P, ...]` of each choice, as it is seen, first come, first served."""
+def after_backlog(observation: Observation) -> Array:
+    """Return the time `[P, ...]` until each choice has done the task and all before it, as it is seen."""
     return response(observation.wait, size_at_each(observation), observation.speed)
+
+
+def expected_completion(observation: Observation) -> Array:
+    """Return the completion `[P, ...]` of each choice, as it is seen, if nothing else arrives.
+
+    Where what is seen does not tell, as if it were served last.
+    """
+    return after_backlog(observation) if observation.completion is None else observation.completion
 
 
 def usable(observation: Observation, values: Array, otherwise: float) -> Array:
@@ -106,12 +114,12 @@ def usable(observation: Observation, values: Array, otherwise: float) -> Array:
 def cheapest(observation: Observation, cost: Array, tiebreak: Array | None = None) -> Array:
     """Return the usable processor of the smallest cost `[P, ...]`; ties as `first_smallest` has them.
 
-    Where none has a finite cost, since those meant for the task are down: where it completes first.
+    Where none has a finite cost, since those meant for the task are down or full: where all is done first.
     """
     if observation.up is not None:
         cost = usable(observation, cost, jnp.inf)
-        completion = usable(observation, expected_completion(observation), jnp.inf)
-        cost = jnp.where(jnp.isfinite(cost).any(0), cost, completion)
+        last = usable(observation, after_backlog(observation), jnp.inf)
+        cost = jnp.where(jnp.isfinite(cost).any(0), cost, last)
     return first_smallest(cost, tiebreak)
 
 

@@ -230,8 +230,26 @@ def _greedy(observation: Observation, key: Key) -> Array:
 
 
 def greedy() -> Scheduler:
-    """Minimise the expected completion, wait + size / speed; ties to the fastest."""
+    """Minimise the expected completion if nothing else arrives; ties to the fastest.
+
+    That is wait + size / speed, also under other disciplines where not all is seen.
+    """
     return stateless("greedy", _greedy)
+
+
+def _myopic(observation: Observation, key: Key) -> Array:
+    held, grown = observation.held, expected_completion(observation)
+    if held is not None:
+        grown += jnp.where(held.known, held.joined - held.without, 0.0).sum(1)
+    return _choose(grown, "fastest", observation, key)
+
+
+def myopic() -> Scheduler:
+    """Minimise what all completion times grow by together, if nothing else arrives; ties to the fastest.
+
+    It is greedy where a task delays none that is there already, or where that is not seen.
+    """
+    return stateless("myopic", _myopic)
 
 
 def _oracle(observation: Observation, key: Key) -> Array:

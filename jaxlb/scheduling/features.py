@@ -25,6 +25,12 @@ def _log_of_one_more(x: Array) -> Array:
     return jnp.log(1.0 + x)
 
 
+def _completion(o: Observation, forecast: Array) -> Array:
+    if o.completion is None:
+        return response(forecast, size_at_each(o), o.speed)
+    return jnp.minimum(o.completion, 1e6)  # a processor that is down never completes it
+
+
 TASK_FEATURES: dict[str, Callable[[Observation], Array]] = {
     "log size": lambda o: jnp.log(o.size),
     "priority": lambda o: o.priority.astype(jnp.float32),
@@ -37,7 +43,7 @@ TASK_FEATURES: dict[str, Callable[[Observation], Array]] = {
 PROCESSOR_FEATURES: dict[str, Callable[[Observation, Array], Array]] = {
     "log wait": lambda o, forecast: _log_of_one_more(8.0 * o.wait),
     "log forecast wait": lambda o, forecast: _log_of_one_more(8.0 * forecast),
-    "log forecast completion": lambda o, forecast: jnp.log(response(forecast, size_at_each(o), o.speed)),
+    "log forecast completion": lambda o, forecast: jnp.log(_completion(o, forecast)),
     "log queue length": lambda o, forecast: _log_of_one_more(o.queue_length.astype(jnp.float32)),
     "log load": lambda o, forecast: _log_of_one_more(8.0 * o.load / o.speed),
     "log assigned": lambda o, forecast: _log_of_one_more(8.0 * o.assigned / o.speed),

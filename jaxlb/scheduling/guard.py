@@ -14,7 +14,7 @@ from flax import struct
 
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, broadcasts
-from jaxlb.scheduling.base import cheapest, expected_completion, first_memory
+from jaxlb.scheduling.base import after_backlog, cheapest, first_memory
 from jaxlb.scheduling.belief import FORGETTING
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
@@ -58,7 +58,7 @@ def _act(
     size = memory.size + rate * (o.size - memory.size)
     square = memory.size_square + rate * (o.size**2 - memory.size_square)
     action, inner = act(variables, memory.inner, o, key)
-    completion = expected_completion(o)
+    completion = after_backlog(o)
     may = allowed(completion, square / size**2, size / o.speed.mean(0))
     safe = cheapest(o, completion, -o.speed)
     last = len(may) - 1

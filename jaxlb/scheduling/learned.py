@@ -89,10 +89,15 @@ def objective(weights: Weights) -> list[Array]:
 
 
 def known_rewards(observation: Observation, forecast: Array, weights: Weights) -> Array:
-    """Return each choice's reward `[..., P]`, taking forecast and size, in mean services, for the truth."""
+    """Return each choice's reward `[..., P]`, taking forecast and size, in mean services, for the truth.
+
+    That of a processor which is down, or may not take the task, is infinitely bad.
+    """
     o = observation
-    each = rewards.of_each_choice(weights, forecast, size_at_each(o), o.priority, o.deadline, o.speed)
-    return jnp.moveaxis(each, 0, -1)
+    each = rewards.of_each_choice(
+        weights, forecast, size_at_each(o), o.priority, o.deadline, o.speed, o.completion, o.held
+    )
+    return jnp.moveaxis(usable(o, each, -jnp.inf), 0, -1)
 
 
 def values(network: Network, variables: Variables, x: Features, known: Array) -> Array:
@@ -121,8 +126,7 @@ def _act(
     memory, seen, forecast = forecaster.update(forecaster.variables, memory, observation)
     x = features.extract(seen, forecast, names, objective(weights))
     value = values(network, variables, x, known_rewards(seen, forecast, weights))
-    value = usable(seen, jnp.moveaxis(value, -1, 0), -jnp.inf)
-    return jnp.argmax(value, 0).astype(jnp.int32), memory
+    return jnp.argmax(value, -1).astype(jnp.int32), memory
 
 
 def dqn(network: Network, variables: Variables, names: Names = NAMES) -> Scheduler:

@@ -12,8 +12,8 @@ from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, first_smallest, processor_index
 from jaxlb.scheduling.base import (
+    after_backlog,
     cheapest,
-    expected_completion,
     relative_load,
     size_at_each,
     usable,
@@ -93,7 +93,7 @@ def _sita_e(memory: tuple[Array, Array], observation: Observation, key: Key) -> 
     for index in range(cutoffs.shape[0]):
         first = first + (observation.size > cutoffs[index]).astype(jnp.int32)
         last = last + (observation.size >= cutoffs[index]).astype(jnp.int32)
-    cost = expected_completion(observation)
+    cost = after_backlog(observation)
     cost = jnp.where((interval >= first) & (interval <= last), cost, jnp.inf)
     return cheapest(observation, cost, -observation.speed), memory
 
@@ -131,7 +131,7 @@ def _guard(
 def _guarded_sita(memory: tuple[Array, Array], observation: Observation, key: Key) -> tuple[Array, tuple]:
     del key
     cutoff, guarded = memory
-    cost = expected_completion(observation)
+    cost = after_backlog(observation)
     cost = jnp.where((observation.size > cutoff) & ~guarded, jnp.inf, cost)
     return cheapest(observation, cost, -observation.speed), memory
 
@@ -260,7 +260,7 @@ def _dice_start(
 def _dice(memory: tuple[Array, Array], observation: Observation, key: Key) -> tuple[Array, tuple]:
     del key
     place, limits = memory
-    accepted = expected_completion(observation) <= limits
+    accepted = after_backlog(observation) <= limits
     return cheapest(observation, jnp.where(accepted, place, jnp.inf)), memory
 
 

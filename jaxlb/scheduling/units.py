@@ -34,6 +34,12 @@ def in_mean_services(observation: Observation, unit: Array) -> Observation:
         speed=o.speed / o.speed.mean(0),
         age=o.age / unit,
         assigned=o.assigned / work,
+        completion=None if o.completion is None else o.completion / unit,
+        held=None
+        if o.held is None
+        else o.held.replace(
+            deadline=o.held.deadline / unit, without=o.held.without / unit, joined=o.held.joined / unit
+        ),
         truth=o.truth.replace(
             size=o.truth.size / work,
             wait=o.truth.wait / unit,

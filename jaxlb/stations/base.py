@@ -22,8 +22,8 @@ class View(struct.PyTreeNode):
 class Station(Protocol):
     """P processors and what they hold, as pure functions of a state. A frozen dataclass.
 
-    One whose speeds change has `busy` too, one whose tasks leave `until_leaving`, and one that failures
-    interrupt `interrupt`, as `jaxlb.stations.Table` has.
+    One that is not `settled` has `held` too; one whose speeds change `busy`, one whose tasks leave
+    `until_leaving`, and one that failures interrupt `interrupt`, as `jaxlb.stations.Table` has.
 
     Between two arrivals nothing happens but service, so no function takes a key, and every one works on
     `[P, ...]` for any trailing lane axes.

@@ -11,8 +11,8 @@ from jaxlb.departures import with_lost
 from jaxlb.numerics import at_processor, least, processor_index, stored
 from jaxlb.stations.base import View
 from jaxlb.stations.disciplines import Discipline, in_service, ordered, serve
-from jaxlb.stations.jobs import Jobs, insert, packed, present, total
-from jaxlb.types import Array, Departures, Lanes, Outcome, Task
+from jaxlb.stations.jobs import Jobs, following, insert, packed, present, total
+from jaxlb.types import Array, Departures, Held, Lanes, Outcome, Task
 
 
 class TableState(struct.PyTreeNode):
@@ -42,6 +42,11 @@ def _newcomer(task: Task, number: Array) -> Jobs:
     )
     lanes = jnp.ndim(task.deadline)
     return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, (0, 1) if jnp.ndim(leaf) <= lanes else 1), new)
+
+
+def _as_of_now(state: TableState) -> Jobs:
+    """Return the tasks that are there, as if the clock were set to 0 now."""
+    return state.jobs.replace(arrival=state.jobs.arrival - state.clock)
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,7 @@ class Table:
           The state, and what the task waits and what its service takes if nothing else arrives, `[...]`; a
           refused task waits for ever.
         """
-        jobs = state.jobs.replace(arrival=state.jobs.arrival - state.clock)
+        jobs = _as_of_now(state)
         new, chosen = _newcomer(task, number), processor_index(state.overflow) == action
         last = len(state.overflow) - 1
         completion = at_processor(self.response(state, speed, task), jnp.minimum(action, last))
@@ -217,8 +222,20 @@ class Table:
 
     def response(self, state: TableState, speed: Array, task: Task) -> Array:
         """Return the completion time `[P, ...]` that each processor would bring if nothing else arrived."""
-        done = self.discipline.response(state.jobs, _newcomer(task, jnp.int32(0)))
+        done = self.discipline.response(_as_of_now(state), _newcomer(task, jnp.int32(0)))
         return jnp.where(present(state.jobs)[:, 0], jnp.inf, done / speed)
+
+    def held(self, state: TableState, speed: Array, task: Task) -> Held:
+        """Return the tasks that are there, and what the one that just arrived would do to them."""
+        jobs, new = _as_of_now(state), _newcomer(task, jnp.int32(0))
+        before = ~present(jobs)[:, :1] & ~self.discipline.after(jobs, new)
+        until = self.discipline.until(insert(jobs, new, before))
+        # Those that stand before it have moved up by a place.
+        until = jnp.where(before, following(until, -1), until)
+        without, joined = (
+            (work - jobs.arrival * speed[:, None]) / speed[:, None] for work in (jobs.until, until)
+        )
+        return Held(present(jobs), jobs.priority, jobs.deadline, without, joined)
 
     def holding_cost(self, state: TableState, speed: Array, gap: Array) -> Array:
         """Integrate the number of tasks in the system, `[...]`, over the coming `gap` without arrivals."""
