@@ -325,3 +325,16 @@ def test_a_processor_that_falls_behind_is_seen_whatever_it_could_do(key):
     env, params = jaxlb.make("stable", speed=[1.0, 0.2], discipline="ps", capacity="batching(0.1)", load=7.0)
     table = jaxlb.compare(env, params, {"rr": "rr"}, key, num_lanes=1, num_tasks=1500, warmup=500)
     assert not table.row("rr").stationary
+
+
+def test_speeds_replaced_between_two_steps_keep_the_work(key):
+    """One task of work 10: half is done at speed 1, and the rest takes twice as long at speed 0.5."""
+    env, params = jaxlb.make("stable", speed=[1.0], station=Table())
+    task = jaxlb.Task(*map(jnp.float32, (5.0, 10.0)), jnp.int32(0), jnp.float32(100.0))
+    state, _, _ = env.transition(env.start(params, task, key), 0, task, params, key)
+    slow = params.replace(speed=jnp.array([0.5]))
+    observed = [env.observe(state, each, key) for each in (params, slow)]
+    np.testing.assert_allclose([float(one.load[0]) for one in observed], 5.0)
+    np.testing.assert_allclose([float(one.wait[0]) for one in observed], [5.0, 10.0])
+    after, _, _ = env.transition(state, 0, task, slow, key)
+    assert float(env.observe(after, slow, key).load[0]) == pytest.approx(15.0 - 2.5)
