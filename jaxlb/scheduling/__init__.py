@@ -18,6 +18,7 @@ from jaxlb.scheduling import (
     size_based,
     universal,
 )
+from jaxlb.scheduling import guardrails as _guardrails
 from jaxlb.scheduling.base import stateless, with_memory
 from jaxlb.scheduling.guard import guarded
 from jaxlb.types import Scheduler
@@ -42,6 +43,16 @@ def deadline_admission(rule: str = "greedy", factor: float = 1.0) -> Scheduler:
       factor: of the deadline, up to which a task is admitted.
     """
     return admission.deadline_admission(scheduler(rule), factor)
+
+
+def guardrails(rule: str = "greedy", tightness: float = 2.0) -> Scheduler:
+    """Share the tasks of every size evenly, for processors that serve the shortest first; a rule chooses.
+
+    Args:
+      rule: a name of `schedulers()`.
+      tightness: how many of the largest tasks of about its size a processor may be ahead.
+    """
+    return _guardrails.guardrails(scheduler(rule), tightness)
 
 
 _FACTORIES: dict[str, Callable[..., Scheduler]] = {
@@ -69,6 +80,7 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "predictive": predictive.predictive,
     "drift-aware": predictive.drift_aware,
     "deadline-admission": deadline_admission,
+    "guardrails": guardrails,
     "hedge": adaptive.hedge,
     "universal": universal.universal,
     "oracle": classical.oracle,

@@ -235,6 +235,33 @@ def _capacities() -> list[Exact]:
     ]
 
 
+def _long() -> list[Exact]:
+    """List a few slots under sizes that vary much: queues are long and change slowly."""
+
+    def one(name: str, load: float, response: float, **settings: Any) -> Exact:
+        return Exact(
+            f"{name}, H2 sizes, rate {load:g}",
+            "H2",
+            load,
+            {"mean response": response},
+            precision=0.05,
+            warmup=5000,
+            queue_capacity=512,
+            settings=settings,
+        )
+
+    return [
+        *(
+            one(f"limited-ps, {slots} slots", 0.8, value, discipline="limited-ps", slots=slots)
+            for slots, value in ((2, 19.051495), (8, 8.263512))
+        ),
+        *(
+            one(f"fcfs, {slots} slots", 0.8 * slots, value, discipline="fcfs", slots=slots)
+            for slots, value in ((2, 10.202102), (4, 4.592304))
+        ),
+    ]
+
+
 def _two() -> list[Exact]:
     """List two processors under JSQ."""
     return [
@@ -337,7 +364,7 @@ def exact() -> list[Exact]:
     hold, or whose speed changes, or that lose tasks (Erlang 1917, Palm 1957); those that fail have formulas
     (Avi-Itzhak and Naor 1963).
     """
-    parts = _moments, _capacities, _least_served, _table, _priorities, _two, _changing, _losing
+    parts = _moments, _capacities, _long, _least_served, _table, _priorities, _two, _changing, _losing
     return [case for part in parts for case in part()]
 
 
