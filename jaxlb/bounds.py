@@ -30,6 +30,9 @@ def check(env: Any, params: EnvParams, lanes: Lanes | None) -> None:
             f"class_probability has shape {classes}, class_slack {slacks}: "
             "must both be (C,), one entry for each priority class"
         )
+    known = getattr(getattr(env.station, "discipline", None), "classes", None)
+    if known not in (None, classes[0]):
+        raise ValueError(f"weights: must be {classes[0]}, one for each priority class, not {known}")
     rewards.check(params, classes[0], lanes)
     checks.leaf("load", params.load, above=0)
     checks.leaf("class_probability", params.class_probability, low=0)

@@ -253,7 +253,7 @@ def _with_departures(station: FCFS) -> stations.Table:
 
 PARTS = ("arrival", "size", "speeds")
 """The parameters that have parameters of their own."""
-_SERVICE = ("discipline", "slots", "capacity")
+_SERVICE = ("discipline", "slots", "capacity", "weights")
 """Settings that make a station."""
 _LOSSES = {"limit", "leaving"}
 """Settings of a station that may lose tasks."""

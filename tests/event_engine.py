@@ -11,6 +11,7 @@ INTERRUPTING = {
     "psjf": lambda job: job.size,
     "priority-preemptive": lambda job: job.priority,
     "edf": lambda job: job.arrival + job.deadline,
+    "c-mu": lambda job: job.size / (4.0, 2.0, 0.5)[int(job.priority)],
 }
 WAITING = {
     "fcfs": lambda job: 0,

@@ -19,6 +19,7 @@ CASES = {
     "priority": {},
     "priority-preemptive": {},
     "edf": {},
+    "c-mu": {"weights": (4.0, 2.0, 0.5)},
     "ps": {},
     "fb": {},
     "limited-ps": {"slots": 3},
@@ -243,6 +244,11 @@ def test_disciplines_have_names():
         ({"discipline": "ps", "capacity": [1.0, 0.0]}, "capacity"),
         ({"discipline": "ps", "queue_capacity": 0}, "queue_capacity = 0"),
         ({"slots": 2}, "slots"),
+        ({"discipline": "c-mu", "weights": (0.0,)}, "weights = 0"),
+        (
+            {"discipline": "c-mu", "weights": (1.0, 2.0)},
+            "weights: must be 1, one for each priority class, not 2",
+        ),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

@@ -39,9 +39,9 @@ def named(discipline: str, **options: Any) -> Station:
 
     Args:
       discipline: "fcfs", "ps", "lcfs-pr", "sjf", "srpt", "psjf", "fb", "priority", "priority-preemptive",
-        "edf" or "limited-ps".
+        "edf", "limited-ps" or "c-mu".
       options: `slots`, how many tasks are served at a time, or share; `capacity`, of "ps" and "limited-ps", a
-        name or a table, as in `disciplines.capacity`.
+        name or a table, as in `disciplines.capacity`; `weights`, of "c-mu", one for each priority class.
 
     Raises:
       ValueError: an unknown name or option, or one out of bounds.

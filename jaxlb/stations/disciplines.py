@@ -14,11 +14,12 @@ what rates tasks are served.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlb import checks, numerics
 from jaxlb.devices import differing
@@ -48,6 +49,7 @@ class Discipline(NamedTuple):
       slots: how many tasks are served at a time, those that stand first; None: others, or all.
       repeatable: whether tasks may begin again where they stand.
       most: what a processor gives to its tasks together when it has very many, in its speed.
+      classes: the number of priority classes that it is made for; None: any.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Discipline(NamedTuple):
     slots: int | None = None
     repeatable: bool = False
     most: float = 1.0
+    classes: int | None = None
 
     def __repr__(self) -> str:
         """Show the name, for messages."""
@@ -324,8 +327,27 @@ _ORDERS: dict[str, tuple[Callable[[Jobs, Jobs], Array], bool]] = {
 def ordered(name: str, slots: int = 1) -> Discipline:
     """Make a discipline that serves tasks in an order, `slots` at a time, each at full speed."""
     checks.known("discipline", name, _ORDERS)
+    return _ordered(name, *_ORDERS[name], slots)
+
+
+def c_mu(weights: Sequence[float] = (1.0,), slots: int = 1) -> Discipline:
+    """Make the c-mu order: the largest weight / size first, with one weight for each priority class.
+
+    It interrupts. The weight is what a task's time costs, so for sizes that are known this is the rule for
+    classes (Cox and Smith 1961).
+    """
+    weights = tuple(map(float, np.ravel(weights)))
+    checks.leaf("weights", weights, above=0)
+    after = partial(_larger, partial(_size_by_weight, weights))
+    return _ordered("c-mu", after, True, slots)._replace(classes=len(weights))
+
+
+def _size_by_weight(weights: tuple[float, ...], jobs: Jobs) -> Array:
+    return jobs.size / jnp.array(weights, jnp.float32)[jobs.priority]
+
+
+def _ordered(name: str, after: Callable[[Jobs, Jobs], Array], interrupts: bool, slots: int) -> Discipline:
     checks.at_least("slots", slots, 1)
-    after, interrupts = _ORDERS[name]
     after = after if interrupts else partial(_not_served, slots, after)
     served: dict[str, Any] = {"slots": slots, "most": float(slots), "repeatable": name != "srpt"}
     if slots == 1:
@@ -382,17 +404,17 @@ def at_rates(name: str, shares: Rates) -> Discipline:
     return _at_rates(name, _none, shares)
 
 
-_SHARED: dict[str, Callable[..., Discipline]] = {"ps": ps, "limited-ps": limited_ps, "fb": fb}
+_OTHERS: dict[str, Callable[..., Discipline]] = {"ps": ps, "limited-ps": limited_ps, "fb": fb, "c-mu": c_mu}
 
 
 def named(name: str, **options: Any) -> Discipline:
-    """Make a discipline by its name; options are `slots` and `capacity`, where it has them.
+    """Make a discipline by its name; options are `slots`, `capacity` and `weights`, where it has them.
 
     Raises:
       ValueError: an unknown name or option, or one out of bounds.
     """
-    checks.known("discipline", name, [*_ORDERS, *_SHARED])
-    make = _SHARED[name] if name in _SHARED else partial(ordered, name)
+    checks.known("discipline", name, [*_ORDERS, *_OTHERS])
+    make = _OTHERS[name] if name in _OTHERS else partial(ordered, name)
     for option in options:
         checks.known(f"option of discipline {name!r}", option, inspect.signature(make).parameters)
     if "capacity" in options and not callable(options["capacity"]):
