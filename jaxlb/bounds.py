@@ -43,7 +43,12 @@ def check(env: Any, params: EnvParams, lanes: Lanes | None) -> None:
             raise ValueError(f"class_probability sums to {off:g}: must sum to 1")
     for name in ("class_slack", "deadline_constant"):
         checks.leaf(name, getattr(params, name), low=0)
-    for name in ("load_time_constant", "measure_interval"):
+    if params.speed_time_constant is not None and (params.speeds is None or params.nominal_speed is not None):
+        raise ValueError(
+            "speed_time_constant: must be None unless speeds change and there is no nominal_speed: then "
+            "there is nothing to measure"
+        )
+    for name in ("load_time_constant", "measure_interval", "speed_time_constant"):
         if getattr(params, name) is not None:
             checks.leaf(name, getattr(params, name), above=0)
     if params.measure_noise is not None:

@@ -4,7 +4,8 @@
 Where `measure_interval` D is set, all figures are published at the times D, 2D, 3D, ... and are stale in
 between; their age and the work assigned since then are part of the observation. Where `measure_noise` s is
 set, load and wait of a processor are multiplied by exp(s z - s^2 / 2), z standard normal, drawn once for
-each measurement: on average right, never negative.
+each measurement: on average right, never negative. Speeds that change are those of the moment; where
+`speed_time_constant` is set, they are smoothed as loads are, of a processor that is down towards 0.
 """
 
 from collections.abc import Callable
@@ -39,6 +40,7 @@ def start(params: EnvParams, found: View, up: Array | None = None) -> MonitorSta
     return MonitorState(
         smoothed=None if params.load_time_constant is None else zero,
         published=None if params.measure_interval is None else published,
+        speed=None if params.speed_time_constant is None else jnp.broadcast_to(params.speed, zero.shape),
     )
 
 
@@ -51,8 +53,13 @@ def nominal(params: EnvParams) -> EnvParams:
 
 def is_exact(params: EnvParams, wait_visible: bool) -> bool:
     """Return whether all that is seen of processors is what it is at this moment."""
-    blurred = params.measure_interval, params.measure_noise, params.nominal_speed
+    blurred = params.measure_interval, params.measure_noise, params.nominal_speed, params.speed_time_constant
     return wait_visible and all(one is None for one in blurred)
+
+
+def _measured(params: EnvParams, speed: Array | None) -> EnvParams:
+    """Return the parameters with the speeds that are observed, where those are measured."""
+    return params if speed is None else params.replace(nominal_speed=speed)
 
 
 def _smooth(load: Array, wait: Array, speed: Array, time_constant: Array, gap: Array) -> Array:
@@ -126,17 +133,23 @@ def advance(
             return None
         return _smooth(monitor.smoothed, found.wait, served, params.load_time_constant, time)
 
-    old = monitor.published
+    def speed_after(time: Array) -> Array | None:
+        if monitor.speed is None:
+            return None
+        return served + (monitor.speed - served) * jnp.exp(-time / params.speed_time_constant)
+
+    old, speed = monitor.published, speed_after(gap)
     if old is None:
-        return monitor.replace(smoothed=smoothed_after(gap))
+        return monitor.replace(smoothed=smoothed_after(gap), speed=speed)
     since = old.age + gap
     last = jnp.floor(since / params.measure_interval) * params.measure_interval
     then = jnp.clip(last - old.age, 0.0, gap)
-    report = _measure(after(then), smoothed_after(then), params, wait_visible, key, up)
+    seen = _measured(params, speed_after(then))
+    report = _measure(after(then), smoothed_after(then), seen, wait_visible, key, up)
     new = Publication(report=report, age=since - last, assigned=jnp.zeros_like(old.assigned))
     kept = old.replace(age=since)
     published = jax.tree.map(lambda new, kept: jnp.where(last > 0, new, kept), new, kept)
-    return MonitorState(smoothed=smoothed_after(gap), published=published)
+    return MonitorState(smoothed=smoothed_after(gap), published=published, speed=speed)
 
 
 def record(monitor: MonitorState, action: Array, size: Array) -> MonitorState:
@@ -175,7 +188,8 @@ def observe(
     """
     seen_at = monitor.published
     if seen_at is None:
-        report = _measure(found, monitor.smoothed, params, wait_visible, key, up)
+        told = _measured(params, monitor.speed)
+        report = _measure(found, monitor.smoothed, told, wait_visible, key, up)
         nothing = jnp.zeros_like(found.wait)
         seen_at = Publication(report=report, age=nothing[0], assigned=nothing)
     report, affinity = seen_at.report, affinity_of(params, task.priority)

@@ -51,6 +51,7 @@ class MonitorState(struct.PyTreeNode):
 
     smoothed: Array | None  # [P, ...] work, exponentially smoothed backlog
     published: Publication | None
+    speed: Array | None = None  # [P, ...] exponentially smoothed speed
 
 
 class System(struct.PyTreeNode):
@@ -145,6 +146,7 @@ class EnvParams(struct.PyTreeNode):
     class_slack: Any = (4.0,)  # [C] deadline per (size / mean speed)
     deadline_constant: Any = 0.0  # time added to every deadline
     load_time_constant: Any = None  # time constant of the load's exponential smoothing; None: true backlog
+    speed_time_constant: Any = None  # the same of observed speeds; None: of the moment, or `nominal_speed`
     measure_interval: Any = None  # time between two publications of the figures; None: always fresh
     measure_noise: Any = None  # standard deviation of the log of the figures' noise factor; None: exact
     completion_weight: Any = 1.0  # reward per completion time, to the power of `completion_exponent`

@@ -457,3 +457,33 @@ def test_bad_records_are_refused(text, until, message, tmp_path):
     (tmp_path / "speeds.csv").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_speeds(tmp_path / "speeds.csv", until)
+
+
+def test_measured_speeds_follow_those_that_there_are(key):
+    """Between two changes, as the solution of the differential equation does."""
+    env, params = jaxlb.make("stable", speeds=Throttling(0.3, 50.0, 50.0), speed_time_constant=7.0)
+    params = jaxlb.params.canonical(params)
+    tasks = jaxlb.workload.sample(key, params, 300)
+
+    @jax.jit
+    def run():
+        def body(state, task):
+            after, _, _ = env.transition(state, 0, task, params, key)
+            seen = env.observe(after, params, key)
+            factor = [params.speeds.factor_of(one.system.speeds, 4) for one in (state, after)]
+            return after, (seen.speed, seen.wait, seen.truth.wait * seen.truth.speed, *factor)
+
+        first, later = (
+            jax.tree.map(lambda leaf, part=part: leaf[part], tasks) for part in (0, slice(1, 300))
+        )
+        return jax.lax.scan(body, env.start(params, first, key), later)[1]
+
+    speed, wait, work, before, after = map(np.asarray, run())
+    same = before[1:] == after[1:]
+    decay = np.exp(-np.asarray(tasks.gap)[2:, None] / 7.0)
+    expected = after[1:] + (speed[:-1] - after[1:]) * decay
+    np.testing.assert_allclose(speed[1:][same], expected[same], rtol=1e-4)
+    assert 5 < (~same).sum() < 60
+    np.testing.assert_allclose(wait, work / speed, rtol=1e-5)
+    with pytest.raises(ValueError, match="speed_time_constant: must be None unless speeds change"):
+        jaxlb.rollout(*jaxlb.make("stable", speed_time_constant=7.0), "lwr", key, 2, 5)
