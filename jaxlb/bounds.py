@@ -73,6 +73,10 @@ def check(env: Any, params: EnvParams, lanes: Lanes | None) -> None:
         _check_changes(env, "speeds change" if params.speeds is not None else "tasks may be lost")
     if params.speeds is not None:
         stations.check_interrupted(params.speeds.interrupted, env.station)
+        if params.speeds.interrupted == "handed-over" and params.affinity is not None:
+            raise ValueError(
+                "affinity: must be None where tasks are handed over, wherever least is to be done"
+            )
 
 
 def bearable_load(env: Static, params: EnvParams) -> float:

@@ -59,7 +59,11 @@ def advance(
     in_pieces = params.speeds is not None or env.station.leaving is not None
     passed = _in_pieces if in_pieces else _piece
     after, gone = passed(env, params, system, gap, key)
-    return after.replace(station=env.station.arranged(after.station)), gone
+    station = env.station.arranged(after.station)
+    if params.speeds is not None and params.speeds.interrupted == "handed-over":
+        takes = params.speeds.takes_tasks(after.speeds, env.num_processors)
+        station = env.station.hand_over(station, params.speed, takes)
+    return after.replace(station=station), gone
 
 
 def _in_pieces(
@@ -110,7 +114,7 @@ def _changed(
     env: Static, process: SpeedProcess, system: System, gone: Departures, speeds: Any
 ) -> tuple[System, Departures]:
     """Return the system once its speeds have changed, and who has left, those included whom that loses."""
-    if process.interrupted != "resumed":
+    if process.interrupted in ("repeated", "lost"):
         before, after = (process.takes_tasks(each, env.num_processors) for each in (system.speeds, speeds))
         lose = process.interrupted == "lost"
         station, lost = env.station.interrupt(system.station, before & ~after, lose)

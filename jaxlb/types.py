@@ -254,7 +254,7 @@ class SpeedProcess(Protocol):
 
     @property
     def interrupted(self) -> str:
-        """What becomes of a task in service as its processor goes down: "resumed", "repeated", "lost"."""
+        """What becomes of tasks as their processor goes down: one of `jaxlb.stations.INTERRUPTED`."""
         ...
 
     def check(self, num_processors: int) -> None:

@@ -487,3 +487,47 @@ def test_measured_speeds_follow_those_that_there_are(key):
     np.testing.assert_allclose(wait, work / speed, rtol=1e-5)
     with pytest.raises(ValueError, match="speed_time_constant: must be None unless speeds change"):
         jaxlb.rollout(*jaxlb.make("stable", speed_time_constant=7.0), "lwr", key, 2, 5)
+
+
+def test_a_processor_that_leaves_hands_its_tasks_over(key):
+    """One of two is away for 5 from time 3 on; at the next arrival its tasks go to the other."""
+    away = Ring([[1.0, 1.0], [1.0, 0.0]], [3.0, 5.0], varies=False, together=True, interrupted="handed-over")
+    env, params = jaxlb.make("stable", speed=[1.0, 1.0], speeds=away)
+    process = params.speeds
+
+    class Begun(Ring):
+        def start(self, key, num_processors, lanes):
+            phase = super().start(key, num_processors, lanes)
+            return phase.replace(number=jnp.zeros_like(phase.number), rest=jnp.full_like(phase.rest, 3.0))
+
+    fields = {name: getattr(process, name) for name in process.__dataclass_fields__}
+    params = params.replace(speeds=Begun(**fields))
+    # One task here, two there, of which the first has 1 left as that leaves; the next one comes at 4.
+    tasks = jaxlb.Task(
+        jnp.array([0.0, 0.0, 0.0, 4.0]),
+        jnp.array([10.0, 4.0, 2.0, 1.0]),
+        jnp.zeros(4, jnp.int32),
+        jnp.ones(4),
+    )
+    station = jaxlb.Scheduler(
+        "given", jnp.array([0, 1, 1, 0]), lambda *_: jnp.int32(0), lambda plan, at, o, key: (plan[at], at + 1)
+    )
+    outcome = jaxlb.replay(env, params, station, tasks, key)
+    np.testing.assert_allclose(outcome.completion, [10.0, 11.0, 13.0, 10.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("discipline", small.mostly_slow(["fcfs", "srpt", "ps", "fb", "edf"], ["srpt"]))
+def test_nothing_is_lost_where_tasks_are_handed_over(discipline, key):
+    env, params = jaxlb.make(
+        "stable", discipline=discipline, speeds=Failing(20.0, 5.0, interrupted="handed-over"), load=0.6
+    )
+    tasks = jaxlb.workload.sample(key, params, 300, (4,))
+    outcome = jaxlb.replay(env, params, "rr", tasks, key)
+    kept = params.replace(speeds=params.speeds.replace(interrupted="resumed"))
+    stays = jaxlb.replay(env, kept, "rr", tasks, jax.random.clone(key))
+    assert np.isfinite(outcome.completion).all()
+    # Each is told of by the processor that finished it.
+    assert 0.01 < (outcome.action != stays.action).mean() < 0.2
+    assert outcome.completion.mean() < stays.completion.mean()
+    summary = jaxlb.rollout(env, params, "rr", jax.random.clone(key), 4, 300)
+    assert (summary.queue_overflows == 0).all()

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxlb.stations import disciplines
 from jaxlb.stations.base import (
+    INTERRUPTED,
     Station,
     View,
     check,
@@ -21,6 +22,7 @@ from jaxlb.stations.table import Table
 
 __all__ = [
     "FCFS",
+    "INTERRUPTED",
     "Station",
     "Table",
     "View",

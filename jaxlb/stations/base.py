@@ -120,13 +120,19 @@ def needs_settled(what: str, station: Station) -> None:
         )
 
 
+INTERRUPTED = ("resumed", "repeated", "lost", "handed-over")
+"""What may become of tasks as their processor goes down."""
+
+
 def check_interrupted(interrupted: str, station: Station) -> None:
-    """Raise ValueError if tasks cannot be "resumed", "repeated" or "lost" at such processors."""
-    checks.known("interrupted", interrupted, ("resumed", "repeated", "lost"))
+    """Raise ValueError if tasks at such processors cannot be one of `INTERRUPTED`."""
+    checks.known("interrupted", interrupted, INTERRUPTED)
+    if interrupted == "handed-over" and station.limit is not None:
+        raise ValueError(f"limit = {station.limit}: must be None where tasks are handed over")
     discipline = getattr(station, "discipline", None)
     if interrupted == "repeated" and discipline is not None and not discipline.repeatable:
         raise ValueError(
-            f"interrupted = 'repeated': must be 'resumed' or 'lost' under discipline {discipline!r}"
+            f"interrupted = 'repeated': must be another of {INTERRUPTED} under discipline {discipline!r}"
         )
 
 

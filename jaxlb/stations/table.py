@@ -8,7 +8,8 @@ from flax import struct
 
 from jaxlb import checks
 from jaxlb.departures import with_lost
-from jaxlb.numerics import at_processor, least, processor_index, stored
+from jaxlb.devices import differing
+from jaxlb.numerics import at_processor, first_smallest, least, processor_index, stored
 from jaxlb.stations.base import View
 from jaxlb.stations.disciplines import Discipline, in_service, ordered, serve
 from jaxlb.stations.jobs import Jobs, following, insert, packed, present, total
@@ -163,6 +164,33 @@ class Table:
             undone=state.undone + total(jobs.left - left),
         )
         return state, (hit, state.clock - jobs.arrival) if lose else None
+
+    def hand_over(self, state: TableState, speed: Array, takes: Array) -> TableState:
+        """Move the tasks of all but processors `takes` `[P, ...]` to those, where least is to be done then.
+
+        One after the other, those that stand first before others; where none takes tasks, they stay.
+        """
+
+        def stranded(jobs: Jobs) -> Array:
+            return present(jobs) & ~takes[:, None] & takes.any(0)
+
+        def one(state: TableState) -> TableState:
+            jobs = state.jobs
+            waits = stranded(jobs)
+            moves, source = waits.any((0, 1)), first_smallest(jnp.where(waits.any(1), 0.0, 1.0))
+            first = waits & ~following(waits.astype(jnp.int32), -1).astype(bool)
+            first &= (processor_index(takes) == source)[:, None] & moves
+            task = jax.tree.map(lambda leaf: jnp.where(first, leaf, 0).sum((0, 1)).astype(leaf.dtype), jobs)
+            target = first_smallest(jnp.where(takes, total(jobs.left) / speed, jnp.inf))
+            comes = (processor_index(takes) == target) & moves
+            full = comes & present(jobs)[:, 0]
+            jobs = jobs.replace(left=jnp.where(first, 0.0, jobs.left))
+            new = jax.tree.map(lambda leaf: leaf[None, None], task)
+            jobs = insert(jobs, new, (comes & ~full)[:, None] & ~self.discipline.after(jobs, new))
+            jobs = jobs.replace(until=stored(self.discipline.until(jobs)))
+            return state.replace(jobs=jobs, overflow=state.overflow + full.astype(jnp.int32))
+
+        return jax.lax.while_loop(lambda state: stranded(state.jobs).any(), one, differing(state))
 
     def arranged(self, state: TableState) -> TableState:
         """Return the same processors with empty places in front."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxlb import checks
+from jaxlb import checks, stations
 from jaxlb.numerics import at_processor, compensated_add, first_smallest, least, processor_index
 from jaxlb.random import random_words, uniform
 from jaxlb.types import Array, EnvParams, Key, Lanes, Scalar
@@ -48,7 +48,7 @@ class _Ring(struct.PyTreeNode, abc.ABC, kw_only=True):
         """Raise ValueError on a bad parameter; values under a trace pass."""
         del num_processors
         true_or_false(self, "varies", "together", "working", "drains")
-        checks.known("interrupted", self.interrupted, ("resumed", "repeated", "lost"))
+        checks.known("interrupted", self.interrupted, stations.INTERRUPTED)
         if self.drains and self.interrupted != "resumed":
             raise ValueError("drains = True: must be False where tasks are interrupted")
         if self.together and self.working:
@@ -153,7 +153,8 @@ class Ring(_Ring):
       drains: whether a processor in a phase of factor 0 finishes the tasks that it has, at its own speed, and
         only takes no new ones.
       interrupted: what becomes of a task in service when its processor goes to a factor of 0: it is "resumed"
-        afterwards, "repeated" from its begin, or "lost".
+        afterwards, "repeated" from its begin, or "lost"; or all its tasks are "handed-over" to others, one
+        after the other to where least is to be done, when the next task arrives.
     """
 
     factor: Any = (1.0, 0.0)
@@ -206,8 +207,7 @@ class Failing(_Ring):
       together: whether all processors fail at the same times.
       working: whether a processor fails only while it has work, after so much time with work.
       drains: whether a processor that is down finishes the tasks that it has, and only takes no new ones.
-      interrupted: what becomes of a task in service when its processor fails: it is "resumed" afterwards,
-        "repeated" from its begin, or "lost".
+      interrupted: what becomes of a task in service when its processor fails, as in `Ring`.
     """
 
     up_time: Scalar = 49.0
