@@ -25,7 +25,7 @@ from jaxlb import checks, numerics
 from jaxlb.devices import differing
 from jaxlb.functions import partial
 from jaxlb.numerics import running, stored
-from jaxlb.stations import rates
+from jaxlb.stations import least_served, rates
 from jaxlb.stations.capacity import Capacity, capacity, one
 from jaxlb.stations.jobs import LEAST, Jobs, following, present, total
 from jaxlb.stations.rates import Rates
@@ -226,51 +226,6 @@ def in_service(left: Array, slots: int) -> Array:
     return held & (running(jnp.add, held.astype(jnp.float32)) <= slots)
 
 
-def _number(served: Array) -> Array:
-    """Return how many tasks of each processor are served, `[P, 1, ...]`; at least 1, to divide by."""
-    return jnp.maximum(served.sum(1, keepdims=True, dtype=jnp.int32).astype(jnp.float32), 1.0)
-
-
-def _least_served(jobs: Jobs, left: Array) -> tuple[Array, Array]:
-    """Serve those that have had least, together, until they have had as much as the next."""
-    held = left > 0
-    had = jnp.where(held, jobs.size - left, jnp.inf)
-    least = had.min(1, keepdims=True)
-    # What has been served together is equal but for rounding, which is that of the largest; nearer ones would
-    # never meet.
-    largest = jnp.where(held, jobs.size, 0.0).max(1, keepdims=True)
-    served = held & (had <= least + 1e-6 * largest)
-    number = _number(served)
-    others = jnp.where(held & ~served, had, jnp.inf).min(1)
-    level = jnp.where(served, had, -jnp.inf).max(1)
-    holds = jnp.where(jnp.isfinite(others), (others - level) * number[:, 0], jnp.inf)
-    return jnp.where(served, 1.0 / number, 0.0), holds
-
-
-def _given(jobs: Jobs, size: Array) -> Array:
-    """Return what tasks still get until those that had least have had `size`."""
-    return jnp.where(
-        present(jobs), jnp.maximum(jnp.minimum(jobs.size, size) - (jobs.size - jobs.left), 0.0), 0.0
-    )
-
-
-def _until_of_least_served(jobs: Jobs) -> Array:
-    """Return until when tasks stay of which those are served that had least."""
-
-    def one(until: Array, other: Jobs) -> tuple[Array, None]:
-        return until + _given(other, jobs.size), None
-
-    others = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 1, 0)[:, :, None], jobs)
-    until, _ = jax.lax.scan(
-        one, differing(jnp.zeros_like(jobs.left)), others, unroll=min(len(others.left), numerics.BLOCK)
-    )
-    return until
-
-
-def _response_of_least_served(jobs: Jobs, new: Jobs) -> Array:
-    return total(_given(jobs, new.size)) + new.left[:, 0]
-
-
 def _none(jobs: Jobs, new: Jobs) -> Array:
     del new
     return jnp.zeros_like(jobs.left, bool)
@@ -388,8 +343,8 @@ def limited_ps(slots: int = 8, capacity: Capacity = one) -> Discipline:
 
 def fb() -> Discipline:
     """Make foreground-background: those share that have been served least."""
-    left = partial(rates.left, _least_served)
-    until, response = _until_of_least_served, _response_of_least_served
+    left = partial(rates.left, least_served.shares)
+    until, response = least_served.until, least_served.response
     return Discipline("fb", _all, until, left, response, in_order=False, in_turns=True)
 
 

@@ -73,6 +73,36 @@ class Finding(NamedTuple):
     standard_error: float = 0.0
 
 
+class Exact(NamedTuple):
+    """A system of processors of any discipline, and what is known of it.
+
+    Attributes:
+      name: of the system.
+      size: name of the law of sizes.
+      load: in speeds of the processors.
+      exact: values by the names of `jaxlb.verification.disciplines.FIGURES`.
+      millions: of tasks.
+      precision: of the full run.
+      warmup: tasks of each lane before; None: by the relaxation time.
+      queue_capacity: places, more than are ever taken.
+      rule: that assigns.
+      num_processors: P, all of speed 1.
+      settings: of the discipline.
+    """
+
+    name: str
+    size: str
+    load: float
+    exact: Mapping[str, float]
+    millions: float = 4.0
+    precision: float = 0.005
+    warmup: int | None = None
+    queue_capacity: int = 128
+    rule: str = "lwl"
+    num_processors: int = 1
+    settings: Mapping[str, Any] = {}
+
+
 def judge(group: str, name: str, finding: Finding, thoroughness: float = 1.0) -> Case:
     """Return the mean, standard error and verdict of a finding."""
     lanes = np.atleast_1d(np.asarray(finding.samples, np.float64))

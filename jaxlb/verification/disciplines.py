@@ -1,21 +1,18 @@
 """Disciplines: processors that share, interrupt or serve several tasks, beside exact values."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import theory
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.metrics import Summary
 from jaxlb.scheduling import scheduler
-from jaxlb.types import Array, Key, Lanes, Scalar
-from jaxlb.verification.base import DEAR, Finding, equal_processors, simulate, summed
+from jaxlb.types import Key
+from jaxlb.verification import unsteady
+from jaxlb.verification.base import DEAR, Exact, Finding, equal_processors, simulate, summed
 from jaxlb.workload import sizes
-from jaxlb.workload.arrivals import Poisson
-from jaxlb.workload.cold_starts import ColdStarts
-from jaxlb.workload.speeds import Failing, Ring
 
 QUICK = ("srpt, exponential sizes, load 0.5", "priority, deterministic sizes")
 """What the quick run has, too."""
@@ -42,58 +39,6 @@ SIZES: Mapping[str, Any] = {
     "H2": sizes.Hyperexponential(1.0, 10.0),
     "bounded Pareto": sizes.BoundedPareto(_LOW, 1000.0 * _LOW, 1.5),
 }
-
-
-class Patience(Poisson):
-    """Poisson arrivals of tasks whose deadlines are exponential, whatever their size."""
-
-    extra_words: ClassVar[int] = 1
-    mean_deadline: Any = 1.0
-
-    def start(self, key: Key, lanes: Lanes) -> Array:
-        """Return a deadline before the first; the key is consumed."""
-        del key
-        return jnp.ones(lanes, jnp.float32)
-
-    def gap(self, state: Array, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Array]:
-        """Return the next gap and deadline."""
-        gap, _ = super().gap((), rate, uniform, extra)
-        return gap, -jnp.log(extra[0]) * self.mean_deadline
-
-    def deadline(self, state: Array, computed: Array) -> Array:
-        """Return the deadline."""
-        del computed
-        return state
-
-
-class Exact(NamedTuple):
-    """A system and what is known of it.
-
-    Attributes:
-      name: of the system.
-      size: name of the law of sizes.
-      load: in speeds of the processors.
-      exact: values by the names of `FIGURES`.
-      millions: of tasks.
-      precision: of the full run.
-      warmup: tasks of each lane before; None: by the relaxation time.
-      queue_capacity: places, more than are ever taken.
-      rule: that assigns.
-      num_processors: P, all of speed 1.
-      settings: of the discipline.
-    """
-
-    name: str
-    size: str
-    load: float
-    exact: Mapping[str, float]
-    millions: float = 4.0
-    precision: float = 0.005
-    warmup: int | None = None
-    queue_capacity: int = 128
-    rule: str = "lwl"
-    num_processors: int = 1
-    settings: Mapping[str, Any] = {}
 
 
 def _table() -> list[Exact]:
@@ -284,77 +229,6 @@ def _two() -> list[Exact]:
     ]
 
 
-def _changing() -> list[Exact]:
-    """List processors whose speed changes."""
-
-    def one(name: str, rate: float, response: float, speeds: Any, top: float = 1.0) -> Exact:
-        return Exact(
-            f"{name}, rate {rate:g}",
-            "exponential",
-            rate / (top * float(speeds.mean()[0])),
-            {"mean response": response},
-            precision=DEAR,
-            millions=4.0,
-            warmup=1000,
-            settings={"speed": (top,), "speeds": speeds},
-        )
-
-    def failing(fails: float, repaired: float, working: bool) -> Failing:
-        return Failing(1.0 / fails, 1.0 / repaired, working=working)
-
-    rows = (
-        (0.5, 0.1, 0.4, False, 4.666667),
-        (0.5, 0.1, 0.4, True, 4.166667),
-        (0.7, 0.1, 0.9, False, 5.5),
-        (0.7, 0.1, 0.9, True, 5.388889),
-    )
-    return [
-        *(
-            one(
-                f"fails at rate {fails:g}{' while it works' if working else ''}, repaired at {repaired:g}",
-                rate,
-                response,
-                failing(fails, repaired, working),
-            )
-            for rate, fails, repaired, working, response in rows
-        ),
-        *(
-            one(f"starts cold, at rate {rate:g}", 0.7, 1.0 / 0.3 + 1.0 / rate, ColdStarts(1.0 / rate))
-            for rate in (0.5, 2.0)
-        ),
-        one("speeds 1.5 and 0.5, in turn", 0.7, 6.437467, Ring((1.0, 1.0 / 3.0), (10.0, 10.0)), top=1.5),
-    ]
-
-
-def _losing() -> list[Exact]:
-    """List processors that refuse tasks, or whose tasks leave while they wait."""
-
-    def one(name: str, rate: float, values: Mapping[str, float], **settings: Any) -> Exact:
-        return Exact(
-            f"{name}, rate {rate:g}",
-            "exponential",
-            rate,
-            values,
-            millions=8.0,
-            precision=DEAR,
-            warmup=1000,
-            settings=settings,
-        )
-
-    slots = {"discipline": "fcfs", "slots": 10}
-    return [
-        one("10 slots, no queue", 8.0, {"share lost": 0.121661, "mean response": 1.0}, limit=10, **slots),
-        one("room for 10", 0.9, {"share lost": 0.050814, "mean response": 4.646601}, limit=10),
-        *(
-            one(name, rate, {"share lost": lost}, leaving="waiting", arrival=Patience(1.0 / leave), **options)
-            for name, rate, leave, lost, options in (
-                ("leaves at rate 0.1", 0.9, 0.1, 0.157826, {}),
-                ("10 slots, leaves at rate 0.5", 10.0, 0.5, 0.103913, slots),
-            )
-        ),
-    ]
-
-
 def exact() -> list[Exact]:
     """List all systems.
 
@@ -364,7 +238,17 @@ def exact() -> list[Exact]:
     hold, or whose speed changes, or that lose tasks (Erlang 1917, Palm 1957); those that fail have formulas
     (Avi-Itzhak and Naor 1963).
     """
-    parts = _moments, _capacities, _long, _least_served, _table, _priorities, _two, _changing, _losing
+    parts = (
+        _moments,
+        _capacities,
+        _long,
+        _least_served,
+        _table,
+        _priorities,
+        _two,
+        unsteady.changing,
+        unsteady.losing,
+    )
     return [case for part in parts for case in part()]
 
 
