@@ -75,6 +75,7 @@ class Held(struct.PyTreeNode):
     """Tasks in the K places of processors, and what each takes without the task at hand and with it there."""
 
     known: Array  # [P, K, ...] bool, whether the place holds a task
+    size: Array  # [P, K, ...] work
     priority: Array  # [P, K, ...] int32
     deadline: Array  # [P, K, ...] time
     without: Array  # [P, K, ...] completion time if nothing else arrives

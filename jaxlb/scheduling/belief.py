@@ -9,8 +9,9 @@ from flax import struct
 
 from jaxlb.numerics import processor_index
 from jaxlb.scheduling.base import size_at_each
+from jaxlb.scheduling.units import held_in
 from jaxlb.stations import response
-from jaxlb.types import Array, EnvParams, Lanes, Observation, Static
+from jaxlb.types import Array, EnvParams, Held, Lanes, Observation, Static
 
 OCTAVES = tuple(float(octave) for octave in range(-16, 25))
 """Sizes that the histogram knows: these powers of two of the first size."""
@@ -26,6 +27,8 @@ class Belief(struct.PyTreeNode):
 
     size_visible: bool = struct.field(pytree_node=False)
     wait_visible: bool = struct.field(pytree_node=False)
+    most: float = struct.field(pytree_node=False)  # that a processor gives its tasks together, in its speed
+    delays: bool = struct.field(pytree_node=False)  # whether a task may delay those that were there before it
     count: Array  # int32, decisions seen
     first_size: Array  # [...] work
     share: Array  # [K, ...] of tasks that are at most as large as each octave
@@ -68,6 +71,8 @@ def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
     return Belief(
         size_visible=env.size_visible,
         wait_visible=env.wait_visible,
+        most=env.station.most,
+        delays=env.station.delays,
         count=jnp.int32(0),
         first_size=one,
         share=at_most,
@@ -315,7 +320,11 @@ def _at(belief: Belief, histogram: Array, octave: Array) -> Array:
 
 
 class Situation(struct.PyTreeNode):
-    """A decision, with sizes in mean sizes, speeds in mean speeds, times in mean services, as believed."""
+    """A decision, with sizes in mean sizes, speeds in mean speeds, times in mean services, as believed.
+
+    A processor that serves several tasks at a time counts as one that is so many times as fast, but for the
+    completion of the task at hand.
+    """
 
     unit: Array  # [...] time
     size: Array  # [...]
@@ -324,16 +333,19 @@ class Situation(struct.PyTreeNode):
     priority: Array  # [...] int32
     speed: Array  # [P, ...]
     wait: Array  # [P, ...]
-    completion: Array  # [P, ...] of each choice
+    completion: Array  # [P, ...] of each choice, if the task is served last
+    own: Array | None = None  # [P, ...] of each choice, if nothing else arrives; None: as `completion`
+    held: Held | None = None  # the tasks that are there; None: not seen, or the task delays none
 
 
 def situation(belief: Belief, observation: Observation) -> Situation:
     """Return what is to be decided, after `update`."""
     b, o = belief, observation
-    speed = speeds(b, o)
+    seen = o.completion is not None  # and then all is
+    speed, work = (o.speed, o.wait * o.speed) if seen else (speeds(b, o), backlog(b))
     mean_size, mean_speed = b.size * b.first_size, speed.mean(0)
-    unit = mean_size / mean_speed
-    size, speed, wait = o.size / mean_size, speed / mean_speed, backlog(b) / speed / unit
+    unit = mean_size / mean_speed / b.most
+    size, speed, wait = o.size / mean_size, speed / mean_speed, work / (speed * b.most) / unit
     return Situation(
         unit=unit,
         size=size,
@@ -342,7 +354,9 @@ def situation(belief: Belief, observation: Observation) -> Situation:
         priority=o.priority,
         speed=speed,
         wait=wait,
-        completion=response(wait, size_at_each(o) / mean_size, speed),
+        completion=response(wait, b.most * size_at_each(o) / mean_size, speed),
+        own=None if o.completion is None else o.completion / unit,
+        held=None if o.held is None else held_in(o.held, unit, mean_size),
     )
 
 

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxlb.types import Array, EnvParams, Lanes, Observation
+from jaxlb.types import Array, EnvParams, Held, Lanes, Observation
 
 
 def mean_service(params: EnvParams, lanes: Lanes) -> Array:
@@ -15,6 +15,16 @@ def mean_size(observation: Observation, unit: Array) -> Array:
     return unit * observation.speed.mean(0)
 
 
+def held_in(held: Held, unit: Array, work: Array) -> Held:
+    """Express the tasks that are there in units of time and of work."""
+    return held.replace(
+        size=held.size / work,
+        deadline=held.deadline / unit,
+        without=held.without / unit,
+        joined=held.joined / unit,
+    )
+
+
 def in_mean_services(observation: Observation, unit: Array) -> Observation:
     """Express work in mean sizes, speed in mean speeds, times in mean services.
 
@@ -23,6 +33,7 @@ def in_mean_services(observation: Observation, unit: Array) -> Observation:
       unit: `[...]` time, mean size / mean speed.
     """
     o, work = observation, mean_size(observation, unit)
+    held = None if o.held is None else held_in(o.held, unit, work)
     return o.replace(
         gap=o.gap / unit,
         size=o.size / work,
@@ -35,11 +46,7 @@ def in_mean_services(observation: Observation, unit: Array) -> Observation:
         age=o.age / unit,
         assigned=o.assigned / work,
         completion=None if o.completion is None else o.completion / unit,
-        held=None
-        if o.held is None
-        else o.held.replace(
-            deadline=o.held.deadline / unit, without=o.held.without / unit, joined=o.held.joined / unit
-        ),
+        held=held,
         truth=o.truth.replace(
             size=o.truth.size / work,
             wait=o.truth.wait / unit,

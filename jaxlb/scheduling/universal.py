@@ -30,12 +30,15 @@ from jaxlb.scheduling.base import cheapest, sampled
 from jaxlb.scheduling.belief import Belief, Situation
 from jaxlb.scheduling.guard import allowed
 from jaxlb.scheduling.objective import COSTS, Objective, as_objective, violation_weight
-from jaxlb.types import Array, Key, Observation, Scheduler
+from jaxlb.types import Array, Held, Key, Observation, Scheduler
 
 NODES = (0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0))
 """Where between w and w + s prices are asked: the two points of Gauss and Legendre, of equal weight."""
 MOST_PROCESSORS = 64
 """In training; of more, the network is told that they are so many."""
+DELAYING = (0.5, 0.5, 0.1)
+"""What part of prices counts where a task delays those that were there before it, as under sharing: prices
+are learned where it delays later ones only. By what was best of 0 to 1 on a few systems."""
 LEARNING = 8.0
 """Prices count by 1 - 1/e after so many tasks for each processor and for 16 more."""
 CONTEXT = (
@@ -212,17 +215,34 @@ class Universal(struct.PyTreeNode):
 def own_costs(b: Belief, s: Situation, objective: Objective, weight: Array) -> Array:
     """Return what each choice `[P, ...]` costs the task itself, in the objective's shares."""
     completion, slowdown, violations = objective.shares(b.weight)
-    took = s.completion
+    took, inverse = s.completion if s.own is None else s.own, belief.mean_inverse_size(b)
     cost = completion * took ** jnp.asarray(objective.exponent, jnp.float32)
-    inverse = belief.mean_inverse_size(b)
     if b.size_visible:
         cost = cost + slowdown * took / (s.size * inverse)
     else:  # that of the mean is not the mean
         cost = cost + slowdown * (s.wait + 1.0 / (s.speed * inverse))
-    cost = cost + violations * weight / jnp.maximum(b.weight, 1e-6) * (took > s.deadline).astype(jnp.float32)
+    cost = cost + violations * _violated(b, weight, took, s.deadline)
     work = s.wait * s.speed
     grown = (2.0 * work + s.size) * s.size / len(work) - 2.0 * work.mean(0) * s.size / len(work)
-    return cost + objective.imbalance_share(b.weight) * grown
+    cost = cost + objective.imbalance_share(b.weight) * grown
+    return cost if s.held is None else cost + _costs_of_others(b, s.held, objective)
+
+
+def _violated(b: Belief, weight: Array, took: Array, deadline: Array) -> Array:
+    return weight / jnp.maximum(b.weight, 1e-6) * (took > deadline).astype(jnp.float32)
+
+
+def _costs_of_others(b: Belief, held: Held, objective: Objective) -> Array:
+    """Return what each choice `[P, ...]` costs the tasks that are there, in the objective's shares."""
+    completion, slowdown, violations = objective.shares(b.weight)
+    weight, inverse = violation_weight(objective, held.priority), belief.mean_inverse_size(b)
+
+    def cost(took: Array) -> Array:
+        whole = completion * took ** jnp.asarray(objective.exponent, jnp.float32)
+        whole = whole + slowdown * took / (held.size * inverse)
+        return whole + violations * _violated(b, weight, took, held.deadline)
+
+    return jnp.where(held.known, cost(held.joined) - cost(held.without), 0.0).sum(1)
 
 
 def _nodes(b: Belief, s: Situation) -> Array:
@@ -235,12 +255,14 @@ def _nodes(b: Belief, s: Situation) -> Array:
 
 def costs(network: PriceNetwork, variables: Universal, b: Belief, s: Situation, weight: Array) -> Array:
     """Return what each choice `[P, ...]` costs the task and those that come after it."""
-    service = s.size / s.speed
+    service = s.size / s.speed  # in what the processor gives all its tasks together
     objective = variables.objective
     x = price_features(b, s, objective, s.wait + _nodes(b, s)[:, None] / s.speed)
     found = network.apply(variables.network, x).mean(0)  # over nodes
     each = jnp.moveaxis(found, (-1, -2), (0, 1))
     shares = objective.shares(b.weight)
+    if b.delays:
+        shares = [part * share for part, share in zip(DELAYING, shares, strict=True)]
     price = jnp.stack([share * one for share, one in zip(shares, each, strict=True)]).sum(0)
     # As long as the workload is hardly known, choices are nearly greedy.
     known = -jnp.expm1(-b.count.astype(jnp.float32) / (LEARNING * (len(s.speed) + 16)))

@@ -45,6 +45,11 @@ class Station(Protocol):
         ...
 
     @property
+    def delays(self) -> bool:
+        """Whether a task may delay others that were there before it."""
+        ...
+
+    @property
     def most(self) -> float:
         """What a processor gives to its tasks together when it has very many, in its speed."""
         ...

@@ -48,6 +48,7 @@ class Discipline(NamedTuple):
       in_turns: whether `left` takes turns, as many as the busiest processor needs.
       slots: how many tasks are served at a time, those that stand first; None: others, or all.
       repeatable: whether tasks may begin again where they stand.
+      delays: whether a task may delay others that were there before it.
       most: what a processor gives to its tasks together when it has very many, in its speed.
       classes: the number of priority classes that it is made for; None: any.
     """
@@ -61,6 +62,7 @@ class Discipline(NamedTuple):
     in_turns: bool = False
     slots: int | None = None
     repeatable: bool = False
+    delays: bool = True
     most: float = 1.0
     classes: int | None = None
 
@@ -304,7 +306,12 @@ def _size_by_weight(weights: tuple[float, ...], jobs: Jobs) -> Array:
 def _ordered(name: str, after: Callable[[Jobs, Jobs], Array], interrupts: bool, slots: int) -> Discipline:
     checks.at_least("slots", slots, 1)
     after = after if interrupts else partial(_not_served, slots, after)
-    served: dict[str, Any] = {"slots": slots, "most": float(slots), "repeatable": name != "srpt"}
+    served: dict[str, Any] = {
+        "slots": slots,
+        "most": float(slots),
+        "repeatable": name != "srpt",
+        "delays": name != "fcfs",
+    }
     if slots == 1:
         response = partial(_response_of_one, after)
         return Discipline(name, after, _until_of_one, _left_of_one, response, in_order=True, **served)

@@ -219,6 +219,7 @@ class FCFS:
 
     settled = True
     in_turns = False
+    delays = False
     most = 1.0
     limit = None
     leaving = None

@@ -76,6 +76,11 @@ class Table:
         return self.discipline.in_turns or self.leaving is not None
 
     @property
+    def delays(self) -> bool:
+        """As the discipline does."""
+        return self.discipline.delays
+
+    @property
     def most(self) -> float:
         """As the discipline has it."""
         return self.discipline.most
@@ -263,7 +268,7 @@ class Table:
         without, joined = (
             (work - jobs.arrival * speed[:, None]) / speed[:, None] for work in (jobs.until, until)
         )
-        return Held(present(jobs), jobs.priority, jobs.deadline, without, joined)
+        return Held(present(jobs), jobs.size, jobs.priority, jobs.deadline, without, joined)
 
     def holding_cost(self, state: TableState, speed: Array, gap: Array) -> Array:
         """Integrate the number of tasks in the system, `[...]`, over the coming `gap` without arrivals."""
