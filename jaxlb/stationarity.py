@@ -19,7 +19,7 @@ from jaxlb.workload import arrival_rate
 
 _ERROR_RATE = 1e-4
 """How often a settled run is called unsettled."""
-_ALL_THE_TIME, _FALLS_BEHIND = 0.999, 0.1
+ALL_THE_TIME, _FALLS_BEHIND = 0.999, 0.1
 """A processor busy for this share of the time, and falling behind by that share of it, is overloaded."""
 _STEPS = 256
 
@@ -59,9 +59,9 @@ def unsettled(run: Evidence, env: Static, params: EnvParams, rule: str = "this r
     missing, enough = _missing(env, params, run), needed_warmup(env, params)
     needed = f", theory asks for {enough:,}" if enough and enough > run.warmup else ""
     advice = f"raise warmup ({run.warmup:,} tasks now{needed})"
-    full = _ALL_THE_TIME if most == 1.0 else 0.0  # of what does the more the more it holds, nobody knows
+    full = ALL_THE_TIME if most == 1.0 else 0.0  # of what does the more the more it holds, nobody knows
     if params.speeds is not None:  # what a processor can do in the long run, give or take what it could here
-        full *= 0.97 / _ALL_THE_TIME * np.asarray(params.speeds.mean(), np.float64)
+        full *= 0.97 / ALL_THE_TIME * np.asarray(params.speeds.mean(), np.float64)
     lanes, busy = run.elapsed.size, run.utilisation.mean(-1) >= full
     behind = run.wait_growth.mean(-1) / run.elapsed.mean()
     if lanes > 1:

@@ -29,7 +29,7 @@ def test_a_choice_within_the_guard_stays(key):
 
 def test_no_task_takes_much_longer_than_it_has_to():
     env, params = jaxlb.make("stable", num_processors=2, speed=[0.5, 1.5])
-    tasks = jaxlb.workload.sample(jax.random.key(0), params, 400)
+    tasks = jaxlb.workload.sample(jax.random.key(0), params, 1000)
     outcome = jaxlb.replay(env, params, guarded(SLOWEST), tasks, jax.random.key(1))
     gap, size = np.asarray(tasks.gap, np.float64), np.asarray(tasks.size, np.float64)
     wait, speed = np.zeros(2), np.array([0.5, 1.5])
@@ -39,11 +39,11 @@ def test_no_task_takes_much_longer_than_it_has_to():
         completion = wait + size[number] / speed
         seen = size[: number + 1]
         spread = max((seen**2).mean() / seen.mean() ** 2, 1.0)
-        most = 10.0 * completion.min() + 10.0 * spread * seen.mean() / speed.mean()
+        most = 10.0 * completion.min() + 100.0 * spread * seen.mean() / speed.mean()
         assert action == (0 if completion[0] <= most else completion.argmin()), number
         overruled += action != 0
         wait[action] += size[number] / speed[action]
-    assert 50 < overruled < 350
+    assert 50 < overruled < 900
 
 
 def settled(env, params, rule):

@@ -40,6 +40,18 @@ def test_no_setting_is_better_than_the_best(names, key):
     assert found["violations"].name == names[int(np.argmin(rates))]
 
 
+@pytest.mark.slow
+def test_a_setting_that_overloads_a_processor_is_not_the_best(key):
+    """Large tasks wait at the slowest for ever, so that few others are late."""
+    env, params = jaxlb.make("heavy-tail", load=0.9)
+    names = tuple(f"dice(limit={limit}, growth=2, last=slowest)" for limit in (1, 16))
+    run = 32, 1000, 2000
+    starving, other = (jaxlb.rollout(env, params, jaxlb.scheduler(name), key, *run) for name in names)
+    assert starving.sla_violation_rate.mean() < other.sla_violation_rate.mean()
+    assert starving.utilisation.mean(-1).max() > 0.999 > other.utilisation.mean(-1).max()
+    assert tuning.best(env, params, key, names, *run)["violations"].name == names[1]
+
+
 def test_bad_numbers_are_refused():
     env, params = jaxlb.make("heavy-tail")
     with pytest.raises(ValueError, match="num_lanes = 0: must be a whole number of at least 1"):

@@ -18,7 +18,7 @@ from jaxlb.scheduling.base import after_backlog, cheapest, first_memory
 from jaxlb.scheduling.belief import FORGETTING
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
-FACTOR, MARGIN = 10.0, 10.0
+FACTOR, MARGIN = 10.0, 100.0
 """No task may take longer than so many times the least possible, plus so many mean services times the mean
 square of sizes relative to their squared mean: the more sizes differ, the longer."""
 

@@ -72,7 +72,7 @@ def violation_weight(objective: Objective, priority: Array) -> Array:
 OBJECTIVES = {
     "completion": Objective(),
     "slowdown": Objective(completion=0.0, slowdown=1.0),
-    "violations": Objective(completion=0.0, violations=1.0, crowding=0.001),
+    "violations": Objective(completion=0.0, violations=1.0, crowding=0.0003),
     "imbalance": Objective(completion=0.0, imbalance=1.0),
 }
 """By name: mean completion time, slowdown, violated deadlines, imbalance.
