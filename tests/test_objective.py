@@ -35,5 +35,5 @@ def test_objectives_are_named_or_weighed(key):
 def test_where_little_capacity_is_free_completion_counts_more():
     rule = jaxlb.scheduler("universal", objective="violations").variables.objective
     for free in (0.7, 0.03):
-        assert float(rule.crowded(jnp.float32(free)).completion) == pytest.approx(0.001 / free)
-    np.testing.assert_allclose(rule.crowded(jnp.float32(0.001)).shares(jnp.float32(1.0)), [0.5, 0.0, 0.5])
+        assert float(rule.crowded(jnp.float32(free)).completion) == pytest.approx(0.0003 / free)
+    np.testing.assert_allclose(rule.crowded(jnp.float32(0.0003)).shares(jnp.float32(1.0)), [0.5, 0.0, 0.5])
