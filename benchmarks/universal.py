@@ -29,6 +29,7 @@ from universal_settings import (
     MANY,
     OPTIMUM,
     OURS,
+    PROCESSORS,
     SETTINGS,
     best_rules,
     lanes_of,
@@ -71,7 +72,7 @@ def measure(
     """Compare each network with the rule that is best, in pairs, on tasks that chose nothing."""
     key = jax.random.key(TEST_SEED)
     begun_key = jax.random.fold_in(key, 1)
-    objectives = list(OURS) if not SETTINGS[name].group else ["completion"]
+    objectives = list(OURS) if SETTINGS[name].group in ("", PROCESSORS) else ["completion"]
     found = []
     begun = jaxlb.compare(
         env,
@@ -145,7 +146,7 @@ def page(found: Sequence[Found], about: str) -> str:
             mean = np.exp(np.log([one.ratio for one in own]).mean())
             lines.append(f"| {seed} | {worst.ratio:.3f} ({worst.setting}) | {mean:.3f} |")
         lines += ["", f"![Ratios](universal-{objective}.png)", "", *table(rows, objective)]
-    for group in (OPTIMUM, MANY, CONTROL):
+    for group in (PROCESSORS, OPTIMUM, MANY, CONTROL):
         for objective in OURS:
             rows = [
                 one for one in found if (SETTINGS[one.setting].group, one.objective) == (group, objective)
@@ -293,7 +294,8 @@ def main(
         if best.get(name, {}).get("tried") != tried(SETTINGS[name]):
             best[name] = best_rules(SETTINGS[name], env, params)
             known.write_text(json.dumps(best, indent=1))
-        new = measure(name, env, params, best[name], networks, lanes_of(env, lanes, tasks))
+        some = lanes_of(env, lanes // SETTINGS[name].fewer, tasks)
+        new = measure(name, env, params, best[name], networks, some)
         found = [one for one in found if one.setting != name] + new
         kept.write_text(json.dumps({"networks": about, "found": [vars(one) for one in found]}, indent=1))
         for one in new:

@@ -27,10 +27,14 @@ class Setting:
     trace: tuple[str, str] | None = None
     group: str = ""
     rules: tuple[str, ...] = ()  # in place of all
+    fewer: int = 1  # so many times fewer lanes, of what is slow to simulate
 
 
 MANY, OPTIMUM = "More processors than in training", "Two processors: the optimum in place of rules"
 CONTROL = "Where nothing can be gained: equal speeds, exponential sizes that are not seen"
+PROCESSORS = "Processors that share, interrupt, slow down and fail"
+RULES_THERE = (*RULES, *CHOICES, "myopic", "least-connections", "guarded-sita", "card", "static-split")
+"""No settings of the last but one are tuned: they are made for first come, first served."""
 VISIBLE = {"size_visible": True, "wait_visible": True}
 
 
@@ -78,6 +82,14 @@ SETTINGS: dict[str, Setting] = {
         for load in (0.5, 0.7, 0.9)
     },
     **{
+        name: Setting(name, group=PROCESSORS, rules=RULES_THERE, fewer=fewer)
+        for name, fewer in (
+            *((name, 1) for name in ("time-sharing", "priorities", "failures", "throttling")),
+            *((name, 4) for name in ("multicore", "inference")),
+        )
+    },
+    "srpt": Setting("heavy-tail", {"discipline": "srpt"}, group=PROCESSORS, rules=RULES_THERE),
+    **{
         f"P = {number}": Setting("heavy-tail", {"num_processors": number}, group=MANY)
         for number in (128, 256)
     },
@@ -122,12 +134,15 @@ def tried(setting: Setting) -> int:
 
 def best_rules(setting: Setting, env: jaxlb.Env, params: jaxlb.EnvParams) -> dict[str, Any]:
     """Find the best of all rules for each objective, and tell how many were tried."""
-    if setting.rules:
+    if len(setting.rules) == 1:
         return dict.fromkeys(OURS, setting.rules[0]) | {"tried": tried(setting)}
-    key, some = jax.random.key(TEST_SEED + 1), lanes_of(env, 256, 2000)
-    table = jaxlb.compare(env, params, rules(*RULES, *CHOICES), key, **some)
+    key, some = jax.random.key(TEST_SEED + 1), lanes_of(env, 256 // setting.fewer, 2000)
+    table = jaxlb.compare(env, params, rules(*(setting.rules or (*RULES, *CHOICES))), key, **some)
     rows = [row for row in table.schedulers if row.stationary] or list(table.schedulers)
-    tuned = [tuning.best(env, params, jax.random.clone(key), names, **some) for names in TUNED]
+    tuned = [
+        tuning.best(env, params, jax.random.clone(key), names, **some)
+        for names in (() if setting.rules else TUNED)
+    ]
     found: dict[str, Any] = {"tried": tried(setting)}
     for objective, figure in OURS.items():
         each = [*rows, *(of_rule[objective] for of_rule in tuned)]

@@ -36,7 +36,7 @@ NODES = (0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0))
 """Where between w and w + s prices are asked: the two points of Gauss and Legendre, of equal weight."""
 MOST_PROCESSORS = 64
 """In training; of more, the network is told that they are so many."""
-DELAYING = (0.5, 0.5, 0.1)
+DELAYING = (0.5, 0.5, 0.02)
 """What part of prices counts where a task delays those that were there before it, as under sharing: prices
 are learned where it delays later ones only. By what was best of 0 to 1 on a few systems."""
 LEARNING = 8.0
