@@ -163,7 +163,7 @@ def test_choices_permute_as_processors_do(key):
 def test_arbitrary_prices_are_stable_within_the_guard(seed):
     module, network = random_network(seed, 1.0)
     rule = acting.priced(module, Universal(network, Objective()))
-    env, params = jaxlb.make("stable", load=0.9)
+    env, params = jaxlb.make("stable", load=0.9, discipline=("fcfs", "ps")[seed])
     table = jaxlb.compare(
         env, params, {"greedy": "greedy", "random prices": rule}, jax.random.key(3),
         num_lanes=64, num_tasks=1500, warmup=1500,
@@ -347,6 +347,22 @@ def test_prices_count_more_and_more(monkeypatch):
     counted = prices(160)  # eight for each of four processors and 16 more
     monkeypatch.setattr(acting, "LEARNING", 1e-6)
     np.testing.assert_allclose(counted, (1.0 - np.exp(-1.0)) * prices(160), rtol=2e-3)
+
+
+@pytest.mark.parametrize("discipline", ["ps", pytest.param("priority", marks=pytest.mark.slow)])
+def test_without_prices_it_is_myopic_under_any_discipline(discipline, key, monkeypatch):
+    """With several slots, too: what a choice costs the task and those that are there is known."""
+    settings = {"discipline": discipline} | ({"slots": 2, "load": 1.6} if discipline == "priority" else {})
+    env, params = jaxlb.make("seed", load_time_constant=None, **{"load": 0.8, **settings})
+    tasks = jaxlb.workload.sample(key, params, 150, (2,))
+    one = jaxlb.replay(env, params, "myopic", tasks, key)
+    monkeypatch.setattr(acting, "LEARNING", 1e9)
+    jax.clear_caches()
+    try:
+        other = jaxlb.replay(env, params, "universal", tasks, jax.random.clone(key))
+    finally:
+        jax.clear_caches()
+    np.testing.assert_array_equal(one.action, other.action)
 
 
 def test_a_hidden_size_costs_what_its_law_costs_on_average():
