@@ -11,7 +11,7 @@ import jaxlb
 from jaxlb import workload
 from jaxlb.numerics import first_smallest
 from jaxlb.replaying import watch
-from jaxlb.scheduling import belief
+from jaxlb.scheduling import belief, situation
 from jaxlb.scheduling.base import sampled
 from jaxlb.types import Scheduler
 from tests import small
@@ -139,8 +139,8 @@ def test_units_do_not_matter():
 
     def numbers(variables, memory, observation):
         b = belief.update(memory, observation, jnp.ones_like(observation.size))
-        s = belief.situation(b, observation)
-        return jnp.stack(list(belief.workload(b, s).values())), s.completion
+        s = situation.situation(b, observation)
+        return jnp.stack(list(situation.workload(b, s).values())), s.completion
 
     key = jax.random.key(1)
     one = watch(env, params, RANDOM, tasks, key, numbers)[1]

@@ -13,7 +13,7 @@ from jaxlb.learn import universal as learning
 from jaxlb.learn.universal import UniversalConfig
 from jaxlb.loop import first_arrival
 from jaxlb.params import canonical, with_lane_axis
-from jaxlb.scheduling import belief
+from jaxlb.scheduling import belief, situation
 from jaxlb.scheduling import universal as acting
 from jaxlb.scheduling.objective import COSTS, Objective
 from jaxlb.scheduling.universal import Universal
@@ -95,8 +95,8 @@ def test_returns_are_the_derivatives_of_what_follows():
 def test_all_that_is_told_has_a_name():
     env, params = jaxlb.make("stable")
     b = belief.start(env, params, ()).replace(count=jnp.int32(1), size=jnp.float32(1.0))
-    s = belief.Situation(*[jnp.float32(1.0)] * 5, *[jnp.ones(4)] * 3)
-    named = (*belief.workload(b, s), "processors", "spread of speeds", *COSTS, "exponent")
+    s = situation.Situation(*[jnp.float32(1.0)] * 5, *[jnp.ones(4)] * 3)
+    named = (*situation.workload(b, s), "processors", "spread of speeds", *COSTS, "exponent")
     assert named == acting.CONTEXT
     x = acting.price_features(b, s, Objective(), jnp.ones((2, 4)))
     assert (x.context.shape, x.asked.shape) == ((len(acting.CONTEXT),), (2, 4, len(acting.PROCESSOR)))
@@ -105,7 +105,7 @@ def test_all_that_is_told_has_a_name():
 
 def situation_of(wait):
     wait = jnp.asarray(wait)
-    return belief.Situation(
+    return situation.Situation(
         *[jnp.float32(1.0)] * 4, jnp.int32(0), jnp.array([0.5, 1.0, 1.5]), wait, wait + 1.0
     )
 
@@ -141,7 +141,7 @@ def test_what_is_known_does_not_hang_on_the_task_at_hand(key):
     sizes = jnp.array([1.0, 500.0])
     observed = env.observe(state.replace(task=task.replace(size=sizes)), params, key)
     after = belief.update(b, observed, jnp.ones(2))
-    told = belief.workload(after, belief.situation(after, observed))
+    told = situation.workload(after, situation.situation(after, observed))
     for name in {*told} - {"deadlines", "spread of deadlines"}:  # which the task itself has set
         assert told[name][0] == told[name][1], name
 
@@ -174,7 +174,7 @@ def test_arbitrary_prices_are_stable_within_the_guard(seed):
 
 def test_an_imbalance_is_what_the_variance_grows_by():
     env, params = jaxlb.make("stable")
-    s = belief.Situation(
+    s = situation.Situation(
         unit=jnp.float32(1.0), size=jnp.float32(0.7), deadline=jnp.float32(1.0), age=jnp.float32(0.0),
         priority=jnp.int32(0), speed=jnp.array([0.5, 1.0, 1.5]), wait=jnp.array([1.0, 0.2, 3.0]),
         completion=jnp.zeros(3),
@@ -200,7 +200,7 @@ def test_a_wrong_account_of_hidden_waits_does_not_overload(key):
 
 
 def test_weights_of_violations_keep_their_scale():
-    s = belief.Situation(*[jnp.float32(1.0)] * 4, jnp.int32(0), *[jnp.ones(2)] * 2, jnp.array([0.5, 2.0]))
+    s = situation.Situation(*[jnp.float32(1.0)] * 4, jnp.int32(0), *[jnp.ones(2)] * 2, jnp.array([0.5, 2.0]))
     env, params = jaxlb.make("stable", num_processors=2)
     b = belief.start(env, params, ()).replace(size=jnp.float32(1.0), inverse_size=jnp.float32(1.0))
     for weight in (1.0, 1e-3):
@@ -268,7 +268,7 @@ def test_systems_drawn_at_random_are_trained_on(key):
 
 @pytest.mark.slow
 def test_a_program_for_each_system_trains_as_one_for_all_does(tmp_path):
-    envs, params = zip(jaxlb.make("stable"), jaxlb.make("two-server"), strict=True)
+    envs, params = zip(*(jaxlb.make("two-server", load=load) for load in (0.5, 0.7)), strict=True)
     run = runs.train(tmp_path / "run", envs, params, SMALL, seeds=(5,))
     whole = learning.train_universal(envs, params, SMALL, jax.random.key(5))
     # A file knows class weights as a list.
@@ -334,7 +334,7 @@ def test_it_comes_trained_and_is_told_nothing(key):
 def test_prices_count_more_and_more(monkeypatch):
     module, network = random_network(0, 0.3)
     env, params = jaxlb.make("stable")
-    s = belief.Situation(
+    s = situation.Situation(
         *[jnp.float32(1.0)] * 4, jnp.int32(0), jnp.ones(4), jnp.arange(4.0), 1.0 + jnp.arange(4.0)
     )
 
@@ -380,7 +380,7 @@ def test_a_hidden_size_costs_what_its_law_costs_on_average():
     )  # fmt: skip
     assert float(belief.spread_of_sizes(b)) == pytest.approx((share * size**2).sum() / mean**2)
     wait, speed = np.array([0.5, 2.0]), np.array([0.5, 1.5])
-    s = belief.Situation(
+    s = situation.Situation(
         *[jnp.float32(1.0)] * 4, jnp.int32(0), jnp.float32(speed), jnp.float32(wait),
         jnp.float32(wait + 1.0 / speed),
     )  # fmt: skip
@@ -399,7 +399,7 @@ def test_networks_are_told_of_64_processors_at_most():
         env, params = jaxlb.make("stable", num_processors=number)
         b = belief.start(env, params, ())
         speed = jnp.ones(number)
-        s = belief.Situation(*[jnp.float32(1.0)] * 4, jnp.int32(0), speed, speed, speed)
+        s = situation.Situation(*[jnp.float32(1.0)] * 4, jnp.int32(0), speed, speed, speed)
         x = jax.jit(lambda b, s: acting.price_features(b, s, Objective(), s.wait[None]))(b, s)
         told[number] = float(x.context[acting.CONTEXT.index("processors")])
     assert told[32] < told[64] == told[128]

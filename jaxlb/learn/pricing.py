@@ -17,7 +17,7 @@ from jaxlb.loop import decide, first_arrival, rollout
 from jaxlb.numerics import broadcasts, processor_index
 from jaxlb.params import canonical, with_lane_axis
 from jaxlb.rewards import Weighted
-from jaxlb.scheduling import belief, scheduler
+from jaxlb.scheduling import belief, scheduler, situation
 from jaxlb.scheduling import universal as acting
 from jaxlb.scheduling.objective import COSTS, Objective, violation_weight
 from jaxlb.scheduling.universal import PriceFeatures, Universal
@@ -101,8 +101,8 @@ def step(
     wait = env.station.view(before.system.station, params.speed).wait + jnp.where(
         chosen, outcome.service, 0.0
     )
-    s = belief.situation(memory, observation)
-    objective = objective.crowded(1.0 - belief.load(memory, s))
+    s = situation.situation(memory, observation)
+    objective = objective.crowded(1.0 - situation.load(memory, s))
     took, size = outcome.completion / s.unit, before.task.size / (memory.size * memory.first_size)
     exponent = objective.exponent
     late = jax.nn.sigmoid(

@@ -25,11 +25,12 @@ from jaxlb import checks, weights
 from jaxlb.functions import partial
 from jaxlb.numerics import broadcasts, first_smallest, processor_index, total
 from jaxlb.rewards import Weights
-from jaxlb.scheduling import belief
+from jaxlb.scheduling import belief, situation
 from jaxlb.scheduling.base import cheapest, sampled
-from jaxlb.scheduling.belief import Belief, Situation
+from jaxlb.scheduling.belief import Belief
 from jaxlb.scheduling.guard import allowed
 from jaxlb.scheduling.objective import COSTS, Objective, as_objective, violation_weight
+from jaxlb.scheduling.situation import Situation
 from jaxlb.types import Array, Held, Key, Observation, Scheduler
 
 NODES = (0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0))
@@ -46,8 +47,8 @@ CONTEXT = (
     *("deadlines", "spread of deadlines"),
     *("small tasks", "experience", "age", "sizes visible", "waits visible", "error of backlogs"),
     "spread of log sizes",
-    *(f"work up to 2^{octave}" for octave in belief.SHARES),
-    *(f"tasks beyond 2^{octave}" for octave in belief.RARE),
+    *(f"work up to 2^{octave}" for octave in situation.SHARES),
+    *(f"tasks beyond 2^{octave}" for octave in situation.RARE),
     *("processors", "spread of speeds", *COSTS, "exponent"),
 )
 """Names of what the network is told of workload, system and objective."""
@@ -110,7 +111,7 @@ def price_features(b: Belief, s: Situation, objective: Objective, waits: Array) 
       waits: `[Q, P, ...]` at which prices are asked.
     """
     lanes, speed = s.unit.shape, s.speed
-    rows = belief.workload(b, s) | {
+    rows = situation.workload(b, s) | {
         "processors": jnp.full(lanes, math.log(min(len(speed), MOST_PROCESSORS)) - 1.8, jnp.float32),
         "spread of speeds": 2.0 * jnp.log1p(speed.var(0)) - 0.5,
         # Where violations alone count, a little of completion times changes much.
@@ -277,8 +278,8 @@ def _chosen(
     o = observation
     weight = violation_weight(variables.objective, o.priority)
     b = belief.update(memory, o, weight)
-    s = belief.situation(b, o)
-    objective = variables.objective.crowded(1.0 - belief.load(b, s))
+    s = situation.situation(b, o)
+    objective = variables.objective.crowded(1.0 - situation.load(b, s))
     cost = costs(network, variables.replace(objective=objective), b, s, weight)
     cost = jnp.where(jnp.isfinite(cost), cost, s.completion)
     cost = jnp.where(allowed(s.completion, belief.spread_of_sizes(b)), cost, jnp.inf)
