@@ -375,3 +375,10 @@ def test_the_page_says_what_has_not_settled(sections):
         "mean_completion", [rows["lwr"], replace(rows["dqn"], stationary=False)], TRAINED, "heavy-tail"
     )
     assert unsettled["outcome"] == "unsettled" and "cannot be compared with" in unsettled["text"]
+
+
+def test_the_page_says_how_processors_serve_and_what_sharing_would_do():
+    """As an M/G/1 queue of these sizes at load 0.7 does."""
+    said = html.discipline(*jaxlb.make("heavy-tail"))
+    assert "first come, first served" in said and "13.7 mean services" in said and "for 3.33," in said
+    assert html.discipline(*jaxlb.make("time-sharing")) == "Processors serve by 'ps'."

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlb import metrics, runs
+from jaxlb import metrics, runs, theory
 from jaxlb.comparison import Comparison, Row
 from jaxlb.env import Env
 from jaxlb.environments import scenarios
@@ -91,6 +91,7 @@ def section(
     return {
         "name": env.name,
         "description": scenarios()[env.name],
+        "discipline": discipline(env, params),
         "load": _short(params.load),
         "speed": _short(params.speed),
         "command": command,
@@ -125,6 +126,21 @@ def section(
             "slowdown": {name: _short(slowdown) for name, slowdown in sizes.slowdown.items()},
         },
     }
+
+
+def discipline(env: Env, params: EnvParams) -> str:
+    """Say how processors serve; and where in order of arrival, what sharing would do to one of them."""
+    if not env.station.settled:
+        return f"Processors serve by {getattr(env.station, 'discipline', env.station)}."
+    mean, second, load = (
+        float(one) for one in (params.size.mean(), params.size.second_moment(), params.load)
+    )
+    response = 1.0 + theory.mg1_wait(load, mean, second) / mean
+    return (
+        "Processors serve first come, first served. One alone at this load would keep a task for "
+        f"{response:.3g} mean services on average; if it shared its speed among all that are there, for "
+        f"{1.0 / (1.0 - load):.3g}, and small tasks for less (--discipline ps)."
+    )
 
 
 def verdict(figure: str, rows: Sequence[Row], trained: Mapping[str, str], scenario: str) -> dict[str, Any]:
