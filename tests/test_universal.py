@@ -349,7 +349,8 @@ def test_prices_count_more_and_more(monkeypatch):
     np.testing.assert_allclose(counted, (1.0 - np.exp(-1.0)) * prices(160), rtol=2e-3)
 
 
-@pytest.mark.parametrize("discipline", ["ps", pytest.param("priority", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("discipline", ["ps", "priority"])
 def test_without_prices_it_is_myopic_under_any_discipline(discipline, key, monkeypatch):
     """With several slots, too: what a choice costs the task and those that are there is known."""
     settings = {"discipline": discipline} | ({"slots": 2, "load": 1.6} if discipline == "priority" else {})
