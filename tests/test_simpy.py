@@ -135,7 +135,24 @@ def rules(speeds, env, params):
         done = completions(waits, services)
         return next(i for i in sorted(everyone, key=lambda i: place[i]) if done[i] <= limits[i])
 
-    memory_of = {name: memory(name) for name in ("sita-e", "guarded-sita", "card", "dice")}
+    def within_guardrails():
+        memory = memory_of["guardrails"]
+        unit, ratio = np.float32(memory.unit), np.float32(memory.ratio)
+        given = {}
+
+        def choose(size, lengths, waits, services):
+            rank = int(np.clip(np.floor(np.log(np.float32(size) / unit) / np.log(ratio)), -32, 31))
+            had = given.setdefault(rank, [0.0 for _ in everyone])
+            largest = max(float(unit * ratio ** np.float32(rank + 1)), size)
+            done = completions(waits, services)
+            may = [had[i] + services[i] <= min(had) + 2.0 * largest / speeds[i] for i in everyone]
+            action = first([done[i] if may[i] else np.inf for i in everyone], speeds)
+            had[action] += services[action]
+            return action
+
+        return choose
+
+    memory_of = {name: memory(name) for name in ("sita-e", "guarded-sita", "card", "dice", "guardrails")}
     weight = memory("fpi").astype(float)
     return {
         "rr": round_robin(),
@@ -154,6 +171,8 @@ def rules(speeds, env, params):
         "lwr-rr": lwr_or_turn(),
         "lwl": lambda size, lengths, waits, services: first(waits, speeds),
         "greedy": greedy,
+        "myopic": greedy,  # a task delays none before it
+        "guardrails": within_guardrails(),
         "oracle": greedy,
         "sita-e": sita,
         "guarded-sita": guarded,
