@@ -124,8 +124,10 @@ def page(found: Sequence[Found], about: str) -> str:
     main = [one for one in found if not SETTINGS[one.setting].group]
     for objective in OURS:
         rows = [one for one in main if one.objective == objective]
-        lost = sorted((one for one in rows if one.seed == 0 and one.low > 1), key=lambda one: -one.ratio)
-        open_ = [one for one in rows if one.seed == 0 and one.ratio > 1 and math.isnan(one.low)]
+        lost = sorted(
+            (one for one in rows if one.seed == SHIPPED and one.low > 1), key=lambda one: -one.ratio
+        )
+        open_ = [one for one in rows if one.seed == SHIPPED and one.ratio > 1 and math.isnan(one.low)]
         named, undecided = (
             ", ".join(f"{one.setting} ({one.ratio:.3f}, {one.rule})" for one in part)
             for part in (lost, open_)
@@ -154,7 +156,7 @@ def page(found: Sequence[Found], about: str) -> str:
             if rows:
                 lines += [f"## {group}: {objective}", "", *table(rows, objective)]
     lines += ["## Who gets which tasks", "", "![Shares of the work, by processor](universal-choices.png)", ""]
-    begun = [one for one in found if one.objective == "completion" and one.seed == 0]
+    begun = [one for one in found if one.objective == "completion" and one.seed == SHIPPED]
     begun.sort(key=lambda one: -one.first)
     slow = ", ".join(f"{one.setting} ({one.first:.3f})" for one in begun if one.first > 1.02)
     lines += [
@@ -169,11 +171,11 @@ def page(found: Sequence[Found], about: str) -> str:
 
 
 def table(rows: Sequence[Found], objective: str) -> list[str]:
-    """Write the lines of a table, the worst first; the first seed has its interval."""
-    shown = sorted((one for one in rows if one.seed == 0), key=lambda one: -one.ratio)
+    """Write the lines of a table, the worst first; the seed of the package has its interval."""
+    shown = sorted((one for one in rows if one.seed == SHIPPED), key=lambda one: -one.ratio)
     others = {
         one.setting: ", ".join(
-            f"{other.ratio:.3f}" for other in rows if other.setting == one.setting and other.seed
+            f"{other.ratio:.3f}" for other in rows if other.setting == one.setting and other.seed != SHIPPED
         )
         for one in shown
     }
@@ -211,6 +213,8 @@ def choices(out: Path) -> None:
     figures.work_ranks(rows, speeds).savefig(out / "universal-choices.png")
 
 
+SHIPPED = weights.about(universal.WEIGHTS)["trained"]["seed"]
+"""Of three seeds, the one whose costs relative to greedy's were least at the end of its training."""
 OTHERS = tuple(sorted(Path(__file__).parent.glob("universal-seed-*.weights")))
 """Networks trained as the one of the package was, with other seeds."""
 
@@ -250,7 +254,7 @@ def main(
     tasks: int = 4000,
     ship: bool = False,
     iterations: int = 900,
-    seed: int = 0,
+    seed: int = SHIPPED,
     times: int = 1,
     to: Path | None = None,
     traces: Path = Path("../shared/traces"),
@@ -271,7 +275,8 @@ def main(
       out: folder of the page.
     """
     if ship:
-        named = Path(__file__).with_name(f"universal-seed-{seed}.weights") if seed else universal.WEIGHTS
+        beside = Path(__file__).with_name(f"universal-seed-{seed}.weights")
+        named = universal.WEIGHTS if seed == SHIPPED else beside
         train(iterations, seed, times, Path(f"runs/universal-{seed}"), to or named)
         return
     check(only, list(SETTINGS))
@@ -315,13 +320,13 @@ def write(found: Sequence[Found], lanes: int, tasks: int, out: Path) -> None:
         f"Written by `python benchmarks/universal.py --lanes {lanes} --tasks {tasks}`. {lanes:,} lanes\n"
         "(fewer of more than 8 processors) x\n"
         f"{tasks:,} tasks after as many of warm-up (more of 64 and more), which no training saw. Ratios are\n"
-        f"paired, with 95 % intervals. Seed 0 is the network of the package: {about}. Measured\n"
+        f"paired, with 95 % intervals. Seed {SHIPPED} is the network of the package: {about}. Measured\n"
         f"so far: {measured} of {len(SETTINGS)} settings. {machine()}."
     )
     (out / "universal.md").write_text(page(found, text))
     choices(out)
     for objective in OURS:
-        rows = [one for one in found if (one.objective, one.seed) == (objective, 0)]
+        rows = [one for one in found if (one.objective, one.seed) == (objective, SHIPPED)]
         rows = [one for one in rows if not SETTINGS[one.setting].group]
         rows.sort(key=lambda one: one.ratio)
         figures.ratios([vars(one) for one in rows], f"{objective} / the best rule's").savefig(
