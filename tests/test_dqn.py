@@ -48,7 +48,7 @@ def some_slow(discipline, **options):
     "served",
     [
         pytest.param({}, id="fcfs"),
-        pytest.param({"discipline": "priority", "slots": 2, "load": 1.0}, id="slots"),
+        some_slow("priority", slots=2),
         some_slow("ps"),
         some_slow("srpt"),
         some_slow("fb"),
