@@ -12,7 +12,7 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.numerics import at_processor, mean, variance_grown
 from jaxlb.params import at_its_processor
-from jaxlb.stations import response
+from jaxlb.stations import growth, response
 from jaxlb.types import Array, Departures, EnvParams, EnvState, Held, Lanes, Outcome, Static
 
 WEIGHTS = ("completion_weight", "imbalance_weight", "sla_weight")
@@ -271,8 +271,7 @@ def _of_others(weights: HasWeights, held: Held) -> Array:
         return weighted(weights, priority, completion, completion > deadline, nothing)
 
     each = jax.vmap(jax.vmap(reward))
-    joined, without = (each(held.priority, held.deadline, one) for one in (held.joined, held.without))
-    return jnp.where(held.known, joined - without, 0.0).sum(1)
+    return growth(held, functools.partial(each, held.priority, held.deadline))
 
 
 def alone(weights: HasWeights, size: Array, speed: Array) -> Array:

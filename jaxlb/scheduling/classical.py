@@ -18,7 +18,7 @@ from jaxlb.scheduling.base import (
     usable,
     with_memory,
 )
-from jaxlb.stations import true_response
+from jaxlb.stations import growth, true_response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 Ties = Literal["lowest", "fastest", "random"]
@@ -240,7 +240,7 @@ def greedy() -> Scheduler:
 def _myopic(observation: Observation, key: Key) -> Array:
     held, grown = observation.held, expected_completion(observation)
     if held is not None:
-        grown += jnp.where(held.known, held.joined - held.without, 0.0).sum(1)
+        grown += growth(held, lambda completion: completion)
     return _choose(grown, "fastest", observation, key)
 
 

@@ -31,6 +31,7 @@ from jaxlb.scheduling.belief import Belief
 from jaxlb.scheduling.guard import allowed
 from jaxlb.scheduling.objective import COSTS, Objective, as_objective, violation_weight
 from jaxlb.scheduling.situation import Situation
+from jaxlb.stations import growth
 from jaxlb.types import Array, Held, Key, Observation, Scheduler
 
 NODES = (0.5 - 0.5 / math.sqrt(3.0), 0.5 + 0.5 / math.sqrt(3.0))
@@ -243,7 +244,7 @@ def _costs_of_others(b: Belief, held: Held, objective: Objective) -> Array:
         whole = whole + slowdown * took / (held.size * inverse)
         return whole + violations * _violated(b, weight, took, held.deadline)
 
-    return jnp.where(held.known, cost(held.joined) - cost(held.without), 0.0).sum(1)
+    return growth(held, cost)
 
 
 def _nodes(b: Belief, s: Situation) -> Array:

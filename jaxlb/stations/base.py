@@ -1,11 +1,13 @@
 """What every station does: the contract between serving and everything else."""
 
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 from flax import struct
 
 from jaxlb import checks
-from jaxlb.types import Array, Departures, Lanes, Task, Truth
+from jaxlb.types import Array, Departures, Held, Lanes, Task, Truth
 
 
 class View(struct.PyTreeNode):
@@ -113,6 +115,16 @@ class Station(Protocol):
 def true_response(truth: Truth) -> Array:
     """Return the completion time `[P, ...]` of the task at hand, of each choice, if nothing else arrives."""
     return response(truth.wait, truth.size, truth.speed) if truth.completion is None else truth.completion
+
+
+def growth(held: Held, cost: Callable[[Array], Array]) -> Array:
+    """Return what the tasks that are there cost more with the task at hand, at each processor, `[P, ...]`.
+
+    Args:
+      held: the tasks.
+      cost: completion times `[P, K, ...]` -> what each costs.
+    """
+    return jnp.where(held.known, cost(held.joined) - cost(held.without), 0.0).sum(1)
 
 
 def needs_settled(what: str, station: Station) -> None:

@@ -50,6 +50,11 @@ def _as_of_now(state: TableState) -> Jobs:
     return state.jobs.replace(arrival=state.jobs.arrival - state.clock)
 
 
+def _completion(state: TableState, speed: Array, until: Array) -> Array:
+    """Return completion times `[P, K, ...]` of tasks that leave after so much work."""
+    return ((state.clock - state.jobs.arrival) * speed[:, None] + until) / speed[:, None]
+
+
 @dataclass(frozen=True)
 class Table:
     """Processors that serve by a discipline.
@@ -209,7 +214,7 @@ class Table:
 
     def _departures(self, state: TableState, speed: Array, known: Array) -> Departures:
         jobs = state.jobs
-        completion = ((state.clock - jobs.arrival) * speed[:, None] + jobs.until) / speed[:, None]
+        completion = _completion(state, speed, jobs.until)
         service = jobs.size / speed[:, None]
         outcome = Outcome(
             action=jnp.broadcast_to(processor_index(jobs.left), known.shape),
@@ -265,9 +270,7 @@ class Table:
         until = self.discipline.until(insert(jobs, new, before))
         # Those that stand before it have moved up by a place.
         until = jnp.where(before, following(until, -1), until)
-        without, joined = (
-            (work - jobs.arrival * speed[:, None]) / speed[:, None] for work in (jobs.until, until)
-        )
+        without, joined = (_completion(state, speed, work) for work in (jobs.until, until))
         return Held(present(jobs), jobs.size, jobs.priority, jobs.deadline, without, joined)
 
     def holding_cost(self, state: TableState, speed: Array, gap: Array) -> Array:
