@@ -366,28 +366,36 @@ def test_without_prices_it_is_myopic_under_any_discipline(discipline, key, monke
     np.testing.assert_array_equal(one.action, other.action)
 
 
-def test_a_hidden_size_costs_what_its_law_costs_on_average():
+@pytest.mark.parametrize("deadline", [2.0, 3.1])
+@pytest.mark.parametrize("constant", [0.0, 0.25, 1.0])
+def test_a_hidden_size_costs_what_its_law_costs_on_average(constant, deadline):
     """Own costs are means over the law; prices are asked at quartiles of its work, half done."""
-    env, params = jaxlb.make("heavy-tail", size_visible=False)
     size = 2.0 ** np.array([-1.0, 0.0, 4.0])
     share = np.array([0.6, 0.35, 0.05])
     mean = (share * size).sum()
+    env, params = jaxlb.make("heavy-tail", size_visible=False, class_slack=(0.0, deadline * (1 - constant)),
+                             class_probability=(0.5, 0.5))  # fmt: skip
+    params = params.replace(deadline_constant=deadline * constant * params.size.mean() / params.speed.mean())
     b = belief.start(env, params, ())
     octaves = np.array(belief.OCTAVES)[:, None]
     at_most = np.log2(size) <= octaves
     b = b.replace(
         share=jnp.float32((share * at_most).sum(1)), work=jnp.float32((share * size * at_most).sum(1)),
-        inverse_size=jnp.float32((share / size).sum()), size_square=jnp.float32((share * size**2).sum()),
+        weight=jnp.float32(1.0), inverse_size=jnp.float32((share / size).sum()),
+        size_square=jnp.float32((share * size**2).sum()),
     )  # fmt: skip
     assert float(belief.spread_of_sizes(b)) == pytest.approx((share * size**2).sum() / mean**2)
     wait, speed = np.array([0.5, 2.0]), np.array([0.5, 1.5])
     s = situation.Situation(
-        *[jnp.float32(1.0)] * 4, jnp.int32(0), jnp.float32(speed), jnp.float32(wait),
+        *[jnp.float32(1.0)] * 4, jnp.int32(1), jnp.float32(speed), jnp.float32(wait),
         jnp.float32(wait + 1.0 / speed),
-    )  # fmt: skip
+    ).replace(deadline=jnp.float32(deadline))  # fmt: skip
+    completion = wait[:, None] + size / mean / speed[:, None]
+    late = completion > deadline * (constant + (1 - constant) * size / mean)
+    found = acting.own_costs(b, s, Objective(completion=0.0, violations=1.0), jnp.float32(1.0))
+    np.testing.assert_allclose(found, (share * late).sum(1), atol=1e-6)
     found = acting.own_costs(b, s, Objective(completion=0.0, slowdown=1.0), jnp.float32(1.0))
-    of_size = (wait[:, None] + size / mean / speed[:, None]) / (size / mean)
-    expected = (share * of_size).sum(1) / (share * mean / size).sum()
+    expected = (share * completion / (size / mean)).sum(1) / (share * mean / size).sum()
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     # Half of all work is in the largest tasks.
     for part, largest in ((0.25, 1.0), (0.75, 16.0)):

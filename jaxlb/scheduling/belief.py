@@ -1,7 +1,8 @@
 """What a scheduler learns of its system while it runs, in constant space: workload, backlogs, speeds.
 
-All of it comes from observations, and so has no unit of its own: sizes are measured against the first one,
-times against the mean service so far. Averages are plain ones at first, and forget later.
+All of it comes from observations, but for how a deadline hangs on a size that is not seen, which is agreed.
+So it has no unit of its own: sizes are measured against the first one, times against the mean service so far.
+Averages are plain ones at first, and forget later.
 """
 
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import struct
 from jaxlb.numerics import processor_index
 from jaxlb.scheduling.base import size_at_each
 from jaxlb.types import Array, EnvParams, Lanes, Observation, Static
+from jaxlb.workload import deadline
 
 OCTAVES = tuple(float(octave) for octave in range(-16, 25))
 """Sizes that the histogram knows: these powers of two of the first size."""
@@ -57,6 +59,7 @@ class Belief(struct.PyTreeNode):
     could_serve: Array  # [P, ...] work that nominal speeds would have served then
     length: Array | None  # [P, ...] int32, tasks when the last one came; None where sizes are visible
     serving: Array | None  # [P, ...] time for which the first of them had been served; likewise
+    constant: Array | None  # [C, ...] part of the mean size's deadline that all sizes have; likewise
 
 
 def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
@@ -88,6 +91,7 @@ def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
         could_serve=each,
         length=None if env.size_visible else each.astype(jnp.int32),
         serving=None if env.size_visible else each,
+        constant=None if env.size_visible else _constant(params, zero),
         **dict.fromkeys(
             (
                 *("log_size", "log_size_square", "gap", "gap_square", "recent_gap", "lasting_gap"),
@@ -96,6 +100,15 @@ def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
             ),
             zero,
         ),
+    )
+
+
+def _constant(params: EnvParams, lanes: Array) -> Array:
+    """Return which part of the deadline of a task of mean size does not hang on its size, by class."""
+    size = lanes + params.size.mean()
+    classes = [jnp.full(lanes.shape, index, jnp.int32) for index in range(len(params.class_slack))]
+    return jnp.stack(
+        [deadline(params, lanes, one) / jnp.maximum(deadline(params, size, one), 1e-20) for one in classes]
     )
 
 
@@ -309,6 +322,12 @@ def size_by_work(belief: Belief, share: float) -> Array:
     """Return the size `[...]`, in mean sizes, up to which is this share of all work; to an octave."""
     below = (belief.work < share * belief.work[-1]).sum(0).astype(jnp.float32)
     return jnp.exp2(OCTAVES[0] - 0.5 + below) / _mean(belief)
+
+
+def law(belief: Belief) -> tuple[Array, Array]:
+    """Return sizes `[K, ...]`, in mean sizes, and the share of tasks of each; to an octave."""
+    size = jnp.exp2(_along(belief.first_size) - 0.5) / _mean(belief)
+    return size, jnp.diff(belief.share, axis=0, prepend=0.0)
 
 
 def _at(belief: Belief, histogram: Array, octave: Array) -> Array:

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from flax import struct
 
+from jaxlb.numerics import at_processor
 from jaxlb.scheduling import belief as beliefs
 from jaxlb.scheduling.base import size_at_each
 from jaxlb.scheduling.belief import Belief
@@ -67,6 +68,16 @@ def load(belief: Belief, situation: Situation, gap: Array | None = None) -> Arra
     number = b.count.astype(jnp.float32)
     known = jnp.minimum(s.unit / gap / s.speed.shape[0], 5.0)
     return jnp.clip((known * number + 12.0) / (number + 20.0), 0.02, 0.985)
+
+
+def share_of_late(belief: Belief, situation: Situation) -> Array:
+    """Return the share `[P, ...]` of tasks whose size is hidden that would end after their deadline."""
+    b, s = belief, situation
+    assert b.constant is not None  # sizes are hidden
+    size, share = (one[:, None] for one in beliefs.law(b))
+    constant = at_processor(b.constant, jnp.minimum(s.priority, len(b.constant) - 1))
+    late = s.wait + (s.completion - s.wait) * size > s.deadline * (constant + (1.0 - constant) * size)
+    return jnp.where(late, share, 0.0).sum(0)
 
 
 def workload(belief: Belief, situation: Situation) -> dict[str, Array]:

@@ -223,15 +223,16 @@ def own_costs(b: Belief, s: Situation, objective: Objective, weight: Array) -> A
         cost = cost + slowdown * took / (s.size * inverse)
     else:  # that of the mean is not the mean
         cost = cost + slowdown * (s.wait + 1.0 / (s.speed * inverse))
-    cost = cost + violations * _violated(b, weight, took, s.deadline)
+    late = (took > s.deadline).astype(jnp.float32) if b.size_visible else situation.share_of_late(b, s)
+    cost = cost + violations * _weighted(b, weight, late)
     work = s.wait * s.speed
     grown = (2.0 * work + s.size) * s.size / len(work) - 2.0 * work.mean(0) * s.size / len(work)
     cost = cost + objective.imbalance_share(b.weight) * grown
     return cost if s.held is None else cost + _costs_of_others(b, s.held, objective)
 
 
-def _violated(b: Belief, weight: Array, took: Array, deadline: Array) -> Array:
-    return weight / jnp.maximum(b.weight, 1e-6) * (took > deadline).astype(jnp.float32)
+def _weighted(b: Belief, weight: Array, late: Array) -> Array:
+    return weight / jnp.maximum(b.weight, 1e-6) * late
 
 
 def _costs_of_others(b: Belief, held: Held, objective: Objective) -> Array:
@@ -242,7 +243,7 @@ def _costs_of_others(b: Belief, held: Held, objective: Objective) -> Array:
     def cost(took: Array) -> Array:
         whole = completion * took ** jnp.asarray(objective.exponent, jnp.float32)
         whole = whole + slowdown * took / (held.size * inverse)
-        return whole + violations * _violated(b, weight, took, held.deadline)
+        return whole + violations * _weighted(b, weight, (took > held.deadline).astype(jnp.float32))
 
     return growth(held, cost)
 
