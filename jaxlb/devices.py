@@ -29,14 +29,18 @@ def spread(tree: Any, num_lanes: int) -> Any:
     if devices.size == 1:
         return tree
 
-    def put(leaf: Array) -> Array:
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            # `device_put` takes no keys to the devices of other processes, but what they are made of.
-            data = jax.device_put(jax.random.key_data(leaf), NamedSharding(devices, PartitionSpec()))
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-        return jax.device_put(leaf, NamedSharding(devices, layout(leaf, num_lanes)))
+    def is_key(leaf: Array) -> bool:
+        return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
-    return jax.tree.map(put, tree)
+    leaves, structure = jax.tree.flatten(tree)
+    # `device_put` takes no keys to the devices of other processes, but what they are made of.
+    data = [jax.random.key_data(leaf) if is_key(leaf) else leaf for leaf in leaves]
+    layouts = [PartitionSpec() if is_key(leaf) else layout(leaf, num_lanes) for leaf in leaves]
+    put = jax.device_put(data, [NamedSharding(devices, one) for one in layouts])
+    return structure.unflatten(
+        jax.random.wrap_key_data(there, impl=jax.random.key_impl(leaf)) if is_key(leaf) else there
+        for leaf, there in zip(leaves, put, strict=True)
+    )
 
 
 def over_devices(tree: Any, num_lanes: int) -> Any:

@@ -115,7 +115,7 @@ def start_rollout(
         state=state,
         memory=_first_memory(env, scheduler, params, lanes),
         behaviour_memory=() if behaviour is None else _first_memory(env, behaviour, params, lanes),
-        totals=_totals(env, params, state),
+        totals=_first_totals(env, params, state),
         recent=jnp.zeros((rows, num_lanes), jnp.float32),
         filled=None if leaving is None else jnp.zeros(lanes, jnp.int32),
     )
@@ -220,6 +220,9 @@ def _totals(env: Env, params: EnvParams, state: EnvState) -> Totals:
     """Return totals with nothing counted yet."""
     num_classes = params.class_probability.shape[0]
     return tally.start(env.view(state, params), num_classes, env.departing(state, params))
+
+
+_first_totals = jax.jit(_totals, static_argnames="env")
 
 
 def _recorded(carry: Carry, outcome: Outcome) -> tuple[Array, Array | None]:

@@ -152,10 +152,10 @@ def summarise(totals: Totals, found: View) -> Summary:
     # Where none has been served, there is no average of them: not a number.
     departed = counts["departed"].astype(jnp.float32) if "departed" in counts else number
     served = counts["served"].astype(jnp.float32) if "served" in counts else departed
-    averages = {}
+    averages, found_of, none = {}, counts | sums, jnp.zeros_like(sums["elapsed"])
     for name, figure in FIGURES.items():
         if figure.of_task or figure.of_outcome:
-            total = (counts | sums).get(name, jnp.zeros_like(sums["elapsed"]))
+            total = found_of.get(name, none)
             of = number if figure.of_task else served if figure.of_served else departed
             averages[name] = total.astype(jnp.float32) / of
     return Summary(
