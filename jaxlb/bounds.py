@@ -30,9 +30,15 @@ def check(env: Any, params: EnvParams, lanes: Lanes | None) -> None:
             f"class_probability has shape {classes}, class_slack {slacks}: "
             "must both be (C,), one entry for each priority class"
         )
-    known = getattr(getattr(env.station, "discipline", None), "classes", None)
+    discipline = getattr(env.station, "discipline", None)
+    known = getattr(discipline, "classes", None)
     if known not in (None, classes[0]):
         raise ValueError(f"weights: must be {classes[0]}, one for each priority class, not {known}")
+    slots = getattr(discipline, "slots", None)
+    if isinstance(slots, tuple) and len(slots) != env.num_processors:
+        raise ValueError(
+            f"slots = {slots}: must be one number, or one for each of the {env.num_processors} processors"
+        )
     rewards.check(params, classes[0], lanes)
     checks.leaf("load", params.load, above=0)
     checks.leaf("class_probability", params.class_probability, low=0)
@@ -84,10 +90,14 @@ def bearable_load(env: Static, params: EnvParams) -> float:
 
     With affinity, values under a trace count as if all were 1.
     """
-    parts = params.speed, params.class_probability, params.affinity
-    if params.affinity is None or checks.traced(parts):
-        return env.station.most
-    return env.station.most * theory.bearable_load(*parts)
+    most, affinity = np.asarray(env.station.most, np.float64), params.affinity
+    parts = params.speed, params.class_probability, affinity
+    if checks.traced(parts) or (affinity is None and most.ndim == 0):
+        return float(most.max())
+    factor = np.ones((1, env.num_processors)) if affinity is None else np.asarray(affinity, np.float64)
+    share = np.ones(1) if affinity is None else params.class_probability
+    each = most.reshape(-1, *(1,) * (factor.ndim - 2)) if most.ndim else most
+    return theory.bearable_load(params.speed, share, factor * each)
 
 
 def _check_affinity(env: Static, params: EnvParams, num_classes: int) -> None:

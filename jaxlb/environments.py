@@ -25,7 +25,10 @@ _TRACE_QUEUE_CAPACITY = 128
 
 @dataclass(frozen=True)
 class Scenario:
-    """A named environment: what it is for, how many processors, what is static, what its numbers are."""
+    """A named environment: what it is for, how many processors, what is static, what its numbers are.
+
+    Of the settings, `slots` may be a function of the number of processors.
+    """
 
     description: str
     num_processors: int
@@ -143,13 +146,18 @@ def _throttling(num_processors: int) -> EnvParams:
     return _eight(num_processors).replace(size=Exponential(1.0), speeds=Throttling(0.3, 100.0, 20.0))
 
 
+_SLOTS = (4, 8, 16, 2)
+
+
+def _slots(num_processors: int) -> tuple[int, ...]:
+    """Return as many numbers of slots, like those of `multicore`."""
+    return tuple(_SLOTS[4 * place // num_processors] for place in range(num_processors))
+
+
 def _multicore(num_processors: int) -> EnvParams:
-    return EnvParams(
-        speed=speed_profile((0.6, 0.8, 1.0, 1.6), num_processors),
-        arrival=Poisson(),
-        size=LogNormal(1.0, 10.0),
-        load=0.8 * 8,
-    )
+    speed, slots = speed_profile((0.6, 0.8, 1.0, 1.6), num_processors), _slots(num_processors)
+    cores = float(np.dot(speed, slots)) / sum(speed)
+    return EnvParams(speed=speed, arrival=Poisson(), size=LogNormal(1.0, 10.0), load=0.8 * cores)
 
 
 def _inference(num_processors: int) -> EnvParams:
@@ -193,10 +201,10 @@ _SCENARIOS: dict[str, Scenario] = {
         (("discipline", "priority-preemptive"),),
     ),
     "multicore": Scenario(
-        "4 unequal nodes of 8 cores, log-normal sizes, at 0.8 of what they can do",
+        "4 unequal nodes of 2 to 16 cores, log-normal sizes, at 0.8 of what they can do",
         4,
         _multicore,
-        (("discipline", "fcfs"), ("slots", 8), ("queue_capacity", 128)),
+        (("discipline", "fcfs"), ("slots", _slots), ("queue_capacity", 48)),
     ),
     "inference": Scenario(
         "4 unequal accelerators that batch up to 16 tasks, bursty arrivals, at 0.75 of what they can do",
@@ -316,7 +324,14 @@ def make(
     """
     checks.known("scenario", name, _SCENARIOS)
     scenario = _SCENARIOS[name]
-    settings, overrides = _served(dict(scenario.settings)), _served(overrides)
+    settings, speed = dict(scenario.settings), overrides.get("speed", ())
+    number = overrides.get("num_processors", np.size(speed) or scenario.num_processors)
+    checks.at_least("num_processors", number, 1)
+    if callable(settings.get("slots")):
+        settings["slots"] = settings["slots"](number)
+    if "discipline" in settings and "discipline" not in overrides:  # options of the scenario's own
+        settings |= {name: overrides.pop(name) for name in _SERVICE if name in overrides}
+    settings, overrides = _served(settings), _served(overrides)
     if "station" in overrides:  # and with it all of its settings
         settings = {key: value for key, value in settings.items() if key in _OF_ENV}
     elif trace is not None and "station" not in settings:

@@ -111,8 +111,14 @@ class Processor:
 
 
 def completions(tasks, actions, speed, discipline, slots=1, capacity=None) -> np.ndarray:
-    """Return the completion time of each of `tasks` (leaves `[T]`) at the processors that got them."""
-    processors = [Processor(discipline, float(one), slots, capacity) for one in speed]
+    """Return the completion time of each of `tasks` (leaves `[T]`) at the processors that got them.
+
+    `slots` is a number, or a list of one for each processor.
+    """
+    each = np.broadcast_to(slots, len(speed)).tolist()
+    processors = [
+        Processor(discipline, float(one), own, capacity) for one, own in zip(speed, each, strict=True)
+    ]
     return outcomes(tasks, actions, processors)[0]
 
 

@@ -27,6 +27,9 @@ CASES = {
     "srpt, 2 slots": {"slots": 2},
     "sjf, 2 slots": {"slots": 2},
     "priority, 2 slots": {"slots": 2},
+    "fcfs, 4 and 1 slots": {"slots": (4, 1)},
+    "sjf, 1 and 3 slots": {"slots": (1, 3)},
+    "psjf, 3 and 1 slots": {"slots": (3, 1)},
     "ps, 4 cores": {"capacity": "cores(4)"},
     "ps, batching": {"capacity": "batching(0.3)"},
     "limited-ps, batching": {"slots": 4, "capacity": "batching(0.3)"},
@@ -45,7 +48,17 @@ def tasks_of(params, number, key, scale=1.0):
     return tasks.replace(gap=tasks.gap * scale)
 
 
-QUICK = ("fcfs", "srpt", "sjf", "edf", "ps, batching", "fb", "limited-ps", "priority, 2 slots")
+QUICK = (
+    "fcfs",
+    "srpt",
+    "sjf",
+    "edf",
+    "ps, batching",
+    "fb",
+    "limited-ps",
+    "priority, 2 slots",
+    "sjf, 1 and 3 slots",
+)
 
 
 @pytest.mark.parametrize("case", small.mostly_slow(CASES, QUICK))
@@ -230,6 +243,35 @@ def test_disciplines_have_names():
     env, _ = jaxlb.make("stable", discipline="limited-ps", slots=4, capacity="cores(2)")
     assert env.station == stations.named("limited-ps", slots=4, capacity="cores(2)")
     assert jaxlb.make("stable", discipline="ps", queue_capacity=7)[0].station.queue_capacity == 7
+    # Options alone are those of the scenario's own discipline.
+    assert jaxlb.make("multicore", slots=2, load=1.0)[0].station.discipline.slots == 2
+
+
+def test_slots_may_differ_between_processors():
+    """Of equal numbers, they are one number; a load is bearable below the sum of speed x slots."""
+    tasks = jaxlb.workload.sample(
+        jax.random.key(0), jaxlb.make("stable", load=1.5, allow_overload=True)[1], 300
+    )
+    found = []
+    for slots in (2, (2, 2, 2, 2)):
+        env, params = jaxlb.make("stable", discipline="sjf", slots=slots, load=1.5)
+        found.append(jaxlb.replay(env, params, "greedy", tasks, jax.random.key(1)))
+    np.testing.assert_array_equal(found[0].action, found[1].action)
+    np.testing.assert_array_equal(found[0].completion, found[1].completion)
+    settings = {"discipline": "fcfs", "speed": [1.0, 3.0], "slots": (4, 2)}
+    env, params = jaxlb.make("stable", **settings, load=2.49)
+    assert env.bearable_load(params) == pytest.approx((1 * 4 + 3 * 2) / (1 + 3))
+    with pytest.raises(ValueError, match=r"load = 2\.51: must be below 2\.5"):
+        jaxlb.make("stable", **settings, load=2.51)
+    env, params = jaxlb.make("stable", **settings, load=0.9, affinity=[[1.0, 0.0]])
+    assert env.bearable_load(params) == pytest.approx(1 * 4 / (1 + 3))
+
+
+@pytest.mark.parametrize("number", [2, 4, 5])
+def test_a_scenario_spreads_its_slots(number):
+    env, params = jaxlb.make("multicore", num_processors=number)
+    assert params.load == pytest.approx(0.8 * env.bearable_load(params))
+    assert {min(env.station.discipline.slots), max(env.station.discipline.slots)} <= {2, 4, 8, 16}
 
 
 @pytest.mark.parametrize(
@@ -244,6 +286,9 @@ def test_disciplines_have_names():
         ({"discipline": "ps", "capacity": [1.0, 0.0]}, "capacity"),
         ({"discipline": "ps", "queue_capacity": 0}, "queue_capacity = 0"),
         ({"slots": 2}, "slots"),
+        ({"discipline": "fcfs", "slots": [1, 2]}, r"slots = \(1, 2\): must be one number, or one for each"),
+        ({"discipline": "fcfs", "slots": [1, 2, 0, 1]}, "slots = 0"),
+        ({"discipline": "limited-ps", "slots": [1, 2, 1, 1]}, "slots"),
         ({"discipline": "c-mu", "weights": (0.0,)}, "weights = 0"),
         (
             {"discipline": "c-mu", "weights": (1.0, 2.0)},

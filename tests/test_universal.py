@@ -402,6 +402,17 @@ def test_a_hidden_size_costs_what_its_law_costs_on_average(constant, deadline):
         assert float(belief.size_by_work(b, part)) * mean == pytest.approx(largest, rel=0.5)
 
 
+def test_a_processor_of_many_slots_counts_as_a_fast_one():
+    env, params = jaxlb.make("stable", discipline="fcfs", speed=[1.0, 2.0, 0.5], slots=(4, 2, 16), load=1.0)
+    observation = env.observe(env.reset(jax.random.key(0), params)[1], params, jax.random.key(1))
+    b = belief.start(env, params, ())
+    s = situation.situation(belief.update(b, observation, jnp.float32(1.0)), observation)
+    np.testing.assert_allclose(s.speed, np.array([4.0, 4.0, 8.0]) / (16 / 3), rtol=1e-6)
+    # A task of mean size takes 1 where the mean processor gives it all it has.
+    np.testing.assert_allclose(s.completion, (16 / 3) / np.array([1.0, 2.0, 0.5]), rtol=1e-6)
+    np.testing.assert_allclose(s.own, s.completion, rtol=1e-6)
+
+
 def test_networks_are_told_of_64_processors_at_most():
     told = {}
     for number in (32, 64, 128):

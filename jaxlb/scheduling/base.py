@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxlb.functions import partial
 from jaxlb.numerics import first_smallest
 from jaxlb.params import work_at
-from jaxlb.stations import response
+from jaxlb.stations import capacity, response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 from jaxlb.workload.speeds import of_usable
 
@@ -82,7 +82,8 @@ def uniform_per_processor(key: Key, like: Array) -> Array:
 
 def relative_load(env: Static, params: EnvParams) -> Array:
     """Return the load, relative to what processors can do that serve several tasks at a time."""
-    return params.load / env.station.most
+    whole = capacity(env.station.most, params.speed).sum(0)
+    return params.load / (whole / params.speed.sum(0))
 
 
 def size_at_each(observation: Observation) -> Array:

@@ -27,7 +27,7 @@ class Belief(struct.PyTreeNode):
 
     size_visible: bool = struct.field(pytree_node=False)
     wait_visible: bool = struct.field(pytree_node=False)
-    most: float = struct.field(pytree_node=False)  # that a processor gives its tasks together, in its speed
+    most: float | tuple[float, ...] = struct.field(pytree_node=False)  # as stations have it
     delays: bool = struct.field(pytree_node=False)  # whether a task may delay those that were there before it
     count: Array  # int32, decisions seen
     first_size: Array  # [...] work

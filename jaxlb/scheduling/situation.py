@@ -8,7 +8,7 @@ from jaxlb.scheduling import belief as beliefs
 from jaxlb.scheduling.base import size_at_each
 from jaxlb.scheduling.belief import Belief
 from jaxlb.scheduling.units import held_in
-from jaxlb.stations import response
+from jaxlb.stations import capacity
 from jaxlb.types import Array, Held, Observation
 
 
@@ -36,18 +36,18 @@ def situation(belief: Belief, observation: Observation) -> Situation:
     b, o = belief, observation
     seen = o.completion is not None  # and then all is
     speed, work = (o.speed, o.wait * o.speed) if seen else (beliefs.speeds(b, o), beliefs.backlog(b))
-    mean_size, mean_speed = b.size * b.first_size, speed.mean(0)
-    unit = mean_size / mean_speed / b.most
-    size, speed, wait = o.size / mean_size, speed / mean_speed, work / (speed * b.most) / unit
+    whole, mean_size = capacity(b.most, speed), b.size * b.first_size
+    unit = mean_size / whole.mean(0)
+    size, wait = o.size / mean_size, work / whole / unit
     return Situation(
         unit=unit,
         size=size,
         deadline=jnp.clip(o.deadline / unit, 0.0, 1e6),
         age=o.age / unit,
         priority=o.priority,
-        speed=speed,
+        speed=whole / whole.mean(0),
         wait=wait,
-        completion=response(wait, b.most * size_at_each(o) / mean_size, speed),
+        completion=wait + size_at_each(o) / speed / unit,
         own=None if o.completion is None else o.completion / unit,
         held=None if o.held is None else held_in(o.held, unit, mean_size),
     )

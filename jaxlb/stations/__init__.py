@@ -11,6 +11,7 @@ from jaxlb.stations.base import (
     INTERRUPTED,
     Station,
     View,
+    capacity,
     check,
     check_interrupted,
     growth,
@@ -27,6 +28,7 @@ __all__ = [
     "Station",
     "Table",
     "View",
+    "capacity",
     "check",
     "check_interrupted",
     "disciplines",
@@ -44,8 +46,9 @@ def named(discipline: str, **options: Any) -> Station:
     Args:
       discipline: "fcfs", "ps", "lcfs-pr", "sjf", "srpt", "psjf", "fb", "priority", "priority-preemptive",
         "edf", "limited-ps" or "c-mu".
-      options: `slots`, how many tasks are served at a time, or share; `capacity`, of "ps" and "limited-ps", a
-        name or a table, as in `disciplines.capacity`; `weights`, of "c-mu", one for each priority class.
+      options: `slots`, how many tasks are served at a time, or share, a list where processors differ;
+        `capacity`, of "ps" and "limited-ps", a name or a table, as in `disciplines.capacity`; `weights`, of
+        "c-mu", one for each priority class.
 
     Raises:
       ValueError: an unknown name or option, or one out of bounds.

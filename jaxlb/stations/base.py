@@ -52,8 +52,11 @@ class Station(Protocol):
         ...
 
     @property
-    def most(self) -> float:
-        """What a processor gives to its tasks together when it has very many, in its speed."""
+    def most(self) -> float | tuple[float, ...]:
+        """What a processor gives to its tasks together when it has very many, in its speed.
+
+        Of every processor, or of each.
+        """
         ...
 
     @property
@@ -135,6 +138,12 @@ def needs_settled(what: str, station: Station) -> None:
             "at constant speeds only; choose a scenario without discipline, speeds that change, limit, "
             "leaving and admission"
         )
+
+
+def capacity(most: float | tuple[float, ...], speed: Array) -> Array:
+    """Return what processors give to their tasks together `[P, ...]` when they have very many."""
+    each = jnp.asarray(most, jnp.float32)
+    return speed * (each.reshape(-1, *(1,) * (speed.ndim - 1)) if each.ndim else each)
 
 
 INTERRUPTED = ("resumed", "repeated", "lost", "handed-over")

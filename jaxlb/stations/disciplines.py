@@ -22,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlb import checks, numerics
-from jaxlb.devices import differing
 from jaxlb.functions import partial
 from jaxlb.numerics import running, stored
 from jaxlb.stations import least_served, rates
+from jaxlb.stations import slots as in_slots
 from jaxlb.stations.capacity import Capacity, capacity, one
 from jaxlb.stations.jobs import LEAST, Jobs, following, present, total
 from jaxlb.stations.rates import Rates
+from jaxlb.stations.slots import Slots, waiting
 from jaxlb.types import Array
 
 
@@ -46,10 +47,12 @@ class Discipline(NamedTuple):
         gets it and none arrives.
       in_order: whether tasks leave in the order in which they stand.
       in_turns: whether `left` takes turns, as many as the busiest processor needs.
-      slots: how many tasks are served at a time, those that stand first; None: others, or all.
+      slots: how many tasks are served at a time, those that stand first, of every processor or of each; None:
+        others, or all.
       repeatable: whether tasks may begin again where they stand.
       delays: whether a task may delay others that were there before it.
-      most: what a processor gives to its tasks together when it has very many, in its speed.
+      most: what a processor gives to its tasks together when it has very many, in its speed; of every
+        processor or of each.
       classes: the number of priority classes that it is made for; None: any.
     """
 
@@ -60,10 +63,10 @@ class Discipline(NamedTuple):
     response: Callable[[Jobs, Jobs], Array]
     in_order: bool
     in_turns: bool = False
-    slots: int | None = None
+    slots: Slots | None = None
     repeatable: bool = False
     delays: bool = True
-    most: float = 1.0
+    most: float | tuple[float, ...] = 1.0
     classes: int | None = None
 
     def __repr__(self) -> str:
@@ -128,88 +131,6 @@ def _response_of_all(capacity: Capacity, jobs: Jobs, new: Jobs) -> Array:
     return total(jnp.minimum(jobs.left, new.left) * more) + new.left[:, 0] / alone
 
 
-def _into(free: Array, end: Array) -> Array:
-    """Return when slots are free, `[slots, ...]` sorted, once the first of them is taken until `end`."""
-    after = free[1:]
-    above = jnp.concatenate([after, jnp.full_like(free[:1], jnp.inf)])
-    below = jnp.concatenate([jnp.full_like(free[:1], -jnp.inf), after])
-    return jnp.minimum(above, jnp.maximum(below, end))
-
-
-def _taken(slots: int, left: Array) -> tuple[Array, Array]:
-    """Serve tasks in the order in which they stand, each from when the first of some slots is free.
-
-    Returns:
-      When each ends, `[P, K, ...]`, and when the slots are free after all, `[slots, P, ...]`, sorted.
-    """
-
-    def one(free: Array, left: Array) -> tuple[Array, Array]:
-        end = free[0] + left
-        return jnp.where(left > 0, _into(free, end), free), end
-
-    tasks = jnp.moveaxis(left, 1, 0)
-    slots = min(slots, len(tasks))  # more are never taken
-    free = differing(jnp.zeros((slots, *tasks.shape[1:]), jnp.float32))
-    free, ends = jax.lax.scan(one, free, tasks, unroll=min(len(tasks), numerics.BLOCK))
-    return jnp.moveaxis(ends, 0, 1), free
-
-
-def _until_in_slots(slots: int, jobs: Jobs) -> Array:
-    """Return until when tasks stay of which so many are served at a time, each at full speed."""
-    return _taken(slots, jobs.left)[0]
-
-
-def _response_in_slots(slots: int, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
-    free = _taken(slots, jnp.where(after(jobs, new), 0.0, jobs.left))[1]
-    return free[0] + new.left[:, 0]
-
-
-def _work(capacity: Capacity, free: Array, served: Array) -> Array:
-    """Return what a processor does until a task is served so long `[P, ...]` that shares with the first ones.
-
-    All of them get the same, so the last ones leave when each slot is free, `[slots, P, ...]`; till then, as
-    many as slots, or as there are tasks, share.
-    """
-    work, begin = jnp.zeros_like(served), jnp.zeros_like(free[0])
-    for slot, end in enumerate(free):
-        number = jnp.float32(len(free) - slot)
-        work += jnp.clip(served - begin, 0.0, end - begin) * (number / capacity(number))
-        begin = end
-    return work
-
-
-def _served(capacity: Capacity, free: Array, work: Array) -> Array:
-    """Return how long each of the first tasks is served while a processor does `work` `[P, ...]`.
-
-    The other way round than `_work`.
-    """
-    served, begin = jnp.zeros_like(work), jnp.zeros_like(free[0])
-    for slot, end in enumerate(free):
-        number = jnp.float32(len(free) - slot)
-        share = capacity(number) / number
-        more = jnp.clip(work * share, 0.0, end - begin)
-        served, work, begin = served + more, work - more / share, end
-    return served
-
-
-def _until_of_few(slots: int, capacity: Capacity, jobs: Jobs) -> Array:
-    """Return until when tasks stay of which the first ones share."""
-    ends, free = _taken(slots, jobs.left)
-    return _work(capacity, free[:, :, None], ends)
-
-
-def _left_of_few(slots: int, capacity: Capacity, jobs: Jobs, done: Array) -> Array:
-    ends, free = _taken(slots, jobs.left)
-    served = _served(capacity, free[:, :, None], done)
-    return jobs.left - jnp.clip(served - (ends - jobs.left), 0.0, jobs.left)
-
-
-def _response_of_few(slots: int, capacity: Capacity, jobs: Jobs, new: Jobs) -> Array:
-    free = _taken(slots, jobs.left)[1]
-    end = free[0] + new.left[:, 0]
-    return _work(capacity, _into(free, end), end)
-
-
 def _at_rates(name: str, after: Callable[[Jobs, Jobs], Array], shares: Rates) -> Discipline:
     return Discipline(
         name,
@@ -220,12 +141,6 @@ def _at_rates(name: str, after: Callable[[Jobs, Jobs], Array], shares: Rates) ->
         in_order=False,
         in_turns=True,
     )
-
-
-def in_service(left: Array, slots: int) -> Array:
-    """Return which tasks are served: the first `slots` of those that are there."""
-    held = left > 0
-    return held & (running(jnp.add, held.astype(jnp.float32)) <= slots)
 
 
 def _none(jobs: Jobs, new: Jobs) -> Array:
@@ -263,9 +178,9 @@ def _in_line(after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Arr
     return running(jnp.maximum, after(jobs, new).astype(jnp.float32)) > 0
 
 
-def _not_served(slots: int, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
+def _not_served(slots: Slots, after: Callable[[Jobs, Jobs], Array], jobs: Jobs, new: Jobs) -> Array:
     """Return which tasks stand after a newcomer that does not interrupt the first ones, which are served."""
-    return after(jobs, new) & following(present(jobs), -slots)
+    return after(jobs, new) & waiting(jobs, slots)
 
 
 _ORDERS: dict[str, tuple[Callable[[Jobs, Jobs], Array], bool]] = {
@@ -281,13 +196,16 @@ _ORDERS: dict[str, tuple[Callable[[Jobs, Jobs], Array], bool]] = {
 """Which tasks stand after a newcomer, and whether it interrupts them."""
 
 
-def ordered(name: str, slots: int = 1) -> Discipline:
-    """Make a discipline that serves tasks in an order, `slots` at a time, each at full speed."""
+def ordered(name: str, slots: Slots = 1) -> Discipline:
+    """Make a discipline that serves tasks in an order, `slots` at a time, each at full speed.
+
+    Where processors have different numbers of slots, a list of them.
+    """
     checks.known("discipline", name, _ORDERS)
     return _ordered(name, *_ORDERS[name], slots)
 
 
-def c_mu(weights: Sequence[float] = (1.0,), slots: int = 1) -> Discipline:
+def c_mu(weights: Sequence[float] = (1.0,), slots: Slots = 1) -> Discipline:
     """Make the c-mu order: the largest weight / size first, with one weight for each priority class.
 
     It interrupts. The weight is what a task's time costs, so for sizes that are known this is the rule for
@@ -303,20 +221,28 @@ def _size_by_weight(weights: tuple[float, ...], jobs: Jobs) -> Array:
     return jobs.size / jnp.array(weights, jnp.float32)[jobs.priority]
 
 
-def _ordered(name: str, after: Callable[[Jobs, Jobs], Array], interrupts: bool, slots: int) -> Discipline:
-    checks.at_least("slots", slots, 1)
+def _ordered(name: str, after: Callable[[Jobs, Jobs], Array], interrupts: bool, slots: Slots) -> Discipline:
+    slots = _checked(slots)
     after = after if interrupts else partial(_not_served, slots, after)
     served: dict[str, Any] = {
         "slots": slots,
-        "most": float(slots),
+        "most": tuple(map(float, slots)) if isinstance(slots, tuple) else float(slots),
         "repeatable": name != "srpt",
         "delays": name != "fcfs",
     }
     if slots == 1:
         response = partial(_response_of_one, after)
         return Discipline(name, after, _until_of_one, _left_of_one, response, in_order=True, **served)
-    until, response = partial(_until_in_slots, slots), partial(_response_in_slots, slots, after)
+    until, response = partial(in_slots.until, slots), partial(in_slots.response, slots, after)
     return Discipline(name, after, until, _left_of_one, response, in_order=False, **served)
+
+
+def _checked(slots: Any) -> Slots:
+    """Return a number of slots, or a tuple of one for each processor."""
+    each = (slots,) if np.ndim(slots) == 0 else tuple(slots)
+    for number in each:
+        checks.at_least("slots", number, 1)
+    return slots if np.ndim(slots) == 0 else each
 
 
 def _most(capacity: Capacity, number: float) -> float:
@@ -339,9 +265,9 @@ def limited_ps(slots: int = 8, capacity: Capacity = one) -> Discipline:
     """Make processor sharing of the first `slots` tasks, in order of arrival; others wait."""
     checks.at_least("slots", slots, 1)
     until, left, response = (
-        partial(_until_of_few, slots, capacity),
-        partial(_left_of_few, slots, capacity),
-        partial(_response_of_few, slots, capacity),
+        partial(in_slots.until_shared, slots, capacity),
+        partial(in_slots.left_shared, slots, capacity),
+        partial(in_slots.response_shared, slots, capacity),
     )
     most = _most(capacity, slots)
     served: dict[str, Any] = {"slots": slots, "most": most, "repeatable": True}

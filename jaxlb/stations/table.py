@@ -11,8 +11,9 @@ from jaxlb.departures import with_lost
 from jaxlb.devices import differing
 from jaxlb.numerics import at_processor, first_smallest, least, processor_index, stored
 from jaxlb.stations.base import View
-from jaxlb.stations.disciplines import Discipline, in_service, ordered, serve
+from jaxlb.stations.disciplines import Discipline, ordered, serve
 from jaxlb.stations.jobs import Jobs, following, insert, packed, present, total
+from jaxlb.stations.slots import in_service
 from jaxlb.types import Array, Departures, Held, Lanes, Outcome, Task
 
 
@@ -86,7 +87,7 @@ class Table:
         return self.discipline.delays
 
     @property
-    def most(self) -> float:
+    def most(self) -> float | tuple[float, ...]:
         """As the discipline has it."""
         return self.discipline.most
 
@@ -249,9 +250,11 @@ class Table:
         full = chosen & present(jobs)[:, 0]
         comes = chosen & ~full
         jobs = insert(jobs, new, comes[:, None] & ~self.discipline.after(jobs, new))
-        # Of other processors, nothing that happens is new.
-        own = jnp.minimum(action, last)
-        own = jax.tree.map(lambda leaf: jax.vmap(at_processor, (1, None))(leaf, own)[None], jobs)
+        own = jobs
+        if not isinstance(self.discipline.slots, tuple):  # and then processors may be asked for one by one
+            # Of other processors, nothing that happens is new.
+            at = jnp.minimum(action, last)
+            own = jax.tree.map(lambda leaf: jax.vmap(at_processor, (1, None))(leaf, at)[None], jobs)
         until = stored(jnp.where(comes[:, None], stored(self.discipline.until(own)), jobs.until))
         jobs = jobs.replace(until=until)
         overflow = state.overflow if self.limit is not None else state.overflow + full.astype(jnp.int32)
