@@ -161,11 +161,11 @@ def test_bad_affinities_are_refused(affinity, message):
         made(affinity=affinity)
 
 
-def test_a_step_shows_it_and_trainers_refuse_it(key):
+def test_a_step_shows_it_and_training_of_universal_refuses_it(key):
     env, params = made()
     obs, state = env.reset(key, params)
     assert obs.shape == env.observation_space(params).shape == (4 + 4 * 3 + 3 + 3,)
     row = AFFINITY[int(state.task.priority)]
     np.testing.assert_allclose(obs[-6:], [*(row > 0), *row], rtol=1e-6)
-    with pytest.raises(ValueError, match="affinity: must be None, since training of dqn knows none"):
-        jaxlb.train_dqn(env, params, jaxlb.DQNConfig(), key)
+    with pytest.raises(ValueError, match="affinity: must be None, since training of universal knows none"):
+        jaxlb.train_universal(env, params.replace(affinity=params.affinity), None, key)

@@ -305,8 +305,8 @@ def test_trainers_refuse_what_they_do_not_know(key):
     env, params = jaxlb.make("stable", discipline="ps")
     with pytest.raises(ValueError, match="training of universal knows first come, first served, one"):
         jaxlb.train_universal(env, params, None, key)
-    env, params = jaxlb.make("stable", discipline="ps", limit=3)
-    with pytest.raises(ValueError, match="training of dqn knows no tasks that are refused or leave"):
+    env, params = jaxlb.make("stable", discipline="ps", admission=True)
+    with pytest.raises(ValueError, match="admission: must be False, since training of dqn refuses no task"):
         jaxlb.train_dqn(env, params, None, key)
 
 

@@ -54,6 +54,7 @@ def some_slow(discipline, **options):
         some_slow("fb"),
         some_slow("edf"),
         some_slow("limited-ps", slots=2, capacity="batching(0.2)"),
+        pytest.param({"affinity": [[1.0, 0.5, 2.0, 0.0]], "load": 0.4}, id="affinity"),
     ],
 )
 def test_where_everything_is_visible_the_known_reward_is_the_reward(served, key):
@@ -63,7 +64,24 @@ def test_where_everything_is_visible_the_known_reward_is_the_reward(served, key)
     size = np.exp(rows.features.task[..., 0].astype(float))  # in mean services
     alone = -0.5 * np.sqrt(size)
     np.testing.assert_allclose(rows.reward, known - alone, rtol=1e-3, atol=1e-4)
-    assert len(np.unique(rows.action)) == 4
+    allowed = np.asarray(served.get("affinity", np.ones((1, 4))))[0] > 0
+    np.testing.assert_array_equal(np.unique(rows.action), np.flatnonzero(allowed))
+
+
+@pytest.mark.parametrize(
+    "losing", [{"limit": 2}, pytest.param({"leaving": "waiting", "limit": 3}, marks=pytest.mark.slow)]
+)
+def test_where_tasks_are_lost_a_full_processor_is_no_choice(losing, key):
+    """What is known of those that may be chosen is finite; a refused task costs its loss and nothing else."""
+    state = trained_for(80, key, load=1.5, **losing)[2]
+    rows = jax.tree.map(lambda leaf: np.asarray(leaf[:80]), state.systems[0].memory.rows)
+    known = np.take_along_axis(rows.known, rows.action[..., None], -1)[..., 0]
+    assert np.isfinite(known).all()
+    refused = (rows.known == 0).all(-1)
+    assert 0.02 < refused.mean() < 0.9
+    assert (rows.known[~refused] < 0).all()
+    assert np.isneginf(rows.known[~refused]).any()
+    assert int(state.diverged) == -1
 
 
 def test_the_network_is_told_the_predicted_waits(key):

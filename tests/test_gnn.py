@@ -29,6 +29,33 @@ def make(**overrides):
     return jaxlb.make("heavy-tail", **overrides)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"speeds": "failing", "up_time": 20.0, "down_time": 10.0, "load": 0.4},
+        pytest.param({"affinity": [[1.0, 0.5, 0.0, 2.0]], "load": 0.4}, marks=pytest.mark.slow),
+        pytest.param({"limit": 2, "load": 1.5}, marks=pytest.mark.slow),
+    ],
+    ids=lambda given: next(iter(given)),
+)
+@pytest.mark.parametrize("target", ["log-time", pytest.param("mean", marks=pytest.mark.slow)])
+def test_choices_that_nobody_has_teach_nothing(target, overrides, key):
+    """What a processor that is down, barred or full would bring is infinite, and no example."""
+    env, params = make(**overrides)
+    config = SMALL.replace(target=target)
+    state = start_gnn(env, params, config, key)
+    found = gnn.examples(env, params, config, gnn._acting(config, state.variables), jnp.array(False), key)
+    share = np.isinf(found.completion).mean()
+    assert 0.05 < share < 0.9
+    result = train_gnn(env, params, config, key)
+    for figure in ("regression_loss", "held_out_loss", "r_squared"):
+        assert np.isfinite(getattr(result.history, figure)).all()
+    tasks = workload.sample(key, params, 200)
+    outcome = jaxlb.replay(env, params, result.scheduler, tasks, key)
+    if "affinity" in overrides:
+        assert 2 not in np.asarray(outcome.action)
+
+
 @pytest.fixture(scope="module")
 def trained():
     env, params = make()

@@ -136,11 +136,16 @@ def collect(
     after = jax.tree.map(lambda new, old: jnp.where(ended, new, old) if old.ndim else old, empty, after)
 
     _, seen, forecast = c.forecaster.update(c.forecaster.variables, collected.tracked, observation)
-    response = env.station.response(before.system.station, params.speed, before.task)
+    response = cycle.response(env, params, before.system, before.task)
+    completion = outcome.completion
+    if env.loses(params):  # of those that were not refused
+        served = jnp.isfinite(completion)
+        part = jnp.maximum(served.mean(dtype=jnp.float32), 1e-6)
+        completion = jnp.where(served, completion, 0.0) / part
     figures = {
         "objective": objective,
         "reward": reward,
-        "completion": outcome.completion,
+        "completion": completion,
         "violation": outcome.violation.astype(jnp.float32),
         "agreement": metrics.agreement(response, outcome.completion).astype(jnp.float32),
     }

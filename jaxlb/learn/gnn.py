@@ -133,14 +133,16 @@ def loss(config: GNNConfig, variables: Regression, examples: Examples) -> Array:
     if config.target == "choice":
         best = jnp.argmin(completion, -1)
         return optax.softmax_cross_entropy_with_integer_labels(-out, best).mean()
+    known = jnp.isfinite(completion)  # of others nothing is learned: they are down, or full
+    completion = jnp.where(known, completion, 1.0)
     target = (_target(config, completion) - variables.mean) / variables.deviation
     if config.target == "distribution":
         mean, log_variance = out[..., 0], out[..., 1]
-        return 0.5 * (log_variance + (target - mean) ** 2 * jnp.exp(-log_variance)).mean()
+        return 0.5 * (log_variance + (target - mean) ** 2 * jnp.exp(-log_variance)).mean(where=known)
     if config.target == "mean":
         log_mean = variables.mean + variables.deviation * out
-        return (completion * jnp.exp(-log_mean) + log_mean).mean()
-    return ((target - out) ** 2).mean()
+        return (completion * jnp.exp(-log_mean) + log_mean).mean(where=known)
+    return ((target - out) ** 2).mean(where=known)
 
 
 def _target(config: GNNConfig, completion: Array) -> Array:
@@ -169,8 +171,8 @@ def _standardising(config: GNNConfig, variables: Regression, examples: tuple[Exa
             mean=jax.tree.map(lambda leaf: leaf.mean(0), x),
             variance=jax.tree.map(lambda leaf: leaf.var(0), x),
         ),
-        mean=target.mean(),
-        deviation=target.std(),
+        mean=target.mean(where=jnp.isfinite(target)),
+        deviation=target.std(where=jnp.isfinite(target)),
     )
 
 
@@ -264,12 +266,14 @@ def _judged(config: GNNConfig, variables: Regression, examples: Examples) -> dic
     """Return figures of `Progress` on examples that nothing was fitted to."""
     out, truth = _outputs(config, variables, examples.features), examples.completion
     mean, spread = regression.estimate(variables, out, truth.shape[-1])
+    known = jnp.isfinite(truth)
     cost = regression.cost("completion", mean, spread, jnp.ones_like(mean[..., 0]))
+    cost = jnp.where(known, cost, jnp.inf)
     best, chosen = truth.min(-1), at_processor(jnp.moveaxis(truth, -1, 0), jnp.argmin(cost, -1))
-    unexplained = ((truth - predicted(config, variables, examples.features)) ** 2).mean()
+    unexplained = ((truth - predicted(config, variables, examples.features)) ** 2).mean(where=known)
     return {
         "held_out_loss": loss(config, variables, examples),
-        "r_squared": 1.0 - unexplained / truth.var(),
+        "r_squared": 1.0 - unexplained / truth.var(where=known),
         "agreement": (chosen <= best * (1.0 + 1e-6)).mean(dtype=jnp.float32),
         "regret": (chosen - best).mean(),
     }

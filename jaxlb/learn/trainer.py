@@ -113,11 +113,9 @@ def check(trainer: Trainer, env: Systems, params: Any, config: Any) -> None:
     """Raise ValueError if a setting is out of bounds, or does not agree with others or the environment."""
     settings.check(config)
     checks.multiple("num_iterations", config.num_iterations, "num_evaluations", config.num_evaluations)
-    for one, given in systems(env, params):
-        if isinstance(given, EnvParams) and one.loses(given):
-            raise ValueError(f"training of {trainer.name} knows no tasks that are refused or leave unserved")
-        if getattr(given, "affinity", None) is not None:
-            raise ValueError(f"affinity: must be None, since training of {trainer.name} knows none")
+    for one, _ in systems(env, params):
+        if one.admission:
+            raise ValueError(f"admission: must be False, since training of {trainer.name} refuses no task")
     trainer.check(env, params, config)
 
 

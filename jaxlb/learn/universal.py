@@ -334,6 +334,8 @@ def _check(env: Any, params: Any, config: UniversalConfig) -> None:
         else:
             stations.needs_settled("training of universal", one.station)
             one.check(own, (config.num_lanes,))
+            if own.affinity is not None:
+                raise ValueError("affinity: must be None, since training of universal knows none")
     if not isinstance(config.objective, Objective):
         raise ValueError(f"objective = {checks.shown(config.objective)}: must be an Objective")
     config.objective.check()

@@ -91,13 +91,17 @@ def objective(weights: Weights) -> list[Array]:
 def known_rewards(observation: Observation, forecast: Array, weights: Weights) -> Array:
     """Return each choice's reward `[..., P]`, taking forecast and size, in mean services, for the truth.
 
-    That of a processor which is down, or may not take the task, is infinitely bad.
+    That of a processor which is down or full, or may not take the task, is infinitely bad; where all are, it
+    does not matter who refuses the task.
     """
     o = observation
     each = rewards.of_each_choice(
         weights, forecast, size_at_each(o), o.priority, o.deadline, o.speed, o.completion, o.held
     )
-    return jnp.moveaxis(usable(o, each, -jnp.inf), 0, -1)
+    each = usable(o, each, -jnp.inf)
+    if o.completion is not None:
+        each = jnp.where(jnp.isfinite(each).any(0), each, 0.0)
+    return jnp.moveaxis(each, 0, -1)
 
 
 def values(network: Network, variables: Variables, x: Features, known: Array) -> Array:
