@@ -4,16 +4,18 @@ import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from jaxlb.comparison import Comparison, compare
+from jaxlb.comparison import Comparison
 from jaxlb.devices import device_mesh
 from jaxlb.env import Env, flatten
 from jaxlb.environments import make, scenarios
 from jaxlb.interop import register
+from jaxlb.judging import compare
 from jaxlb.loop import rollout
 from jaxlb.metrics import Summary
 from jaxlb.replaying import replay
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import scheduler, schedulers
+from jaxlb.sweeps import Sweep, sweep
 from jaxlb.types import EnvParams, EnvState, Observation, Outcome, Scheduler, Task
 from jaxlb.version import __version__
 from jaxlb.workload import read_trace, workloads
@@ -45,6 +47,7 @@ __all__ = [
     "PredictorConfig",
     "Scheduler",
     "Summary",
+    "Sweep",
     "Task",
     "TrainResult",
     "UniversalConfig",
@@ -63,6 +66,7 @@ __all__ = [
     "scenarios",
     "scheduler",
     "schedulers",
+    "sweep",
     "train_dqn",
     "train_gnn",
     "train_predictor",

@@ -1,6 +1,6 @@
 """What all pictures share, and bars with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,4 +69,47 @@ def bars(
         axes.set(xlabel=label, xlim=(low - room * (low < 0), high + room * (high > 0 or low == 0)))
         figure.suptitle(title, fontsize=9)
         axes.grid(axis="y", visible=False)
+        return figure
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple]]], x_label: str, y_label: str, title: str
+) -> Figure:
+    """Draw lines with bands, a panel side by side for each title.
+
+    Args:
+      panels: of a title, for each line its points: x, y, low, high (not a number: no band), and whether the
+        point is marked, which makes it hollow.
+      x_label: of all panels.
+      y_label: of all panels.
+      title: of the picture.
+    """
+    every = np.array([point[:2] for lines in panels.values() for one in lines.values() for point in one])
+    with plt.rc_context(STYLE):
+        size = (max(3.2 * len(panels), 5.0) + 1.5, 3.6)
+        figure, grid = plt.subplots(
+            1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained"
+        )
+        for axes, (name, lines) in zip(grid[0], panels.items(), strict=True):
+            for index, (label, points) in enumerate(lines.items()):
+                points = sorted(points)
+                x, y, low, high = np.array([point[:4] for point in points]).T
+                style = line_style(index)
+                axes.plot(x, y, label=label, **style)
+                axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+                hollow = np.array([point[4] for point in points])
+                for which, face in ((hollow, "white"), (~hollow, style["color"])):
+                    axes.plot(x[which], y[which], "o", ms=3.5, color=style["color"], mfc=face, zorder=3)
+            axes.set_xlabel(x_label)
+            axes.set_title(name, fontsize=9)
+            for scale, axis, values, least in (
+                (axes.set_xscale, axes.xaxis, every[:, 0], 20.0),
+                (axes.set_yscale, axes.yaxis, every[:, 1], 10.0),
+            ):
+                if values.min() > 0 and values.max() / values.min() >= least:
+                    scale("log")
+                    plain_log(axis)
+        grid[0][0].set_ylabel(y_label)
+        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right upper")
+        figure.suptitle(title, fontsize=9)
         return figure

@@ -119,6 +119,11 @@ def needed_warmup(env: Static, params: EnvParams) -> int | None:
     return int(enough * unit) + 1
 
 
+def sensible_warmup(env: Static, params: EnvParams, num_tasks: int) -> int:
+    """Return a quarter of the tasks, or the warm-up that theory asks for, up to the number of tasks."""
+    return min(max(num_tasks // 4, needed_warmup(env, params) or 0), num_tasks)
+
+
 def _relaxation(env: Static, params: EnvParams) -> tuple[float, Callable[[float], float]] | None:
     """Return in which unit, in tasks, theory counts time, and what waits lack after so much of it; or None.
 

@@ -46,7 +46,7 @@ def programs():
 def registries():
     """What a test registers is forgotten after it."""
     tables = [
-        sys.modules["jaxlb.environments"]._SCENARIOS,
+        sys.modules["jaxlb.catalogue"].SCENARIOS,
         sys.modules["jaxlb.scheduling"]._FACTORIES,
         *sys.modules["jaxlb.workload"]._NAMED.values(),
         sys.modules["gymnasium"].registry if "gymnasium" in sys.modules else {},

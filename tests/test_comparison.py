@@ -364,8 +364,11 @@ def test_who_moves_the_system_is_blamed(key):
     assert rows[0].hint.endswith("rr overloads it")
 
 
-def test_schedulers_are_a_mapping(key):
+def test_schedulers_are_named(key):
     env, params = jaxlb.make("stable")
-    for bad in ({}, ["lwr"], "lwr"):
+    for bad in ({}, [], "lwr", 5):
         with pytest.raises(ValueError, match=r"schedulers = .*: must name at least one, as"):
+            jaxlb.compare(env, params, bad, key, num_lanes=2, num_tasks=2)
+    for bad in (["lwr", "lwr"], [jaxlb.scheduler("lwr"), "lwr"]):
+        with pytest.raises(ValueError, match="must differ, or be in a dict"):
             jaxlb.compare(env, params, bad, key, num_lanes=2, num_tasks=2)

@@ -27,6 +27,7 @@ from jaxlb.cli.compare import Compare, Evaluate
 from jaxlb.cli.demo import Demo
 from jaxlb.cli.lists import Runs, Scenarios, Schedulers
 from jaxlb.cli.render import Render
+from jaxlb.cli.sweep import Sweep
 from jaxlb.cli.train import Train
 from jaxlb.cli.verify import Verify
 from jaxlb.version import __version__
@@ -34,6 +35,7 @@ from jaxlb.version import __version__
 COMMANDS: dict[str, type] = {
     "demo": Demo,
     "compare": Compare,
+    "sweep": Sweep,
     "train": Train,
     "evaluate": Evaluate,
     "render": Render,
@@ -55,7 +57,7 @@ XLA_FLAGS = " ".join(
 
 _PATHS = ("--out", "--trace", "--config", "--checkpoint")
 """Options that are paths."""
-_LISTS = ("--set", "--train", "--trace-options")
+_LISTS = ("--set", "--over", "--train", "--trace-options")
 """Options that take several values at once, of which a second one would replace the first."""
 
 STOPPED = 130

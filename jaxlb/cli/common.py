@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from jaxlb import checks
 from jaxlb.environments import Spec
+from jaxlb.statistics import Interval
 
 LOG = logging.getLogger("jaxlb")
 """What is no result goes here: warnings, notes, and progress where notes are wanted."""
@@ -103,6 +104,19 @@ def command_line(command: Any) -> str:
             lines = [[one] for one in values] if isinstance(values[0], Path) else [values]
             words += [str(word) for line in lines for word in (option, *line)]
     return shlex.join(words)
+
+
+def plus_minus(value: float, interval: Interval, scale: float = 1.0) -> str:
+    """Write a value and its half width, to four figures and as many decimals."""
+    half = 0.0 if interval is None else scale * 0.5 * (interval[1] - interval[0])
+    value = scale * value
+    size = max(abs(value), half)
+    if size and not 1e-3 <= size < 1e7:
+        shown, half_shown = f"{value:.3e}", f"{half:.1e}"
+    else:
+        digits = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1
+        shown, half_shown = f"{value:,.{digits}f}", f"{half:,.{digits}f}"
+    return shown if interval is None else f"{shown} ±{half_shown}"
 
 
 def alone(command: str) -> None:

@@ -12,12 +12,12 @@ from rich.table import Table
 
 from jaxlb import checks, metrics, runs, stationarity
 from jaxlb.cli import folders
-from jaxlb.cli.common import Where, Writes, console, dumps, progress
-from jaxlb.comparison import Comparison, compare
+from jaxlb.cli.common import Where, Writes, console, dumps, plus_minus, progress
+from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.environments import Spec
+from jaxlb.judging import compare
 from jaxlb.scheduling import scheduler, schedulers
-from jaxlb.statistics import Interval
 from jaxlb.types import EnvParams, Scheduler
 
 DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"
@@ -85,15 +85,13 @@ class _Judge(Writes):
                 jax.random.key(self.seed),
                 num_lanes=self.lanes,
                 num_tasks=self.tasks,
-                warmup=self._warmup(setup) if self.warmup is None else self.warmup,
+                warmup=stationarity.sensible_warmup(setup.env, setup.params, self.tasks)
+                if self.warmup is None
+                else self.warmup,
                 baseline=self.baseline,
                 behaviour=setup.behaviour,
                 on_progress=advance,
             )
-
-    def _warmup(self, setup: Setup) -> int:
-        enough = stationarity.needed_warmup(setup.env, setup.params)
-        return min(max(self.tasks // 4, enough or 0), self.tasks)
 
     def judge_and_report(self, setup: Setup) -> None:
         """Compare, write, print."""
@@ -181,19 +179,6 @@ def _trained(directory: Path, env: Env, params: EnvParams) -> dict[str, Schedule
     return {name if len(found) == 1 else f"{name}, seed {seed}": one for seed, one in found.items()}
 
 
-def _pm(value: float, interval: Interval, scale: float = 1.0) -> str:
-    """Write a value and its half width, to four figures and as many decimals."""
-    half = 0.0 if interval is None else scale * 0.5 * (interval[1] - interval[0])
-    value = scale * value
-    size = max(abs(value), half)
-    if size and not 1e-3 <= size < 1e7:
-        shown, half_shown = f"{value:.3e}", f"{half:.1e}"
-    else:
-        digits = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1
-        shown, half_shown = f"{value:,.{digits}f}", f"{half:,.{digits}f}"
-    return shown if interval is None else f"{shown} ±{half_shown}"
-
-
 def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
     """Print the table for people."""
     source = (
@@ -214,7 +199,9 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
         cells = [
             ""
             if base and figure.paired
-            else _pm(getattr(row, name), None if figure.plain else getattr(row, f"{name}_ci"), figure.scale)
+            else plus_minus(
+                getattr(row, name), None if figure.plain else getattr(row, f"{name}_ci"), figure.scale
+            )
             for name, figure in shown.items()
         ]
         table.add_row(row.title, *cells, style="dim" if row.mark else "bold" if base else None)

@@ -1,0 +1,138 @@
+"""jaxlb sweep: schedulers on a grid of parameters."""
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+from rich.table import Table
+
+from jaxlb import checks, metrics, sweeps
+from jaxlb.cli import folders
+from jaxlb.cli.common import Where, Writes, console, dumps, plus_minus, progress
+from jaxlb.cli.compare import chosen_schedulers
+from jaxlb.records import RECORD
+
+POINTS = "points.jsonl"
+"""Where a run folder keeps the points that are finished."""
+DRAWN = ("mean_completion", "p99_completion", "sla_violation_rate")
+"""The figures that are drawn, besides the one that is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Writes, Where):
+    """Compare schedulers at each point of a grid of parameters."""
+
+    over: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUES")]
+    """Parameters with their values: load=0.3:0.95:14 (first:last:how many), measure_interval=log:0.1:100:4
+    (in equal ratios) or tail_index=1.2,1.5,2; all combinations are points."""
+    schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "lwr,greedy,universal"
+    """Names from `jaxlb schedulers`, separated by commas."""
+    checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
+    """Run folder of a trained scheduler, which joins the others; may be given several times."""
+    lanes: int = 256
+    """Independent environments."""
+    tasks: int = 2000
+    """Tasks counted in each lane."""
+    warmup: int | None = None
+    """Tasks run before that, not counted; if not given, at each point as `jaxlb compare` does."""
+    seed: int = 0
+    """Of the random tasks."""
+    baseline: str | None = None
+    """Scheduler that differences are taken to; if not given, lwr or else the first."""
+    figure: str = "mean_completion"
+    """What the printed table shows, a name from `jaxlb.metrics.FIGURES`."""
+    recompile: bool = False
+    """Allow settings among the parameters, such as size_visible, for which all is compiled again."""
+    out: Path | None = None
+    """Folder for the tables (CSV, JSON) and pictures; a sweep that was stopped goes on in it."""
+    json: bool = False
+    """Print one JSON object instead of a table."""
+
+    def run(self) -> None:
+        """Sweep, print, write."""
+        env, params = self.spec().make()
+        chosen = chosen_schedulers(self.schedulers, self.checkpoint, env, params)
+        plain = [name for name, one in metrics.FIGURES.items() if not name.endswith("_by_priority")]
+        checks.known("figure", self.figure, plain)
+        checks.seed("seed", self.seed)
+        over = dict(_values(text) for text in self.over)
+        with folders.begin(self, self.out, env.name) as record:
+            try:
+                with progress() as advance:
+                    found = sweeps.sweep(
+                        env,
+                        params,
+                        chosen,
+                        jax.random.key(self.seed),
+                        over=over,
+                        num_lanes=self.lanes,
+                        num_tasks=self.tasks,
+                        warmup=self.warmup,
+                        baseline=self.baseline,
+                        recompile=self.recompile,
+                        keep=None if self.out is None else self.out / POINTS,
+                        on_progress=advance,
+                    )
+            except KeyboardInterrupt:
+                if self.out is None:
+                    raise
+                again = ["jaxlb", "sweep", "--config", str(self.out / RECORD), "--out", str(self.out)]
+                raise KeyboardInterrupt(f"stopped; {shlex.join(again)} goes on") from None
+            if self.out is not None:
+                (self.out / "sweep.json").write_text(dumps(found.as_dict()), encoding="utf-8")
+                (self.out / "sweep.csv").write_text(found.to_csv(), encoding="utf-8")
+                for name in dict.fromkeys((self.figure, *DRAWN)):
+                    found.plot(name).savefig(self.out / f"{name}.png")
+            record.finish(f"{len(found.points)} points of {', '.join(found.over)}")
+        if self.json:
+            sys.stdout.write(dumps(found.as_dict()))
+        else:
+            _print(found, self.figure)
+
+
+def _values(text: str) -> tuple[str, list[Any]]:
+    """Return a parameter and its values from text, as the option `--over` has it."""
+    ((name, _),) = checks.settings("--over", [text]).items()
+    value = text.partition("=")[2].strip()
+    spread = re.fullmatch(r"(log:)?([^:,\[\]]+):([^:,\[\]]+):(\d+)", value)
+    if spread is None:
+        return name, [checks.settings("--over", [f"{name}={one}"])[name] for one in checks.entries(value)]
+    try:
+        first, last, count = float(spread[2]), float(spread[3]), int(spread[4])
+    except ValueError:
+        raise ValueError(f"--over {text!r}: must look like {name}=0.3:0.9:7") from None
+    if count < 2 or (spread[1] and min(first, last) <= 0):
+        raise ValueError(f"--over {text!r}: must be at least 2 values, and above 0 in equal ratios")
+    values = np.geomspace(first, last, count) if spread[1] else np.linspace(first, last, count)
+    return name, [float(f"{value:.6g}") for value in values]
+
+
+def _print(found: sweeps.Sweep, figure: str) -> None:
+    """Print a figure of each scheduler at each point."""
+    about, first = metrics.FIGURES[figure], found.points[0].table
+    unit = ", %" * (about.scale != 1)
+    table = Table(title=f"{first.scenario}: {about.meaning}{unit}", title_justify="left")
+    for name in (*found.over, *(row.name for row in first.schedulers)):
+        table.add_column(name, justify="right")
+    marked = set()
+    for point in found.points:
+        cells = []
+        for row in point.table.schedulers:
+            shown = plus_minus(getattr(row, figure), getattr(row, f"{figure}_ci"), about.scale)
+            cells.append(f"({shown})" if row.mark else shown)
+            marked |= {row.mark} - {""}
+        table.add_row(*(str(value) for value in point.values.values()), *cells)
+    screen = console()
+    screen.print(table)
+    about_lanes = f"{first.num_lanes:,} lanes x {first.num_tasks:,} tasks at each point"
+    intervals = "± is half the 95 % interval over lanes" if first.num_lanes > 1 else "one lane: no intervals"
+    screen.print(f"{about_lanes}; {intervals}.", style="dim", highlight=False)
+    if marked:
+        text = f"In brackets: {', '.join(sorted(marked))}. `jaxlb compare` there says why."
+        screen.print(text, style="yellow", highlight=False, soft_wrap=True)

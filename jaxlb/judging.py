@@ -1,0 +1,314 @@
+"""Schedulers side by side: the same tasks for all, intervals from independent lanes, paired differences."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxlb import checks, lengths, metrics, stationarity, stations, tally
+from jaxlb.comparison import Comparison, Row
+from jaxlb.devices import at_hand
+from jaxlb.env import Env
+from jaxlb.loop import Carry, continue_rollout, start_rollout
+from jaxlb.params import canonical
+from jaxlb.random import typed
+from jaxlb.scheduling import as_scheduler
+from jaxlb.statistics import MAX_GROUPS, Interval, count_completions
+from jaxlb.threads import threads
+from jaxlb.types import EnvParams, Key, Scheduler
+
+_CHUNKS = 8
+_MAX_RECENT = 4_000_000  # completion times on the device at a time: 16 MB
+
+
+def compare(
+    env: Env,
+    params: EnvParams,
+    schedulers: Mapping[str, str | Scheduler] | Sequence[str | Scheduler],
+    key: Key,
+    *,
+    num_lanes: int,
+    num_tasks: int,
+    warmup: int = 0,
+    baseline: str | None = None,
+    behaviour: str | Scheduler | None = None,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> Comparison:
+    """Judge schedulers on the same tasks.
+
+    Means come with Student intervals over lanes, which are independent; quantiles of completion time with
+    Woodruff's (1952) intervals over groups of lanes; differences to the baseline are paired lane by lane.
+
+    Args:
+      env: from `jaxlb.make`.
+      params: of the environment.
+      schedulers: by the name that the table gives them, or in a list; each a scheduler, or the name of one.
+      key: consumed; decides the tasks.
+      num_lanes: environments side by side; one gives no intervals.
+      num_tasks: tasks counted in each.
+      warmup: tasks run before that, not counted.
+      baseline: name of the scheduler that differences are taken to; None: "lwr", or else the first.
+      behaviour: snapshot evaluation: this scheduler's choices move every system on, and all others are asked
+        in the states it visits and scored on what their own choice would have brought.
+      on_progress: called with the name of the scheduler at work and the share of all work that is done.
+
+    Raises:
+      ValueError: no schedulers, an unknown baseline, fewer than one lane or task, or a bad parameter.
+    """
+    judges = Judges(schedulers, num_lanes, num_tasks, baseline, behaviour)
+    return judges.compare(env, params, key, warmup, on_progress)
+
+
+class Judges:
+    """Compares the same schedulers in any number of systems; where only numbers differ, it compiles once."""
+
+    def __init__(
+        self,
+        schedulers: Mapping[str, str | Scheduler] | Sequence[str | Scheduler],
+        num_lanes: int,
+        num_tasks: int,
+        baseline: str | None = None,
+        behaviour: str | Scheduler | None = None,
+    ):
+        """Take what is the same in all systems; arguments are those of `compare`."""
+        checks.at_least("num_lanes", num_lanes, 1)
+        checks.at_least("num_tasks", num_tasks, 1)
+        named = _named(schedulers)
+        if baseline is None:
+            baseline = "lwr" if "lwr" in named else next(iter(named))
+        checks.known("baseline", baseline, named)
+        self._rules = {name: as_scheduler(given) for name, given in named.items()}
+        self._num_lanes, self._num_tasks, self._baseline = num_lanes, num_tasks, baseline
+        self._mover = None if behaviour is None else as_scheduler(behaviour)
+        self._programs: dict[Any, dict[str, Any]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the schedulers."""
+        return tuple(self._rules)
+
+    def compare(
+        self,
+        env: Env,
+        params: EnvParams,
+        key: Key,
+        warmup: int = 0,
+        on_progress: Callable[[str, float], None] | None = None,
+    ) -> Comparison:
+        """Compare in a system; the key is consumed."""
+        checks.at_least("warmup", warmup, 0)
+        env.check(params, (self._num_lanes,))
+        if self._mover is not None:
+            stations.needs_settled("what a choice would have brought", env.station)
+        work = _Work(canonical(params), typed(key), self._num_lanes, self._num_tasks, warmup, self._mover)
+        rules, kind = self._rules, (env, jax.tree.structure(work.params), _shapes(work.params))
+        compiled = self._programs.setdefault(kind, {})
+        carries = {name: work.begin(env, rule) for name, rule in rules.items()}
+        found: dict[str, _Judged] = {}
+
+        def program(name: str) -> Any:
+            if name not in compiled:
+                compiled[name] = work.compile(env, rules[name], carries[name])
+            return compiled[name]
+
+        # Compiling takes one core for longer than running takes all of them: compile side by side, run in
+        # turn.
+        with threads() as pool:
+            for place, (name, run) in enumerate(zip(rules, pool.map(program, rules), strict=True)):
+
+                def progress(share: float, name: str = name, place: int = place) -> None:
+                    if on_progress is not None:
+                        on_progress(name, (place + share) / len(rules))
+
+                found[name] = work.judge(name, env, rules[name], carries.pop(name), run, progress)
+
+        table = [_row(name, one, found[self._baseline]) for name, one in found.items()]
+        return Comparison(
+            scenario=env.name,
+            num_lanes=self._num_lanes,
+            num_tasks=self._num_tasks,
+            warmup=warmup,
+            baseline=self._baseline,
+            behaviour=None if self._mover is None else self._mover.name,
+            schedulers=table,
+            histograms={name: one.run.histogram for name, one in found.items()},
+        )
+
+
+def _named(given: Any) -> Mapping[str, str | Scheduler]:
+    """Return schedulers by name."""
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        names = [one if isinstance(one, str) else getattr(one, "name", None) for one in given]
+        if len(set(names)) < len(names):
+            raise ValueError(f"schedulers = {checks.shown(names)}: must differ, or be in a dict with names")
+        given = dict(zip(names, given, strict=True))
+    if not isinstance(given, Mapping) or not given:
+        raise ValueError(
+            f"schedulers = {checks.shown(given)}: must name at least one, as ['lwr', 'greedy'] does"
+        )
+    return given
+
+
+def _shapes(params: EnvParams) -> tuple:
+    return tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params))
+
+
+class _Judged(NamedTuple):
+    """What a run brought."""
+
+    run: metrics.LaneFigures
+    hint: str | None  # what keeps it from being stationary
+    overflow: np.ndarray  # [P, N] tasks that found a queue too long to be counted
+    overflows: int = 0  # tasks for which the scheduler read lengths that are too short
+
+
+class _Work(NamedTuple):
+    """What is the same for all schedulers."""
+
+    params: EnvParams
+    key: Key
+    num_lanes: int
+    num_tasks: int
+    warmup: int
+    mover: Scheduler | None
+
+    @property
+    def total(self) -> int:
+        """Tasks of each lane, those of the warm-up too."""
+        return self.warmup + self.num_tasks
+
+    @property
+    def chunk(self) -> int:
+        """Tasks of each lane between two batches of completion times, none of which is of the warm-up."""
+        return max(1, min(-(-self.num_tasks // _CHUNKS), _MAX_RECENT // self.num_lanes))
+
+    def begin(self, env: Env, scheduler: Scheduler) -> Carry:
+        """Return every lane before its first task."""
+        key = jax.random.clone(self.key)  # for each scheduler the same tasks
+        return start_rollout(env, self.params, scheduler, key, self.num_lanes, self.mover, self.chunk)
+
+    def compile(self, env: Env, scheduler: Scheduler, carry: Carry) -> Callable[["_Work", Carry, int], Carry]:
+        """Compile a program that lets so many more tasks arrive in each lane."""
+        rules = {"scheduler": scheduler, "behaviour": self.mover}
+        program = continue_rollout.lower(
+            env=env, params=self.params, warmup=0, **rules, carry=carry, num_tasks=0
+        ).compile()
+
+        def run(work: _Work, carry: Carry, num_tasks: int) -> Carry:
+            return program(params=work.params, warmup=work.warmup, **rules, carry=carry, num_tasks=num_tasks)
+
+        return run
+
+    def judge(
+        self,
+        name: str,
+        env: Env,
+        scheduler: Scheduler,
+        carry: Carry,
+        program: Callable[["_Work", Carry, int], Carry],
+        progress: Callable[[float], None],
+    ) -> _Judged:
+        """Run a scheduler; once more, with more room, while the queue lengths that it reads are too short."""
+
+        def run(at: Env) -> _Judged:
+            if at is env:
+                return self._run(name, env, program, carry, progress)
+            longer = self.begin(at, scheduler)
+            return self._run(name, at, self.compile(at, scheduler, longer), longer, lambda share: None)
+
+        acting = [(scheduler, carry.memory)]
+        if self.mover is not None:
+            acting.append((self.mover, carry.behaviour_memory))
+        found, overflows = lengths.exact(
+            name,
+            env,
+            run,
+            lambda one: one.overflow,
+            lambda: lengths.matter(env, self.params, carry.state, acting),
+            lengths.room(env, self.num_lanes, self.total),
+            stacklevel=4,
+        )
+        return found._replace(overflows=overflows)
+
+    def _run(
+        self,
+        name: str,
+        env: Env,
+        program: Callable[["_Work", Carry, int], Carry],
+        carry: Carry,
+        progress: Callable[[float], None],
+    ) -> _Judged:
+        histogram, first, middle = None, 0, self.warmup + self.num_tasks // 2
+        sums, counts = np.zeros((2, 2, self.num_lanes))
+        for end in (self.warmup, middle, self.total):
+            while first < end:
+                chunk = max(self.chunk, -(-self.warmup // _CHUNKS)) if first < self.warmup else self.chunk
+                number = min(chunk, end - first)
+                carry = program(self, carry, number)
+                if first >= self.warmup:
+                    rows, known = _completions(carry, first, number)
+                    if known is None or known.any():
+                        counted = count_completions(rows, min(self.num_lanes, MAX_GROUPS), known)
+                        histogram = counted if histogram is None else histogram + counted
+                    half, where = int(first >= middle), True if known is None else known
+                    sums[half] += rows.sum(0, dtype=np.float64, where=where)
+                    counts[half] += number if known is None else known.sum(0)
+                if carry.filled is not None:
+                    # A difference instead of zeros keeps it where its lanes are.
+                    carry = carry.replace(filled=carry.filled - carry.filled)
+                first += number
+                progress(first / self.total)
+        found = env.view(carry.state, self.params)
+        summary = at_hand(tally.summarise(carry.totals, found))
+        idle = int((np.asarray(summary.class_served).sum(0) == 0).sum())
+        if idle or histogram is None:
+            raise ValueError(
+                f"{name}: no task was served in {idle} of {self.num_lanes} lanes, so there is nothing to "
+                "average: raise num_tasks, or take a scheduler that refuses less"
+            )
+        shown = stationarity.Evidence(
+            halves=sums / np.maximum(counts, 1),
+            wait_growth=np.asarray(summary.wait_growth, np.float64),
+            utilisation=np.asarray(summary.utilisation, np.float64),
+            elapsed=np.asarray(summary.elapsed, np.float64),
+            warmup=self.warmup,
+            num_tasks=self.num_tasks,
+        )
+        rule = "this rule" if self.mover is None else self.mover.name
+        hint = stationarity.unsettled(shown, env, self.params, rule)
+        return _Judged(metrics.LaneFigures(summary, histogram), hint, np.asarray(at_hand(found.overflow)))
+
+
+def _completions(carry: Carry, first: int, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return completion times `[rows, N]` of `number` tasks from index `first` on, and which are there.
+
+    None: all; where departures tell, the times are of those that have left since.
+    """
+    recent = np.asarray(at_hand(carry.recent))
+    if carry.filled is None:
+        return recent[(first + np.arange(number)) % len(recent)], None
+    return recent, np.arange(len(recent))[:, None] < np.asarray(at_hand(carry.filled))
+
+
+def _row(name: str, found: _Judged, baseline: _Judged) -> Row:
+    """Return the table row of one scheduler."""
+    figures: dict[str, Any] = {}
+    for figure, estimate in metrics.estimates(found.run, baseline.run).items():
+        valid = found.hint is None and not (metrics.FIGURES[figure].paired and baseline.hint)
+
+        def shown(interval: Interval, valid: bool = valid) -> Interval:
+            return interval if valid else None
+
+        if isinstance(estimate, list):
+            figures[figure] = [value for value, _ in estimate]
+            figures[f"{figure}_ci"] = [shown(interval) for _, interval in estimate]
+        else:
+            figures[figure], figures[f"{figure}_ci"] = estimate[0], shown(estimate[1])
+    return Row(
+        name=name,
+        stationary=found.hint is None,
+        hint=found.hint,
+        queue_overflows=found.overflows,
+        figures=figures,
+    )

@@ -1,0 +1,224 @@
+"""Sweeps: schedulers compared at each point of a grid of parameters, with one program for each scheduler."""
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlb import checks, metrics, stationarity
+from jaxlb.comparison import Comparison
+from jaxlb.env import Env
+from jaxlb.environments import changed
+from jaxlb.judging import Judges
+from jaxlb.types import EnvParams, Key, Scheduler
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of the grid, and the table there."""
+
+    values: dict[str, Any]
+    table: Comparison
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the point as JSON has it."""
+        return {"values": self.values, "table": self.table.as_dict()}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Tables of the same schedulers on a grid of parameters."""
+
+    over: dict[str, list[Any]]
+    points: list[Point]
+
+    def at(self, **values: Any) -> Comparison:
+        """Return the table at a point, as `at(load=0.5)` does; of several such points, the first."""
+        for name, value in values.items():
+            checks.known("parameter", name, self.over)
+            if value not in self.over[name]:
+                raise ValueError(f"{name} = {checks.shown(value)}: must be one of {self.over[name]}")
+        return next(point.table for point in self.points if point.values | values == point.values)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each point and scheduler, in columns: parameters, then what tables have."""
+        return [point.values | row.cells() for point in self.points for row in point.table.schedulers]
+
+    def to_csv(self) -> str:
+        """Write CSV: a line for each point and scheduler, after a header."""
+        rows, text = self.rows(), io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what `to_json` writes."""
+        return {"over": self.over, "points": [point.as_dict() for point in self.points]}
+
+    def to_json(self) -> str:
+        """Write one JSON object."""
+        return json.dumps(self.as_dict(), indent=2, allow_nan=False)
+
+    def to_dataframe(self) -> Any:
+        """Return the columns of `to_csv` as a pandas.DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
+
+    def plot(self, figure: str = "mean_completion") -> Any:
+        """Draw a figure against the first parameter, a panel for each value of the others.
+
+        Bands are 95 % intervals. Points whose figures are not those of the long run are hollow and have none.
+
+        Args:
+          figure: a name of `jaxlb.metrics.FIGURES`, of one value a row.
+
+        Raises:
+          ValueError: an unknown one, or a first parameter that is not one number a point.
+        """
+        # It draws with a library that a simulation does not need.
+        from jaxlb import charts
+
+        rows = [row for point in self.points for row in point.table.schedulers]
+        drawn = [name for name in metrics.FIGURES if not isinstance(rows[0].figures[name], list)]
+        checks.known("figure", figure, drawn)
+        about, (first, *others) = metrics.FIGURES[figure], self.over
+        if any(isinstance(value, (list, str, bool)) for value in self.over[first]):
+            raise ValueError(f"over: {first!r} has no axis; let a parameter of one number a point come first")
+        panels: dict[str, dict[str, list[tuple]]] = {}
+        for point in self.points:
+            title = ", ".join(f"{name} = {point.values[name]}" for name in others)
+            lines = panels.setdefault(title, {})
+            for row in point.table.schedulers:
+                interval = getattr(row, f"{figure}_ci") or (np.nan, np.nan)
+                values = (getattr(row, figure), *interval)
+                line = point.values[first], *(about.scale * value for value in values), bool(row.mark)
+                lines.setdefault(row.name, []).append(line)
+        table = self.points[0].table
+        lanes = f"{table.num_lanes:,} lanes x {table.num_tasks:,} tasks"
+        marked = "; hollow: not stationary" * any(row.mark for row in rows)
+        return charts.curves(
+            panels,
+            x_label=first,
+            y_label=f"{about.meaning}{', %' * (about.scale != 1)}",
+            title=f"{table.scenario}, {lanes} (bands: 95 % intervals{marked})",
+        )
+
+
+def sweep(
+    env: Env,
+    params: EnvParams,
+    schedulers: Mapping[str, str | Scheduler] | Sequence[str | Scheduler],
+    key: Key,
+    *,
+    over: Mapping[str, Sequence[Any]],
+    num_lanes: int,
+    num_tasks: int,
+    warmup: int | None = None,
+    baseline: str | None = None,
+    recompile: bool = False,
+    keep: str | Path | None = None,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> Sweep:
+    """Compare schedulers at each point of a grid of parameters.
+
+    Each scheduler is compiled once for all points. Lanes are independent systems, over which intervals are
+    taken; all points and schedulers have the same random numbers.
+
+    Args:
+      env: from `jaxlb.make`.
+      params: of the environment, where they are not swept over.
+      schedulers: as in `jaxlb.compare`.
+      key: consumed; decides the tasks.
+      over: the values of each parameter, by the names that `jaxlb.make` takes; all combinations are points.
+      num_lanes: environments side by side.
+      num_tasks: tasks counted in each.
+      warmup: tasks run before that, not counted; None: at each point as many as theory asks for there, at
+        least a quarter of the tasks, at most as many.
+      baseline: as in `jaxlb.compare`.
+      recompile: whether settings of the environment may be swept over, for each value of which all is
+        compiled again.
+      keep: a file in which finished points are kept; those it has already are not run again.
+      on_progress: called with the scheduler at work and the share of all work that is done.
+
+    Raises:
+      ValueError: nothing to sweep over, a bad value at some point, before anything runs, or a file of another
+        sweep.
+    """
+    judges = Judges(schedulers, num_lanes, num_tasks, baseline)
+    if warmup is not None:
+        checks.at_least("warmup", warmup, 0)
+    grid = _grid(over)
+    points = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    systems = [changed(env, params, point, recompile) for point in points]
+    for one, own in systems:
+        one.check(own, (num_lanes,))
+    about = {
+        "scenario": env.name,
+        "over": grid,
+        "schedulers": list(judges.names),
+        "lanes": num_lanes,
+        "tasks": num_tasks,
+        "warmup": warmup,
+        "key": np.asarray(jax.random.key_data(key)).tolist(),
+        "params": [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)],
+    }
+    done = [] if keep is None else _kept(Path(keep), about)
+    for place, (values, system) in enumerate(zip(points, systems, strict=True)):
+        if place < len(done):
+            continue
+
+        def progress(name: str, share: float, place: int = place) -> None:
+            if on_progress is not None:
+                on_progress(name, (place + share) / len(points))
+
+        some = stationarity.sensible_warmup(*system, num_tasks) if warmup is None else warmup
+        table = judges.compare(*system, jax.random.clone(key), some, progress)
+        done.append(Point(values, table))
+        if keep is not None:
+            with Path(keep).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(done[-1].as_dict()) + "\n")
+    return Sweep(grid, done)
+
+
+def _grid(over: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """Return the values of each parameter as JSON has them."""
+    if not isinstance(over, Mapping) or not over:
+        raise ValueError(f"over = {checks.shown(over)}: must name values, as {{'load': [0.5, 0.7]}} does")
+    grid: dict[str, list[Any]] = {}
+    for name, values in over.items():
+        if isinstance(values, str) or np.ndim(values) == 0 or len(values) == 0:
+            raise ValueError(f"over: {name} = {checks.shown(values)}: must be a list of values")
+        grid[name] = [value if isinstance(value, str) else np.asarray(value).tolist() for value in values]
+    return grid
+
+
+def _kept(path: Path, about: dict[str, Any]) -> list[Point]:
+    """Return the points of a file, which is begun if there is none.
+
+    Raises:
+      ValueError: it is of another sweep.
+    """
+    if not path.exists():
+        path.write_text(json.dumps(about) + "\n", encoding="utf-8")
+        return []
+    header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+    try:
+        same = json.loads(header) == json.loads(json.dumps(about))
+    except ValueError:
+        same = False
+    if not same:
+        raise ValueError(f"{path}: holds another sweep; take another file, or delete it")
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):  # the last one was being written when it was stopped
+        path.write_text("".join([header, *whole]), encoding="utf-8")
+    found = [json.loads(line) for line in whole]
+    return [Point(one["values"], Comparison.of_dict(one["table"])) for one in found]

@@ -1,0 +1,157 @@
+"""Sweeps: each point is the comparison there, with programs compiled once; a stopped one goes on."""
+
+import csv
+import json
+
+import jax
+import pytest
+
+import jaxlb
+from jaxlb import cli, judging, stationarity
+from jaxlb.cli.sweep import _values
+
+SIZE = {"num_lanes": 8, "num_tasks": 40}
+RULES = ["lwr", "greedy"]
+OVER = {"load": [0.4, 0.8], "tail_index": [1.2, 2.0]}
+
+
+@pytest.fixture
+def system():
+    return jaxlb.make("heavy-tail")
+
+
+def swept(system, key, **options):
+    return jaxlb.sweep(*system, RULES, key, **{"over": OVER} | SIZE | options)
+
+
+def test_each_point_is_the_comparison_there_and_nothing_compiles_twice(system, key, monkeypatch):
+    compiled, own = [], judging._Work.compile
+    monkeypatch.setattr(judging._Work, "compile", lambda *given: compiled.append(1) or own(*given))
+    found = swept(system, key)
+    assert len(compiled) == len(RULES)
+    assert [point.values for point in found.points] == [
+        {"load": load, "tail_index": tail} for load in OVER["load"] for tail in OVER["tail_index"]
+    ]
+    for point in found.points:
+        env, params = jaxlb.make("heavy-tail", **point.values)
+        warmup = stationarity.sensible_warmup(env, params, 40)
+        assert point.table.warmup == warmup
+        alone = jaxlb.compare(env, params, RULES, jax.random.clone(key), warmup=warmup, **SIZE)
+        assert point.table.as_dict() == alone.as_dict()
+    assert found.at(load=0.8, tail_index=2.0) is found.points[3].table
+    rows = list(csv.DictReader(found.to_csv().splitlines()))
+    assert len(rows) == 8
+    assert [rows[5][name] for name in ("load", "tail_index", "name")] == ["0.8", "1.2", "greedy"]
+    assert json.loads(found.to_json())["points"][3]["values"] == {"load": 0.8, "tail_index": 2.0}
+
+
+def test_a_sweep_that_was_stopped_goes_on(system, key, tmp_path):
+    path = tmp_path / "points"
+    whole = swept(system, key)
+
+    def stop(name, share):
+        if share > 0.6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        swept(system, jax.random.clone(key), keep=path, on_progress=stop)
+    assert len(path.read_text().splitlines()) == 1 + 2
+    path.write_text(path.read_text() + '{"values": {"lo')  # it was being written
+    shares = []
+    again = swept(
+        system, jax.random.clone(key), keep=path, on_progress=lambda name, share: shares.append(share)
+    )
+    assert min(shares) >= 0.5
+    assert again.to_csv() == whole.to_csv()
+    assert again.to_json() == whole.to_json()
+    for other in ({"num_lanes": 4}, {"over": {"load": [0.4]}}):
+        with pytest.raises(ValueError, match="holds another sweep"):
+            swept(system, jax.random.clone(key), keep=path, **other)
+    with pytest.raises(ValueError, match="holds another sweep"):
+        swept(system, jax.random.key(1), keep=path)
+
+
+def test_settings_are_swept_over_when_that_is_meant(key):
+    env, params = jaxlb.make("heavy-tail", discipline="ps")
+    over = {"size_visible": [True, False], "limit": [None, 1]}
+    found = jaxlb.sweep(env, params, ["greedy"], key, over=over, recompile=True, **SIZE)
+    seen, hidden = (found.at(size_visible=each, limit=None).row("greedy") for each in (True, False))
+    assert seen.mean_completion != hidden.mean_completion
+    assert seen.lost_rate == 0 < found.at(size_visible=True, limit=1).row("greedy").lost_rate
+
+
+def test_a_picture_has_a_panel_for_each_value_of_other_parameters(system, key):
+    found = swept(system, key)
+    figure = found.plot("sla_violation_rate")
+    assert [axes.get_title() for axes in figure.axes] == ["tail_index = 1.2", "tail_index = 2.0"]
+    assert {line.get_label() for line in figure.axes[0].lines} >= set(RULES)
+    with pytest.raises(ValueError, match="figure"):
+        found.plot("sla_violation_rate_by_priority")
+    with pytest.raises(ValueError, match=r"load = 0\.5: must be one of"):
+        found.at(load=0.5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"over": {}}, "over = {}: must name values"),
+        ({"over": {"load": 0.5}}, "load = 0.5: must be a list"),
+        ({"over": {"load": []}}, "must be a list"),
+        ({"over": {"load": "0.5"}}, "must be a list"),
+        ({"over": {"lod": [0.5]}}, "unknown parameter 'lod'"),
+        ({"over": {"load": [0.5, 1.5]}}, "load = 1.5: must be below 1"),
+        ({"over": {"speed": [[1.0, 2.0]]}}, r"speed has shape \(2,\)"),
+        ({"over": {"size_visible": [True, False]}}, "size_visible is static"),
+        ({"over": {"num_processors": [2, 4]}}, "num_processors makes another environment"),
+        ({"warmup": -1}, "warmup = -1"),
+        ({"num_lanes": 0}, "num_lanes = 0"),
+    ],
+)
+def test_bad_sweeps_are_refused_before_anything_runs(options, message, system, key, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        swept(system, key, keep=tmp_path / "points", **options)
+    assert not (tmp_path / "points").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("load=0.3:0.5:3", [0.3, 0.4, 0.5]),
+        ("load=log:1:100:3", [1.0, 10.0, 100.0]),
+        ("load=0.3,.5", [0.3, 0.5]),
+        ("speed=[1,2],[2,1]", [[1, 2], [2, 1]]),
+        ("limit=null,3", [None, 3]),
+    ],
+)
+def test_values_are_read(text, values):
+    assert _values(text) == (text.partition("=")[0], values)
+
+
+def test_the_command_writes_tables_and_pictures(tmp_path, capsys):
+    words = [
+        "sweep",
+        "--over",
+        "load=0.4:0.6:2",
+        "--schedulers",
+        "lwr,greedy",
+        "--lanes",
+        "4",
+        "--tasks",
+        "20",
+    ]
+    assert cli.run([*words, "--out", str(tmp_path / "out")]) == 0
+    assert "greedy" in capsys.readouterr().out
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files >= {"sweep.csv", "sweep.json", "points.jsonl", "run.json", "mean_completion.png"}
+    # Again, nothing is run: the points are there.
+    assert cli.run([*words, "--out", str(tmp_path / "out"), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again == json.loads((tmp_path / "out" / "sweep.json").read_text())
+    for bad, message in (
+        (["--over", "load=0:1:1"], "at least 2 values"),
+        (["--over", "load=log:0:1:3"], "above 0 in equal ratios"),
+        (["--over", "load=0.3:x:3"], "must look like load=0.3:0.9:7"),
+        (["--over", "load=0.5", "--figure", "speed"], "unknown figure"),
+    ):
+        assert cli.run(["sweep", *bad]) == 2
+        assert message in capsys.readouterr().err
