@@ -20,13 +20,20 @@ class Row:
 
     Figures that are not `stationary` are those of this run and of no other, longer or shorter: they have no
     intervals, and differences to them have none.
+
+    Attributes:
+      name: of the scheduler in this table.
+      stationary: whether figures are those of the long run.
+      hint: why it is not, and what to change.
+      queue_overflows: tasks that found a queue too long to be counted, if the scheduler uses lengths.
+      figures: with intervals; a list holds a value for each priority.
     """
 
     name: str
     stationary: bool
-    hint: str | None  # why it is not, and what to change
-    queue_overflows: int  # tasks that found a queue too long to be counted, if the scheduler uses lengths
-    figures: dict[str, Any]  # with intervals; a list holds a value for each priority
+    hint: str | None
+    queue_overflows: int
+    figures: dict[str, Any]
 
     def __getattr__(self, name: str) -> Any:
         """Return a figure, or its interval."""
@@ -84,7 +91,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table of schedulers, judged on the same tasks."""
+    """A table of schedulers, judged on the same tasks.
+
+    Attributes:
+      scenario: of the environment.
+      num_lanes: environments side by side.
+      num_tasks: counted in each.
+      warmup: tasks before that.
+      baseline: name of the scheduler that differences are taken to.
+      behaviour: name of the one whose choices were carried out; None: each its own.
+      schedulers: a row for each.
+      histograms: of completion times, by the names of the rows.
+    """
 
     scenario: str
     num_lanes: int

@@ -212,18 +212,31 @@ def estimates(run: LaneFigures, baseline: LaneFigures) -> dict[str, Estimate | l
 
 
 class Summary(struct.PyTreeNode):
-    """Figures of each lane. Averages over tasks, `[N]`, are attributes by the names of `FIGURES`."""
+    """Figures of each lane. Averages over tasks, `[N]`, are attributes by the names of `FIGURES`.
 
-    num_tasks: Array  # int32, tasks counted in each lane
-    averages: dict[str, Array]  # [N] over tasks, by name
-    class_count: Array  # [C, N] int32, tasks of each priority
-    class_served: Array  # [C, N] int32, those of them that were served
-    class_violations: Array  # [C, N] int32, SLA violations of each priority
-    class_completion: Array  # [C, N] time, sum of the completion times of each priority
-    utilisation: Array  # [P, N] share of time that each processor was busy
-    elapsed: Array  # [N] time from the first counted arrival to the one after the last
-    wait_growth: Array  # [P, N] time, wait after the last counted task less that before the first
-    queue_overflows: Array  # [P, N] int32, tasks that found a queue's memory full: its length reads too short
+    Attributes:
+      num_tasks: int32, tasks counted in each lane.
+      averages: `[N]` over tasks, by name.
+      class_count: `[C, N]` int32, tasks of each priority.
+      class_served: `[C, N]` int32, those of them that were served.
+      class_violations: `[C, N]` int32, SLA violations of each priority.
+      class_completion: `[C, N]` time, sum of the completion times of each priority.
+      utilisation: `[P, N]` share of time that each processor was busy.
+      elapsed: `[N]` time from the first counted arrival to the one after the last.
+      wait_growth: `[P, N]` time, wait after the last counted task less that before the first.
+      queue_overflows: `[P, N]` int32, tasks that found a queue's memory full: its length reads too short.
+    """
+
+    num_tasks: Array
+    averages: dict[str, Array]
+    class_count: Array
+    class_served: Array
+    class_violations: Array
+    class_completion: Array
+    utilisation: Array
+    elapsed: Array
+    wait_growth: Array
+    queue_overflows: Array
 
     def __getattr__(self, name: str) -> Array:
         """Return an average over tasks."""

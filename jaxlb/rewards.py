@@ -148,6 +148,12 @@ class Weights(struct.PyTreeNode):
     Numbers, or `[N]`, one for each lane; `sla_weight` a number, or `[C]` or `[C, N]` by priority class.
     The square root of completion times is what heavy tails need: it weighs many short tasks against a long
     one.
+
+    Attributes:
+      completion_weight: of the completion time to the power of `completion_exponent`.
+      completion_exponent: of completion times.
+      imbalance_weight: of the variance over processors of the backlog, in mean sizes squared.
+      sla_weight: of a violated deadline.
     """
 
     completion_weight: Any = 0.5

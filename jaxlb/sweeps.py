@@ -34,7 +34,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Tables of the same schedulers on a grid of parameters."""
+    """Tables of the same schedulers on a grid of parameters.
+
+    Attributes:
+      over: the values of each parameter.
+      points: of the grid, the last parameter changing first; each has its `values` and its `table`.
+    """
 
     over: dict[str, list[Any]]
     points: list[Point]

@@ -5,7 +5,7 @@ for one environment, `[N]` for N lanes). Units: "time" and "work"; speed is work
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import jax
 from flax import struct
@@ -20,12 +20,19 @@ Scalar = jax.Array | float
 
 
 class Task(struct.PyTreeNode):
-    """What arrives."""
+    """What arrives.
 
-    gap: Array  # [...] time since the previous arrival
-    size: Array  # [...] work
-    priority: Array  # [...] int32, 0 is the most urgent
-    deadline: Array  # [...] time allowed from arrival
+    Attributes:
+      gap: `[...]` time since the previous arrival.
+      size: `[...]` work.
+      priority: `[...]` int32, 0 is the most urgent.
+      deadline: `[...]` time allowed from arrival.
+    """
+
+    gap: Array
+    size: Array
+    priority: Array
+    deadline: Array
 
 
 class Report(struct.PyTreeNode):
@@ -55,53 +62,95 @@ class MonitorState(struct.PyTreeNode):
 
 
 class System(struct.PyTreeNode):
-    """The processors with what they hold, and what measures them."""
+    """The processors with what they hold, and what measures them.
 
-    station: Any  # state of the station
+    Attributes:
+      station: state of the station.
+      monitor: what it has measured.
+      speeds: state of the speed process; None where speeds do not change.
+    """
+
+    station: Any
     monitor: MonitorState
-    speeds: Any = None  # state of the speed process; None where speeds do not change
+    speeds: Any = None
 
 
 class Truth(struct.PyTreeNode):
-    """What only the oracle, the metrics and training targets may use."""
+    """What only the oracle, the metrics and training targets may use.
 
-    size: Array  # [...] work
-    wait: Array  # [P, ...] time
-    speed: Array  # [P, ...] work per time
-    completion: Array | None = None  # [P, ...] time of each choice if nothing else arrives; None: FCFS
+    Attributes:
+      size: `[...]` work.
+      wait: `[P, ...]` time.
+      speed: `[P, ...]` work per time.
+      completion: `[P, ...]` time of each choice if nothing else arrives; None: FCFS.
+    """
+
+    size: Array
+    wait: Array
+    speed: Array
+    completion: Array | None = None
 
 
 class Held(struct.PyTreeNode):
-    """Tasks in the K places of processors, and what each takes without the task at hand and with it there."""
+    """Tasks in the K places of processors, and what each takes without the task at hand and with it there.
 
-    known: Array  # [P, K, ...] bool, whether the place holds a task
-    size: Array  # [P, K, ...] work
-    priority: Array  # [P, K, ...] int32
-    deadline: Array  # [P, K, ...] time
-    without: Array  # [P, K, ...] completion time if nothing else arrives
-    joined: Array  # [P, K, ...] the same if the task at hand goes to this processor
+    Attributes:
+      known: `[P, K, ...]` bool, whether the place holds a task.
+      size: `[P, K, ...]` work.
+      priority: `[P, K, ...]` int32.
+      deadline: `[P, K, ...]` time.
+      without: `[P, K, ...]` completion time if nothing else arrives.
+      joined: `[P, K, ...]` the same if the task at hand goes to this processor.
+    """
+
+    known: Array
+    size: Array
+    priority: Array
+    deadline: Array
+    without: Array
+    joined: Array
 
 
 class Observation(struct.PyTreeNode):
-    """What a scheduler sees when a task arrives."""
+    """What a scheduler sees when a task arrives.
 
-    gap: Array  # [...] time since the previous arrival
-    size: Array  # [...] work; the law's mean where sizes are hidden
-    priority: Array  # [...] int32
-    deadline: Array  # [...] time
-    load_average: Array  # [...] work, mean of `load` over processors
-    load_variance: Array  # [...] work squared, variance of `load` over processors
-    queue_length: Array  # [P, ...] int32
-    load: Array  # [P, ...] work
-    wait: Array  # [P, ...] time
-    speed: Array  # [P, ...] work per time, the nominal one where there is one
-    age: Array  # [...] time since these figures were measured
-    assigned: Array  # [P, ...] work assigned since then
+    Attributes:
+      gap: `[...]` time since the previous arrival.
+      size: `[...]` work; the law's mean where sizes are hidden.
+      priority: `[...]` int32.
+      deadline: `[...]` time.
+      load_average: `[...]` work, mean of `load` over processors.
+      load_variance: `[...]` work squared, variance of `load` over processors.
+      queue_length: `[P, ...]` int32.
+      load: `[P, ...]` work.
+      wait: `[P, ...]` time.
+      speed: `[P, ...]` work per time, the nominal one where there is one.
+      age: `[...]` time since these figures were measured.
+      assigned: `[P, ...]` work assigned since then.
+      truth: what only the oracle may use, and what training learns from.
+      up: `[P, ...]` bool, whether it worked, had room, may take the task; None: all.
+      affinity: `[P, ...]` factor of its speed for the task, 0: takes none; None: all 1.
+      completion: `[P, ...]` time of each choice if nothing else arrives; None: not seen.
+      held: the tasks that are there; None: not seen, or the task delays none.
+    """
+
+    gap: Array
+    size: Array
+    priority: Array
+    deadline: Array
+    load_average: Array
+    load_variance: Array
+    queue_length: Array
+    load: Array
+    wait: Array
+    speed: Array
+    age: Array
+    assigned: Array
     truth: Truth
-    up: Array | None = None  # [P, ...] bool, whether it worked, had room, may take the task; None: all
-    affinity: Array | None = None  # [P, ...] factor of its speed for the task, 0: takes none; None: all 1
-    completion: Array | None = None  # [P, ...] time of each choice if nothing else arrives; None: not seen
-    held: Held | None = None  # the tasks that are there; None: not seen, or the task delays none
+    up: Array | None = None
+    affinity: Array | None = None
+    completion: Array | None = None
+    held: Held | None = None
 
 
 class Outcome(struct.PyTreeNode):
@@ -110,61 +159,106 @@ class Outcome(struct.PyTreeNode):
     Under disciplines that interrupt tasks, or serve several at once, `service` is what a task takes alone,
     and `wait` all else. A task that is refused never completes; one that leaves unserved completes as it
     leaves, without service. Both miss their deadline.
+
+    Attributes:
+      action: `[...]` int32, the processor that got it.
+      wait: `[...]` time from arrival to start.
+      service: `[...]` time from start to departure.
+      completion: `[...]` time from arrival to departure.
+      violation: `[...]` bool, completion later than the deadline, or lost.
+      lost: `[...]` bool, refused or left unserved; None where no task ever is.
+      departures: Departures until the next arrival; None where all is known at the assignment.
     """
 
-    action: Array  # [...] int32, the processor that got it
-    wait: Array  # [...] time from arrival to start
-    service: Array  # [...] time from start to departure
-    completion: Array  # [...] time from arrival to departure
-    violation: Array  # [...] bool, completion later than the deadline, or lost
-    lost: Array | None = None  # [...] bool, refused or left unserved; None where no task ever is
-    departures: Any = None  # Departures until the next arrival; None where all is known at the assignment
+    action: Array
+    wait: Array
+    service: Array
+    completion: Array
+    violation: Array
+    lost: Array | None = None
+    departures: Any = None
 
 
 class Departures(struct.PyTreeNode):
-    """Tasks that have left, or were refused, in M places."""
+    """Tasks that have left, or were refused, in M places.
 
-    known: Array  # [M, ...] bool, whether one has left from this place
-    number: Array  # [M, ...] int32, of its assignment
-    task: Task  # leaves [M, ...]; gaps are 0
-    outcome: Outcome  # leaves [M, ...]
+    Attributes:
+      known: `[M, ...]` bool, whether one has left from this place.
+      number: `[M, ...]` int32, of its assignment.
+      task: leaves [M, ...]; gaps are 0.
+      outcome: leaves [M, ...].
+    """
+
+    known: Array
+    number: Array
+    task: Task
+    outcome: Outcome
 
 
 class EnvParams(struct.PyTreeNode):
     """Numbers of an environment. Every leaf can be vmapped and changed without recompiling.
 
     None switches a part of the monitor off, and its code with it.
+
+    Attributes:
+      speed: `[P]` work per time.
+      arrival: an ArrivalProcess, such as those of jaxlb.workload.arrivals.
+      size: a SizeLaw, such as those of jaxlb.workload.sizes.
+      nominal_speed: `[P]` speed that schedulers observe, right or wrong; None: the true one.
+      speeds: a SpeedProcess, such as those of jaxlb.workload.speeds; None: speeds never change.
+      affinity: `[C, P]` factor of each processor's speed for tasks of a class, 0: none; None: all 1.
+      load: arrival rate x mean size / total speed.
+      class_probability: `[C]` share of each priority class.
+      class_slack: `[C]` deadline per (size / mean speed).
+      deadline_constant: time added to every deadline.
+      load_time_constant: time constant of the load's exponential smoothing; None: true backlog.
+      speed_time_constant: the same of observed speeds; None: of the moment, or `nominal_speed`.
+      measure_interval: time between two publications of the figures; None: always fresh.
+      measure_noise: standard deviation of the log of the figures' noise factor; None: exact.
+      completion_weight: reward per completion time, to the power of `completion_exponent`.
+      completion_exponent: None: 1, without computing a power.
+      imbalance_weight: reward per variance of the load over processors.
+      sla_weight: reward per SLA violation; or [C], of each priority class.
+      loss_weight: reward per task that is refused or leaves unserved, beside its violation.
+      max_steps_in_episode: tasks until an episode is truncated.
     """
 
-    speed: Any  # [P] work per time
-    arrival: Any  # an ArrivalProcess, such as those of jaxlb.workload.arrivals
-    size: Any  # a SizeLaw, such as those of jaxlb.workload.sizes
-    nominal_speed: Any = None  # [P] speed that schedulers observe, right or wrong; None: the true one
-    speeds: Any = None  # a SpeedProcess, such as those of jaxlb.workload.speeds; None: speeds never change
-    affinity: Any = None  # [C, P] factor of each processor's speed for tasks of a class, 0: none; None: all 1
-    load: Any = 0.8  # arrival rate x mean size / total speed
-    class_probability: Any = (1.0,)  # [C] share of each priority class
-    class_slack: Any = (4.0,)  # [C] deadline per (size / mean speed)
-    deadline_constant: Any = 0.0  # time added to every deadline
-    load_time_constant: Any = None  # time constant of the load's exponential smoothing; None: true backlog
-    speed_time_constant: Any = None  # the same of observed speeds; None: of the moment, or `nominal_speed`
-    measure_interval: Any = None  # time between two publications of the figures; None: always fresh
-    measure_noise: Any = None  # standard deviation of the log of the figures' noise factor; None: exact
-    completion_weight: Any = 1.0  # reward per completion time, to the power of `completion_exponent`
-    completion_exponent: Any = None  # None: 1, without computing a power
-    imbalance_weight: Any = 0.01  # reward per variance of the load over processors
-    sla_weight: Any = 1.0  # reward per SLA violation; or [C], of each priority class
-    loss_weight: Any = 1.0  # reward per task that is refused or leaves unserved, beside its violation
-    max_steps_in_episode: Any = 1000  # tasks until an episode is truncated
+    speed: Any
+    arrival: Any
+    size: Any
+    nominal_speed: Any = None
+    speeds: Any = None
+    affinity: Any = None
+    load: Any = 0.8
+    class_probability: Any = (1.0,)
+    class_slack: Any = (4.0,)
+    deadline_constant: Any = 0.0
+    load_time_constant: Any = None
+    speed_time_constant: Any = None
+    measure_interval: Any = None
+    measure_noise: Any = None
+    completion_weight: Any = 1.0
+    completion_exponent: Any = None
+    imbalance_weight: Any = 0.01
+    sla_weight: Any = 1.0
+    loss_weight: Any = 1.0
+    max_steps_in_episode: Any = 1000
 
 
 class EnvState(struct.PyTreeNode):
-    """State of an environment between two decisions: `task` has arrived and waits for its processor."""
+    """State of an environment between two decisions: `task` has arrived and waits for its processor.
+
+    Attributes:
+      system: processors, and what measures them.
+      task: that has arrived.
+      workload: memory of the arrival process; () where tasks are replayed.
+      steps: `[...]` int32, tasks assigned in this episode.
+    """
 
     system: System
     task: Task
-    workload: Any  # memory of the arrival process; () where tasks are replayed
-    steps: Array  # [...] int32, tasks assigned in this episode
+    workload: Any
+    steps: Array
 
 
 class Static(Protocol):
@@ -211,107 +305,6 @@ class Static(Protocol):
     @property
     def wait_visible(self) -> bool:
         """Whether load and wait are seen; if not, they are inferred from queue lengths."""
-        ...
-
-
-class ArrivalProcess(Protocol):
-    """Makes gaps, and may have a part in the tasks. A pytree whose leaves are its parameters."""
-
-    extra_words: int  # random words a task beyond the two that every task gets
-
-    def check(self) -> None:
-        """Raise ValueError on a bad parameter."""
-        ...
-
-    def start(self, key: Key, lanes: Lanes) -> Any:
-        """Draw the stationary state before the first arrival; the key is consumed."""
-        ...
-
-    def gap(self, state: Any, rate: Scalar, uniform: Array, extra: Array) -> tuple[Array, Any]:
-        """Return the next gap `[...]` and the state after it."""
-        ...
-
-    def size(self, state: Any, drawn: Array, extra: Array) -> Array:
-        """Return the size of the task that just arrived, given what the size law drew."""
-        ...
-
-    def priority(self, state: Any, drawn: Array) -> Array:
-        """Return its priority, given what the class probabilities drew."""
-        ...
-
-    def deadline(self, state: Any, computed: Array) -> Array:
-        """Return its deadline, given what size and class slack make it."""
-        ...
-
-
-@runtime_checkable
-class SpeedProcess(Protocol):
-    """Makes the factors, from 0 to 1, of speeds that change. A pytree whose leaves are its parameters."""
-
-    @property
-    def drains(self) -> bool:
-        """Whether processors that take no tasks serve on, and so are sent none."""
-        ...
-
-    @property
-    def interrupted(self) -> str:
-        """What becomes of tasks as their processor goes down: one of `jaxlb.stations.INTERRUPTED`."""
-        ...
-
-    def check(self, num_processors: int) -> None:
-        """Raise ValueError on a bad parameter."""
-        ...
-
-    def mean_stay(self) -> Array:
-        """Return the mean time between two changes of a processor's factor."""
-        ...
-
-    def mean(self) -> Array:
-        """Return the mean factor in the long run, `[P]` or `[1]`, 0 while a processor takes no tasks."""
-        ...
-
-    def mean_factor(self) -> Array:
-        """Return the mean of `factor_of` in the long run, `[P]` or `[1]`."""
-        ...
-
-    def start(self, key: Key, num_processors: int, lanes: Lanes) -> Any:
-        """Draw the state at any time; the key is consumed."""
-        ...
-
-    def factor_of(self, state: Any, num_processors: int) -> Array:
-        """Return the present factors `[P, ...]`; at 0, no work is done."""
-        ...
-
-    def takes_tasks(self, state: Any, num_processors: int) -> Array:
-        """Return which processors take tasks now, bool `[P, ...]`."""
-        ...
-
-    def until_change(self, state: Any, busy: Array) -> Array:
-        """Return a time `[...]` in which no factor changes; after `busy` `[P, ...]` time, all is done."""
-        ...
-
-    def advance(self, state: Any, time: Array, busy: Array, key: Key) -> Any:
-        """Let `time` `[...]` pass, at most until a change, which then happens; the key is consumed."""
-        ...
-
-
-class SizeLaw(Protocol):
-    """A law of task sizes. A pytree whose leaves are its parameters."""
-
-    def check(self) -> None:
-        """Raise ValueError on a bad parameter."""
-        ...
-
-    def mean(self) -> Array:
-        """Return the expected size, exact."""
-        ...
-
-    def second_moment(self) -> Array:
-        """Return the expected squared size, exact."""
-        ...
-
-    def inverse_survival(self, uniform: Array) -> Array:
-        """Return the size that is exceeded with probability `uniform`."""
         ...
 
 

@@ -16,15 +16,25 @@ COSTS = ("completion", "slowdown", "violations")
 
 
 class Objective(struct.PyTreeNode):
-    """What is to be small, per task: a weighted sum, in mean services; leaves numbers, or `[N]`."""
+    """What is to be small, per task: a weighted sum, in mean services; leaves numbers, or `[N]`.
+
+    Attributes:
+      completion: weight of completion times.
+      exponent: of completion times.
+      slowdown: completion time / size, where an average task of the law has 1.
+      violations: weight of violated deadlines.
+      class_weights: `[C]` of a violation, by priority; those beyond C count as the last.
+      imbalance: variance over processors of the backlog after the assignment, in mean sizes.
+      crowding: crowding / (share of the capacity that is free) is added to `completion`.
+    """
 
     completion: Any = 1.0
-    exponent: Any = 1.0  # of completion times
-    slowdown: Any = 0.0  # completion time / size, where an average task of the law has 1
+    exponent: Any = 1.0
+    slowdown: Any = 0.0
     violations: Any = 0.0
-    class_weights: Any = (1.0,)  # [C] of a violation, by priority; those beyond C count as the last
-    imbalance: Any = 0.0  # variance over processors of the backlog after the assignment, in mean sizes
-    crowding: Any = 0.0  # crowding / (share of the capacity that is free) is added to `completion`
+    class_weights: Any = (1.0,)
+    imbalance: Any = 0.0
+    crowding: Any = 0.0
 
     def check(self) -> None:
         """Raise ValueError if a weight is out of bounds, or there is none."""

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlb.protocols import SizeLaw
 from jaxlb.scheduling.base import cheapest, with_memory
 from jaxlb.scheduling.size_based import quadrature, speeds
 from jaxlb.stations import response
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 _SIZES, _GAPS = 96, 64
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, first_smallest, processor_index
+from jaxlb.protocols import SizeLaw
 from jaxlb.scheduling.base import (
     after_backlog,
     cheapest,
@@ -19,7 +20,7 @@ from jaxlb.scheduling.base import (
     usable,
     with_memory,
 )
-from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, SizeLaw, Static
+from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 _CELLS, _TAIL_CELLS = 2**14, 2**12
 

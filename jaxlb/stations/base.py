@@ -11,13 +11,21 @@ from jaxlb.types import Array, Departures, Held, Lanes, Task, Truth
 
 
 class View(struct.PyTreeNode):
-    """What of a station may be measured."""
+    """What of a station may be measured.
 
-    queue_length: Array  # [P, ...] int32, tasks in the system, as far as they are counted
-    wait: Array  # [P, ...] time, backlog / speed
-    overflow: Array  # [P, ...] int32, tasks so far that found no place to be counted in, or to be in
-    full: Array | None = None  # [P, ...] bool, whether a task would be refused; None where none is
-    undone: Array | None = None  # [P, ...] time, work that has left undone since the last assignment
+    Attributes:
+      queue_length: `[P, ...]` int32, tasks in the system, as far as they are counted.
+      wait: `[P, ...]` time, backlog / speed.
+      overflow: `[P, ...]` int32, tasks so far that found no place to be counted in, or to be in.
+      full: `[P, ...]` bool, whether a task would be refused; None where none is.
+      undone: `[P, ...]` time, work that has left undone since the last assignment.
+    """
+
+    queue_length: Array
+    wait: Array
+    overflow: Array
+    full: Array | None = None
+    undone: Array | None = None
 
 
 @runtime_checkable

@@ -12,9 +12,10 @@ from jaxlb import theory, workload
 from jaxlb.environments import make
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.params import with_lane_axis
+from jaxlb.protocols import ArrivalProcess
 from jaxlb.replaying import replay
 from jaxlb.scheduling import scheduler
-from jaxlb.types import ArrivalProcess, EnvParams, Key, Task
+from jaxlb.types import EnvParams, Key, Task
 from jaxlb.verification.base import (
     DEAR,
     Finding,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import stats
 
-from jaxlb.types import SizeLaw
+from jaxlb.protocols import SizeLaw
 from jaxlb.verification.base import (
     DEAR,
 )

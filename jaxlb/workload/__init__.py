@@ -14,8 +14,9 @@ import numpy as np
 from jaxlb import checks
 from jaxlb.numerics import broadcasts
 from jaxlb.params import canonical
+from jaxlb.protocols import SpeedProcess
 from jaxlb.random import random_words, typed, uniform
-from jaxlb.types import Array, EnvParams, Key, Lanes, SpeedProcess, Task
+from jaxlb.types import Array, EnvParams, Key, Lanes, Task
 from jaxlb.workload import arrivals, cold_starts, sizes, speeds
 from jaxlb.workload.recorded_speeds import read_speeds
 from jaxlb.workload.traces import TraceData, read_trace

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxlb.types import Array, Key, Lanes, Scalar, SizeLaw
+from jaxlb.protocols import SizeLaw
+from jaxlb.types import Array, Key, Lanes, Scalar
 
 
 def _picked(which: Array, each: Sequence[Array]) -> Array:

@@ -32,13 +32,21 @@ UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 @dataclass(frozen=True)
 class TraceData:
-    """A recorded task stream in its own units, in order of arrival."""
+    """A recorded task stream in its own units, in order of arrival.
+
+    Attributes:
+      name: of the file.
+      time: `[T]` float64, seconds.
+      size: `[T]` float64, work.
+      priority: `[T]` int32.
+      deadline: `[T]` float64, a size at speed 1.
+    """
 
     name: str
-    time: np.ndarray = field(repr=False)  # [T] float64, seconds
-    size: np.ndarray = field(repr=False)  # [T] float64, work
-    priority: np.ndarray | None = field(default=None, repr=False)  # [T] int32
-    deadline: np.ndarray | None = field(default=None, repr=False)  # [T] float64, a size at speed 1
+    time: np.ndarray = field(repr=False)
+    size: np.ndarray = field(repr=False)
+    priority: np.ndarray | None = field(default=None, repr=False)
+    deadline: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def mean_gap(self) -> float:
