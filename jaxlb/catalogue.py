@@ -159,6 +159,13 @@ def _inference(num_processors: int) -> EnvParams:
     )
 
 
+def _plain(num_processors: int) -> EnvParams:
+    return EnvParams(speed=(1.0,) * num_processors, arrival=Poisson(), size=Exponential(1.0), load=0.7)
+
+
+PLAIN = Scenario("equal processors, exponential sizes, Poisson arrivals", 1, _plain)
+"""What a system of one's own begins with."""
+
 SCENARIOS: dict[str, Scenario] = {
     "seed": Scenario("4 unequal processors, 3 priorities, smoothed load", 4, _seed),
     "stable": Scenario("4 equal processors, exponential sizes, Poisson arrivals, load 0.8", 4, _stable),

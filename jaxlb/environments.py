@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from jaxlb import checks, stations, workload
-from jaxlb.catalogue import SCENARIOS, Scenario
+from jaxlb.catalogue import PLAIN, SCENARIOS, Scenario
 from jaxlb.env import Env
 from jaxlb.params import VECTORS, canonical
 from jaxlb.stations import FCFS
@@ -102,12 +102,19 @@ def _changing(env: Env, params: EnvParams) -> Env:
 
 
 def make(
-    name: str, *, trace: TraceData | None = None, allow_overload: bool = False, **overrides: Any
+    name: str | None = None,
+    *,
+    title: str | None = None,
+    trace: TraceData | None = None,
+    allow_overload: bool = False,
+    **overrides: Any,
 ) -> tuple[Env, EnvParams]:
-    """Make an environment and its parameters.
+    """Make an environment and its parameters, from a scenario or from nothing.
 
     Args:
-      name: one of `scenarios()`.
+      name: one of `scenarios()`; None: a system that `speed`, or `num_processors` of speed 1, and `load`
+        describe, with Poisson arrivals and exponential sizes where nothing else is said.
+      title: what tables and pictures call it; None: the scenario's name, or "custom".
       trace: a recorded task stream instead of the scenario's workload, from `jaxlb.read_trace`; sizes are
         rescaled to the mean of the scenario's, gaps to its load, and queues counted up to 128 tasks.
       allow_overload: whether a load that processors cannot bear is meant.
@@ -124,8 +131,20 @@ def make(
     Raises:
       ValueError: an unknown name or field, or a value that is out of bounds.
     """
-    checks.known("scenario", name, SCENARIOS)
-    scenario = SCENARIOS[name]
+    if name is None:
+        for needed in ({"speed", "num_processors"}, {"load"}):
+            if not needed & set(overrides):
+                raise ValueError(
+                    f"{' or '.join(sorted(needed, reverse=True))}: must be given where no scenario is, as "
+                    "make(speed=[1.0, 2.0], load=0.7) does"
+                )
+        scenario = PLAIN
+    else:
+        checks.known("scenario", name, SCENARIOS)
+        scenario = SCENARIOS[name]
+    title = title if title is not None else name or "custom"
+    if not isinstance(title, str) or not title.strip():
+        raise ValueError(f"title = {checks.shown(title)}: must be a text")
     settings, speed = dict(scenario.settings), overrides.get("speed", ())
     number = overrides.get("num_processors", np.size(speed) or scenario.num_processors)
     checks.at_least("num_processors", number, 1)
@@ -154,7 +173,7 @@ def make(
             )
         settings.setdefault("num_processors", len(numbers["speed"]))
     settings.setdefault("num_processors", scenario.num_processors)
-    env = _env(settings, name=name, make_params=scenario.make_params, allow_overload=allow_overload)
+    env = _env(settings, name=title, make_params=scenario.make_params, allow_overload=allow_overload)
     params = scenario.make_params(env.num_processors)
     if trace is not None:
         arrival, size = trace.workload(mean_size=float(params.size.mean()))

@@ -1,5 +1,6 @@
 """Scenarios: what they promise, and what `make` refuses."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,6 +73,36 @@ def test_seed_reproduces_the_published_snapshot_table(key):
         row = table.row(name)
         assert abs(row.oracle_agreement - agreement) <= within, (name, row.oracle_agreement)
         assert abs(row.sla_violation_rate - violations) <= bound, (name, row.sla_violation_rate)
+
+
+def test_a_system_from_nothing_is_what_its_user_says():
+    own, own_params = jaxlb.make(speed=[1.0] * 4, load=0.8, title="four")
+    env, params = jaxlb.make("stable")
+    chex.assert_trees_all_equal(own_params, params)
+    assert (own.name, own.station, own.num_processors) == ("four", env.station, 4)
+    assert jaxlb.make(num_processors=3, load=0.5)[0].name == "custom"
+    assert jaxlb.make("stable", title="mine")[0].name == "mine"
+    # Static settings alone decide whether all is compiled again.
+    assert jaxlb.make(speed=[2.0] * 4, load=0.7, title="four")[0] == own
+    row = jaxlb.compare(own, own_params, ["lwr"], jax.random.key(0), num_lanes=2, num_tasks=20)
+    assert row.scenario == "four"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "speed or num_processors: must be given"),
+        ({"load": 0.5}, "speed or num_processors: must be given"),
+        ({"speed": [1.0, 2.0]}, "load: must be given"),
+        ({"load": 0.5, "speed": 3.0}, "speed = 3.0: must be a list"),
+        ({"load": 0.5, "speed": []}, r"speed = \[\]: must be a list"),
+        ({"load": 0.5, "speed": [1.0], "title": ""}, "title = '': must be a text"),
+        ({"load": 0.5, "speed": [1.0], "sped": 1}, "unknown parameter 'sped'"),
+    ],
+)
+def test_what_is_missing_of_a_system_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        jaxlb.make(**settings)
 
 
 def test_overrides_by_field_name_static_or_not():
