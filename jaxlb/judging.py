@@ -1,6 +1,7 @@
 """Schedulers side by side: the same tasks for all, intervals from independent lanes, paired differences."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -81,7 +82,7 @@ class Judges:
         self._rules = {name: as_scheduler(given) for name, given in named.items()}
         self._num_lanes, self._num_tasks, self._baseline = num_lanes, num_tasks, baseline
         self._mover = None if behaviour is None else as_scheduler(behaviour)
-        self._programs: dict[Any, dict[str, Any]] = {}
+        self._programs: dict[Any, Future] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,27 +102,30 @@ class Judges:
         env.check(params, (self._num_lanes,))
         if self._mover is not None:
             stations.needs_settled("what a choice would have brought", env.station)
-        work = _Work(canonical(params), typed(key), self._num_lanes, self._num_tasks, warmup, self._mover)
-        rules, kind = self._rules, (env, jax.tree.structure(work.params), _shapes(work.params))
-        compiled = self._programs.setdefault(kind, {})
+        work = _Work(
+            canonical(params),
+            typed(key),
+            self._num_lanes,
+            self._num_tasks,
+            warmup,
+            self._mover,
+            self._programs,
+        )
+        rules, found = self._rules, dict[str, _Judged]()
         carries = {name: work.begin(env, rule) for name, rule in rules.items()}
-        found: dict[str, _Judged] = {}
-
-        def program(name: str) -> Any:
-            if name not in compiled:
-                compiled[name] = work.compile(env, rules[name], carries[name])
-            return compiled[name]
 
         # Compiling takes one core for longer than running takes all of them: compile side by side, run in
         # turn.
         with threads() as pool:
-            for place, (name, run) in enumerate(zip(rules, pool.map(program, rules), strict=True)):
+            programs = [work.program(env, rule, carries[name], pool.submit) for name, rule in rules.items()]
+            for place, (name, program) in enumerate(zip(rules, programs, strict=True)):
 
                 def progress(share: float, name: str = name, place: int = place) -> None:
                     if on_progress is not None:
                         on_progress(name, (place + share) / len(rules))
 
-                found[name] = work.judge(name, env, rules[name], carries.pop(name), run, progress)
+                carry = carries.pop(name)
+                found[name] = work.judge(name, env, rules[name], carry, program.result(), progress)
 
         table = [_row(name, one, found[self._baseline]) for name, one in found.items()]
         return Comparison(
@@ -150,8 +154,11 @@ def _named(given: Any) -> Mapping[str, str | Scheduler]:
     return given
 
 
-def _shapes(params: EnvParams) -> tuple:
-    return tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(params))
+def _at_once(function: Callable, *given: Any) -> Future:
+    """Call a function now, as a pool would at some time."""
+    future = Future()
+    future.set_result(function(*given))
+    return future
 
 
 class _Judged(NamedTuple):
@@ -172,6 +179,7 @@ class _Work(NamedTuple):
     num_tasks: int
     warmup: int
     mover: Scheduler | None
+    programs: dict[Any, Future]
 
     @property
     def total(self) -> int:
@@ -188,17 +196,19 @@ class _Work(NamedTuple):
         key = jax.random.clone(self.key)  # for each scheduler the same tasks
         return start_rollout(env, self.params, scheduler, key, self.num_lanes, self.mover, self.chunk)
 
-    def compile(self, env: Env, scheduler: Scheduler, carry: Carry) -> Callable[["_Work", Carry, int], Carry]:
-        """Compile a program that lets so many more tasks arrive in each lane."""
-        rules = {"scheduler": scheduler, "behaviour": self.mover}
-        program = continue_rollout.lower(
-            env=env, params=self.params, warmup=0, **rules, carry=carry, num_tasks=0
-        ).compile()
+    def program(
+        self, env: Env, scheduler: Scheduler, carry: Carry, submit: Callable[..., Future] = _at_once
+    ) -> Future:
+        """Return the program that lets more tasks arrive in each lane, one for all that differ in numbers."""
+        given = self.params, scheduler, self.mover
+        kind = env, jax.tree.structure(given), tuple(map(jax.typeof, jax.tree.leaves(given)))
+        if kind not in self.programs:
+            self.programs[kind] = submit(self._compile, env, scheduler, carry)
+        return self.programs[kind]
 
-        def run(work: _Work, carry: Carry, num_tasks: int) -> Carry:
-            return program(params=work.params, warmup=work.warmup, **rules, carry=carry, num_tasks=num_tasks)
-
-        return run
+    def _compile(self, env: Env, scheduler: Scheduler, carry: Carry) -> Callable[..., Carry]:
+        same = {"params": self.params, "scheduler": scheduler, "behaviour": self.mover}
+        return continue_rollout.lower(env=env, **same, warmup=0, carry=carry, num_tasks=0).compile()
 
     def judge(
         self,
@@ -206,16 +216,17 @@ class _Work(NamedTuple):
         env: Env,
         scheduler: Scheduler,
         carry: Carry,
-        program: Callable[["_Work", Carry, int], Carry],
+        program: Callable[..., Carry],
         progress: Callable[[float], None],
     ) -> _Judged:
         """Run a scheduler; once more, with more room, while the queue lengths that it reads are too short."""
 
         def run(at: Env) -> _Judged:
             if at is env:
-                return self._run(name, env, program, carry, progress)
+                return self._run(name, env, scheduler, program, carry, progress)
             longer = self.begin(at, scheduler)
-            return self._run(name, at, self.compile(at, scheduler, longer), longer, lambda share: None)
+            more = self.program(at, scheduler, longer).result()
+            return self._run(name, at, scheduler, more, longer, lambda share: None)
 
         acting = [(scheduler, carry.memory)]
         if self.mover is not None:
@@ -235,17 +246,24 @@ class _Work(NamedTuple):
         self,
         name: str,
         env: Env,
-        program: Callable[["_Work", Carry, int], Carry],
+        scheduler: Scheduler,
+        program: Callable[..., Carry],
         carry: Carry,
         progress: Callable[[float], None],
     ) -> _Judged:
         histogram, first, middle = None, 0, self.warmup + self.num_tasks // 2
         sums, counts = np.zeros((2, 2, self.num_lanes))
+        same = {
+            "params": self.params,
+            "scheduler": scheduler,
+            "behaviour": self.mover,
+            "warmup": self.warmup,
+        }
         for end in (self.warmup, middle, self.total):
             while first < end:
                 chunk = max(self.chunk, -(-self.warmup // _CHUNKS)) if first < self.warmup else self.chunk
                 number = min(chunk, end - first)
-                carry = program(self, carry, number)
+                carry = program(**same, carry=carry, num_tasks=number)
                 if first >= self.warmup:
                     rows, known = _completions(carry, first, number)
                     if known is None or known.any():

@@ -4,6 +4,7 @@ import csv
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import jaxlb
@@ -20,13 +21,25 @@ def system():
     return jaxlb.make("heavy-tail")
 
 
+def no_memory(env, params, lanes):
+    return ()
+
+
+def patient(patience, memory, observation, key):
+    """The fastest that has less than so much to do."""
+    late = observation.wait > patience
+    return jnp.argmin(jnp.where(late, observation.wait + 1e3, -observation.speed), 0).astype(
+        jnp.int32
+    ), memory
+
+
 def swept(system, key, **options):
     return jaxlb.sweep(*system, RULES, key, **{"over": OVER} | SIZE | options)
 
 
 def test_each_point_is_the_comparison_there_and_nothing_compiles_twice(system, key, monkeypatch):
-    compiled, own = [], judging._Work.compile
-    monkeypatch.setattr(judging._Work, "compile", lambda *given: compiled.append(1) or own(*given))
+    compiled, own = [], judging._Work._compile
+    monkeypatch.setattr(judging._Work, "_compile", lambda *given: compiled.append(1) or own(*given))
     found = swept(system, key)
     assert len(compiled) == len(RULES)
     assert [point.values for point in found.points] == [
@@ -43,6 +56,21 @@ def test_each_point_is_the_comparison_there_and_nothing_compiles_twice(system, k
     assert len(rows) == 8
     assert [rows[5][name] for name in ("load", "tail_index", "name")] == ["0.8", "1.2", "greedy"]
     assert json.loads(found.to_json())["points"][3]["values"] == {"load": 0.8, "tail_index": 2.0}
+
+
+def test_schedulers_that_differ_in_numbers_share_a_program(system, key, monkeypatch):
+    compiled, own = [], judging._Work._compile
+    monkeypatch.setattr(judging._Work, "_compile", lambda *given: compiled.append(1) or own(*given))
+    rules = {
+        name: jaxlb.Scheduler("patient", jnp.float32(patience), no_memory, patient)
+        for name, patience in (("little", 0.5), ("much", 20.0))
+    } | {"lwr": "lwr"}
+    together = jaxlb.compare(*system, rules, key, **SIZE)
+    assert len(compiled) == 2
+    for name in ("little", "much"):
+        alone = jaxlb.compare(*system, {name: rules[name]}, jax.random.clone(key), **SIZE)
+        assert alone.row(name).mean_completion == together.row(name).mean_completion
+    assert together.row("little").mean_completion != together.row("much").mean_completion
 
 
 def test_a_sweep_that_was_stopped_goes_on(system, key, tmp_path):
