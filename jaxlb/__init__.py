@@ -6,15 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from jaxlb.comparison import Comparison
 from jaxlb.devices import device_mesh
-from jaxlb.env import Env, flatten
+from jaxlb.env import Env
 from jaxlb.environments import make, scenarios
 from jaxlb.interop import register
 from jaxlb.judging import compare
 from jaxlb.loop import rollout
 from jaxlb.metrics import Summary
+from jaxlb.observe import flatten
 from jaxlb.replaying import replay
 from jaxlb.rewards import Weights
 from jaxlb.scheduling import scheduler, schedulers
+from jaxlb.scheduling.policies import as_scheduler
 from jaxlb.sweeps import Sweep, sweep
 from jaxlb.types import EnvParams, EnvState, Observation, Outcome, Scheduler, Task
 from jaxlb.version import __version__
@@ -53,6 +55,7 @@ __all__ = [
     "UniversalConfig",
     "Weights",
     "__version__",
+    "as_scheduler",
     "compare",
     "device_mesh",
     "flatten",

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxlb import bounds, checks, cycle, departures, rewards, spaces, stations, workload
 from jaxlb.numerics import broadcasts, select
+from jaxlb.observe import flatten
 from jaxlb.params import canonical, with_lane_axis
 from jaxlb.random import split, typed
 from jaxlb.rewards import Reward, Weighted
@@ -28,27 +29,6 @@ from jaxlb.types import (
     Task,
 )
 from jaxlb.workload.speeds import of_service
-
-
-def flatten(observation: Observation, stale: bool = False) -> Array:
-    """Flatten an observation into one array, features first: `[4 + 4P, ...]` float32.
-
-    Order: task size, priority, load average, load variance, then for all processors queue length, load,
-    wait, speed; where figures are `stale`, their age and the work assigned since, `[1 + P, ...]` more; where
-    speeds change, processors are full at a limit, or some tasks may not go everywhere, 1 for each that works,
-    has room and may take the task, and 0 for others, `[P, ...]` more; with affinity, that for the task,
-    `[P, ...]` more.
-    """
-    o = observation
-    rows = [jnp.stack([o.size, o.priority.astype(jnp.float32), o.load_average, o.load_variance])]
-    rows += [o.queue_length.astype(jnp.float32), o.load, o.wait, o.speed]
-    if stale:
-        rows += [o.age[None], o.assigned]
-    if o.up is not None:
-        rows += [o.up.astype(jnp.float32)]
-    if o.affinity is not None:
-        rows += [o.affinity]
-    return jnp.concatenate(rows)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxlb.env import Env
 from jaxlb.loop import Carry, continue_rollout, start_rollout
 from jaxlb.params import canonical
 from jaxlb.random import typed
-from jaxlb.scheduling import as_scheduler
+from jaxlb.scheduling import resolved
 from jaxlb.statistics import MAX_GROUPS, Interval, count_completions
 from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Scheduler
@@ -79,9 +79,9 @@ class Judges:
         if baseline is None:
             baseline = "lwr" if "lwr" in named else next(iter(named))
         checks.known("baseline", baseline, named)
-        self._rules = {name: as_scheduler(given) for name, given in named.items()}
+        self._rules = {name: resolved(given) for name, given in named.items()}
         self._num_lanes, self._num_tasks, self._baseline = num_lanes, num_tasks, baseline
-        self._mover = None if behaviour is None else as_scheduler(behaviour)
+        self._mover = None if behaviour is None else resolved(behaviour)
         self._programs: dict[Any, Future] = {}
 
     @property

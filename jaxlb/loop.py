@@ -19,7 +19,7 @@ from jaxlb.metrics import Summary
 from jaxlb.numerics import broadcasts
 from jaxlb.params import at_its_processor, canonical, with_lane_axis
 from jaxlb.random import fold_in, typed
-from jaxlb.scheduling import as_scheduler
+from jaxlb.scheduling import resolved
 from jaxlb.scheduling.base import first_memory
 from jaxlb.tally import Totals
 from jaxlb.types import (
@@ -270,7 +270,7 @@ def rollout(
     checks.at_least("num_tasks", num_tasks, 1)
     checks.at_least("warmup", warmup, 0)
     env.check(params, (num_lanes,))
-    params, key, scheduler = canonical(params), typed(key), as_scheduler(scheduler)
+    params, key, scheduler = canonical(params), typed(key), resolved(scheduler)
 
     def run(env: Env) -> tuple[Summary, Carry]:
         # Cloned, since a run with more room is of the same tasks.

@@ -222,3 +222,24 @@ def observe(
             completion=completion,
         ),
     )
+
+
+def flatten(observation: Observation, stale: bool = False) -> Array:
+    """Flatten an observation into one array, features first: `[4 + 4P, ...]` float32.
+
+    Order: task size, priority, load average, load variance, then for all processors queue length, load,
+    wait, speed; where figures are `stale`, their age and the work assigned since, `[1 + P, ...]` more; where
+    speeds change, processors are full at a limit, or some tasks may not go everywhere, 1 for each that works,
+    has room and may take the task, and 0 for others, `[P, ...]` more; with affinity, that for the task,
+    `[P, ...]` more.
+    """
+    o = observation
+    rows = [jnp.stack([o.size, o.priority.astype(jnp.float32), o.load_average, o.load_variance])]
+    rows += [o.queue_length.astype(jnp.float32), o.load, o.wait, o.speed]
+    if stale:
+        rows += [o.age[None], o.assigned]
+    if o.up is not None:
+        rows += [o.up.astype(jnp.float32)]
+    if o.affinity is not None:
+        rows += [o.affinity]
+    return jnp.concatenate(rows)

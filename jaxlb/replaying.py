@@ -16,7 +16,7 @@ from jaxlb.loop import Streams, decide, streams
 from jaxlb.numerics import broadcasts
 from jaxlb.params import canonical, with_lane_axis
 from jaxlb.random import fold_in, typed
-from jaxlb.scheduling import as_scheduler
+from jaxlb.scheduling import resolved
 from jaxlb.scheduling.base import first_memory
 from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Outcome, Scheduler, Task
 
@@ -65,7 +65,7 @@ def replay(
     checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
     floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
     tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats)
-    params, key, scheduler = canonical(params), typed(key), as_scheduler(scheduler)
+    params, key, scheduler = canonical(params), typed(key), resolved(scheduler)
     lanes, keys = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1, streams(key)
 
     def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxlb
-from jaxlb.env import flatten
+from jaxlb.observe import flatten
 
 
 def run(env, params, gaps, sizes, actions, key):

@@ -9,7 +9,7 @@ from scipy import stats
 import jaxlb
 from jaxlb import workload
 from jaxlb.params import with_lane_axis
-from jaxlb.scheduling import as_scheduler
+from jaxlb.scheduling import resolved
 from tests.choices import choose, observation
 
 
@@ -211,15 +211,15 @@ def test_a_rollout_calls_nothing_on_the_host(name):
 
 def test_a_scheduler_may_be_given_by_its_name():
     lwr = jaxlb.scheduler("lwr")
-    assert as_scheduler("lwr") == lwr and as_scheduler(lwr) is lwr
+    assert resolved("lwr") == lwr and resolved(lwr) is lwr
     with pytest.raises(ValueError, match="unknown scheduler 'lwrr'; did you mean"):
-        as_scheduler("lwrr")
+        resolved("lwrr")
     told = r"scheduler = .*: must be a name or a jaxlb.Scheduler"
     with pytest.raises(ValueError, match="scheduler 'own': its variables are functions; must be numbers"):
-        as_scheduler(jaxlb.Scheduler("own", lambda key, seen: (), lwr.start, lwr.act))
+        resolved(jaxlb.Scheduler("own", lambda key, seen: (), lwr.start, lwr.act))
     for bad in (3, None, (lwr, ()), ["lwr"], lambda: lwr, np.ones(100)):
         with pytest.raises(ValueError, match=told) as caught:
-            as_scheduler(bad)
+            resolved(bad)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 200
 
 

@@ -25,9 +25,9 @@ from jaxlb.types import Scheduler
 
 __all__ = [
     "add",
-    "as_scheduler",
     "forecasts",
     "guarded",
+    "resolved",
     "scheduler",
     "schedulers",
     "stateless",
@@ -115,7 +115,7 @@ def scheduler(name: str, **options: object) -> Scheduler:
     return _FACTORIES[name](**options)
 
 
-def as_scheduler(given: object) -> Scheduler:
+def resolved(given: object) -> Scheduler:
     """Return a scheduler as it is, or the one of that name with its default options.
 
     Raises:
