@@ -1,6 +1,7 @@
 """What all pictures share, and bars with intervals."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,15 @@ class _PlainLog(LogFormatter):
     def __call__(self, x: float, pos: int | None = None) -> str:
         """Return the label at x, empty where there would be too many."""
         return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def save(figure: Figure, directory: Path, name: str, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Write a picture in a folder, in each of some formats, and close it."""
+    paths = [directory / f"{name}.{one}" for one in formats]
+    for path in paths:
+        figure.savefig(path)
+    plt.close(figure)
+    return paths
 
 
 def line_style(index: int) -> dict[str, Any]:

@@ -4,14 +4,14 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jaxlb import checks, metrics
-from jaxlb.statistics import Histogram
+from jaxlb.statistics import Histogram, latex, plus_minus
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,34 @@ class Comparison:
         import pandas as pd
 
         return pd.DataFrame([row.cells() for row in self.schedulers]).set_index("name")
+
+    def to_latex(self, figures: Sequence[str] = ("mean_completion", "sla_violation_rate")) -> str:
+        """Write a LaTeX table (packages booktabs and textcomp), with half of each 95 % interval behind ±.
+
+        Args:
+          figures: of the columns, names of `jaxlb.metrics.FIGURES` with one value a row.
+
+        Raises:
+          ValueError: an unknown one.
+        """
+        plain = [name for name in metrics.FIGURES if not isinstance(self.schedulers[0].figures[name], list)]
+        for figure in figures:
+            checks.known("figure", figure, plain)
+        about = [metrics.FIGURES[figure] for figure in figures]
+        heads = [(one.heading or one.meaning).format(baseline=self.baseline) for one in about]
+        lines = [["scheduler", *heads]] + [
+            [
+                row.title,
+                *(
+                    plus_minus(getattr(row, figure), getattr(row, f"{figure}_ci"), one.scale)
+                    for figure, one in zip(figures, about, strict=True)
+                ),
+            ]
+            for row in self.schedulers
+        ]
+        head, *body = (" & ".join(map(latex, line)) + r" \\" for line in lines)
+        frame = [rf"\begin{{tabular}}{{l{'r' * len(figures)}}}", r"\toprule", head, r"\midrule", *body]
+        return "\n".join([*frame, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
     def plot(self, figure: str = "mean_completion") -> Any:
         """Draw a figure of every scheduler with its 95 % interval, the least on top, as a matplotlib Figure.

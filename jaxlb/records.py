@@ -27,8 +27,8 @@ class Record:
 
     Attributes:
       directory: the run folder.
-      about: `id`, `command`, `options`, `scenario`, `seed`, `started`, `finished`, `result`, `versions`,
-        `commit`; and, of a training, `training`.
+      about: `id`, `command`, its `line`, `options`, `scenario`, `seed`, `started`, `finished`, `result`,
+        `versions`, `commit`; and, of a training, `training`.
     """
 
     directory: Path | None

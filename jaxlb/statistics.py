@@ -116,3 +116,26 @@ def quantile_interval(histogram: Histogram, probability: float) -> Estimate:
         return value, None
     half = 0.5 * (interval[1] - interval[0])
     return value, (quantile(max(probability - half, 0.0)), quantile(min(probability + half, 1.0)))
+
+
+def plus_minus(value: float, interval: Interval, scale: float = 1.0) -> str:
+    """Write a value and its half width, to four figures and as many decimals."""
+    half = 0.0 if interval is None else scale * 0.5 * (interval[1] - interval[0])
+    value = scale * value
+    size = max(abs(value), half)
+    if size and not 1e-3 <= size < 1e7:
+        shown, half_shown = f"{value:.3e}", f"{half:.1e}"
+    else:
+        digits = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1
+        shown, half_shown = f"{value:,.{digits}f}", f"{half:,.{digits}f}"
+    return shown if interval is None else f"{shown} ±{half_shown}"
+
+
+_LATEX = str.maketrans(
+    {letter: f"\\{letter}" for letter in "%&#_${}"} | {"±": r"\textpm{}", "\\": r"\textbackslash{}"}
+)
+
+
+def latex(text: str) -> str:
+    """Write text as LaTeX has it."""
+    return text.translate(_LATEX)

@@ -372,3 +372,22 @@ def test_schedulers_are_named(key):
     for bad in (["lwr", "lwr"], [jaxlb.scheduler("lwr"), "lwr"]):
         with pytest.raises(ValueError, match="must differ, or be in a dict"):
             jaxlb.compare(env, params, bad, key, num_lanes=2, num_tasks=2)
+
+
+def test_a_latex_table_has_the_figures_of_the_table(key):
+    env, params = jaxlb.make("stable")
+    table = jaxlb.compare(env, params, ["lwr", "greedy"], key, num_lanes=64, num_tasks=400, warmup=400)
+    lines = table.to_latex().splitlines()
+    assert lines[0] == r"\begin{tabular}{lrr}"
+    assert lines[-1] == r"\end{tabular}"
+    assert lines[2] == r"scheduler & completion & SLA violations \% \\"
+    row = table.row("greedy")
+    name, completion, _ = lines[5].removesuffix(r" \\").split(" & ")
+    assert name == "greedy"
+    assert row.stationary
+    value, half = completion.split(r" \textpm{}")
+    assert float(value) == pytest.approx(row.mean_completion, abs=5e-4)
+    low, high = row.mean_completion_ci
+    assert float(half) == pytest.approx(0.5 * (high - low), abs=5e-4)
+    with pytest.raises(ValueError, match="figure"):
+        table.to_latex(["speed"])

@@ -183,3 +183,28 @@ def test_the_command_writes_tables_and_pictures(tmp_path, capsys):
     ):
         assert cli.run(["sweep", *bad]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_run_is_cited_with_its_command(tmp_path, capsys):
+    words = ["sweep", "--over", "load=0.4:0.6:2", "--schedulers", "lwr", "--lanes", "4", "--tasks", "20"]
+    assert cli.run([*words, "--out", str(tmp_path / "out"), "--format", "svg,pdf"]) == 0
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"mean_completion.svg", "mean_completion.pdf"} <= files
+    assert not [name for name in files if name.endswith(".png")]
+    capsys.readouterr()
+    assert cli.run(["cite", str(tmp_path / "out")]) == 0
+    entry = capsys.readouterr().out
+    assert entry.startswith("@software{jaxlb-")
+    assert f"version = {{{jaxlb.__version__}}}" in entry
+    for part in ("jaxlb sweep", "--over load=0.4:0.6:2", "--schedulers lwr", "--lanes 4", "--tasks 20"):
+        assert part in entry
+    assert entry.count("{") == entry.count("}")
+    assert cli.run(["cite"]) == 0
+    assert "note" not in capsys.readouterr().out
+    for words, message in (
+        (["cite", str(tmp_path)], "no run folder"),
+        (["compare", "--format", "gif"], "unknown --format 'gif'"),
+        (["sweep", "--over", "load=0.5", "--format", ","], "unknown --format ''"),
+    ):
+        assert cli.run(words) == 2
+        assert message in capsys.readouterr().err

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from jaxlb import checks
 from jaxlb.cli import folders
+from jaxlb.cli.cite import Cite
 from jaxlb.cli.common import LOG
 from jaxlb.cli.compare import Compare, Evaluate
 from jaxlb.cli.demo import Demo
@@ -43,6 +44,7 @@ COMMANDS: dict[str, type] = {
     "verify": Verify,
     "scenarios": Scenarios,
     "schedulers": Schedulers,
+    "cite": Cite,
 }
 
 XLA_FLAGS = " ".join(

@@ -18,8 +18,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from jaxlb import checks
 from jaxlb.environments import Spec
-from jaxlb.statistics import Interval
 
+FORMATS = ("png", "pdf", "svg")
 LOG = logging.getLogger("jaxlb")
 """What is no result goes here: warnings, notes, and progress where notes are wanted."""
 
@@ -49,6 +49,25 @@ class Writes:
 
     config: Path | None = None
     """The run.json of a run folder; options given besides count more, lists are added to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws(Writes):
+    """The options of commands that draw pictures."""
+
+    format: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "png"
+    """Of pictures: png, pdf, svg, separated by commas."""
+
+    def formats(self) -> list[str]:
+        """Return the formats.
+
+        Raises:
+          ValueError: an unknown one, or none.
+        """
+        given = checks.entries(self.format)
+        for name in given or [""]:
+            checks.known("--format", name, FORMATS)
+        return given
 
 
 @dataclass(frozen=True)
@@ -94,7 +113,7 @@ def command_line(command: Any) -> str:
     words = ["jaxlb", type(command).__name__.lower()]
     for field in dataclasses.fields(command):
         value, option = getattr(command, field.name), f"--{field.name.rstrip('_').replace('_', '-')}"
-        if field.default is dataclasses.MISSING:
+        if field.default is dataclasses.MISSING and not isinstance(value, tuple):  # positional
             words.append(str(value))
         elif value is True:
             words.append(option)
@@ -104,19 +123,6 @@ def command_line(command: Any) -> str:
             lines = [[one] for one in values] if isinstance(values[0], Path) else [values]
             words += [str(word) for line in lines for word in (option, *line)]
     return shlex.join(words)
-
-
-def plus_minus(value: float, interval: Interval, scale: float = 1.0) -> str:
-    """Write a value and its half width, to four figures and as many decimals."""
-    half = 0.0 if interval is None else scale * 0.5 * (interval[1] - interval[0])
-    value = scale * value
-    size = max(abs(value), half)
-    if size and not 1e-3 <= size < 1e7:
-        shown, half_shown = f"{value:.3e}", f"{half:.1e}"
-    else:
-        digits = 4 if size < 1 else 3 if size < 10 else 2 if size < 100 else 1
-        shown, half_shown = f"{value:,.{digits}f}", f"{half:,.{digits}f}"
-    return shown if interval is None else f"{shown} ±{half_shown}"
 
 
 def alone(command: str) -> None:

@@ -12,12 +12,13 @@ from rich.table import Table
 
 from jaxlb import checks, metrics, runs, stationarity
 from jaxlb.cli import folders
-from jaxlb.cli.common import Where, Writes, console, dumps, plus_minus, progress
+from jaxlb.cli.common import Draws, Where, console, dumps, progress
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.environments import Spec
 from jaxlb.judging import compare
 from jaxlb.scheduling import scheduler, schedulers
+from jaxlb.statistics import plus_minus
 from jaxlb.types import EnvParams, Scheduler
 
 DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"
@@ -34,7 +35,7 @@ class Setup(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Judge(Writes):
+class _Judge(Draws):
     """How schedulers are compared."""
 
     schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = DEFAULT_SCHEDULERS
@@ -64,6 +65,7 @@ class _Judge(Writes):
         checks.at_least("lanes", self.lanes, 1)
         checks.at_least("tasks", self.tasks, 1)
         checks.seed("seed", self.seed)
+        self.formats()
         behaviour = scheduler(self.behaviour) if self.snapshot else None
         env, params = spec.make()
         trace = None if spec.trace is None else Path(spec.trace[0]).name
@@ -104,7 +106,7 @@ class _Judge(Writes):
                 (self.out / "compare.json").write_text(dumps(result), encoding="utf-8")
                 (self.out / "compare.csv").write_text(comparison.to_csv(), encoding="utf-8")
                 shown = comparison, setup.env, setup.params, setup.schedulers
-                plots.save_all(self.out, *shown, jax.random.key(self.seed))
+                plots.save_all(self.out, *shown, jax.random.key(self.seed), self.formats())
             best = comparison.best("mean_completion")
             record.finish(f"{best.title}: completion {best.mean_completion:.4g}")
         # Once all is written: a reader may go, and a terminal may not know a sign.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxlb import records
-from jaxlb.cli.common import note
+from jaxlb.cli.common import command_line, note
 from jaxlb.records import RECORD, Record
 
 _NOT_SETTINGS = {"config", "out", "json", "resume", "overwrite"}
@@ -38,7 +38,12 @@ def begin(
         return
     name = type(command).__name__.lower()
     writable(directory)
-    about |= {"options": _options(command), "scenario": scenario, "seed": getattr(command, "seed", None)}
+    about |= {
+        "line": command_line(command),
+        "options": _options(command),
+        "scenario": scenario,
+        "seed": getattr(command, "seed", None),
+    }
     record = records.begin(directory, name, resumed=resumed, **about)
     try:
         yield record

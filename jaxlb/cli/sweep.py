@@ -14,9 +14,10 @@ from rich.table import Table
 
 from jaxlb import checks, metrics, sweeps
 from jaxlb.cli import folders
-from jaxlb.cli.common import Where, Writes, console, dumps, plus_minus, progress
+from jaxlb.cli.common import Draws, Where, console, dumps, progress
 from jaxlb.cli.compare import chosen_schedulers
 from jaxlb.records import RECORD
+from jaxlb.statistics import plus_minus
 
 POINTS = "points.jsonl"
 """Where a run folder keeps the points that are finished."""
@@ -25,7 +26,7 @@ DRAWN = ("mean_completion", "p99_completion", "sla_violation_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Writes, Where):
+class Sweep(Draws, Where):
     """Compare schedulers at each point of a grid of parameters."""
 
     over: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUES")]
@@ -61,6 +62,7 @@ class Sweep(Writes, Where):
         plain = [name for name, one in metrics.FIGURES.items() if not name.endswith("_by_priority")]
         checks.known("figure", self.figure, plain)
         checks.seed("seed", self.seed)
+        self.formats()
         over = dict(_values(text) for text in self.over)
         with folders.begin(self, self.out, env.name) as record:
             try:
@@ -85,10 +87,12 @@ class Sweep(Writes, Where):
                 again = ["jaxlb", "sweep", "--config", str(self.out / RECORD), "--out", str(self.out)]
                 raise KeyboardInterrupt(f"stopped; {shlex.join(again)} goes on") from None
             if self.out is not None:
+                from jaxlb import charts
+
                 (self.out / "sweep.json").write_text(dumps(found.as_dict()), encoding="utf-8")
                 (self.out / "sweep.csv").write_text(found.to_csv(), encoding="utf-8")
                 for name in dict.fromkeys((self.figure, *DRAWN)):
-                    found.plot(name).savefig(self.out / f"{name}.png")
+                    charts.save(found.plot(name), self.out, name, self.formats())
             record.finish(f"{len(found.points)} points of {', '.join(found.over)}")
         if self.json:
             sys.stdout.write(dumps(found.as_dict()))

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from jaxlb.charts import STYLE, line_style, plain_log
+from jaxlb.charts import STYLE, line_style, plain_log, save
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.report import data
@@ -283,21 +283,19 @@ def save_all(
     params: EnvParams,
     schedulers: Mapping[str, str | Scheduler],
     key: Key,
+    formats: Sequence[str] = ("png",),
 ) -> list[Path]:
-    """Write every picture of a comparison as PNG; the key is consumed."""
+    """Write every picture of a comparison, in each of the formats; the key is consumed."""
     with threads() as pool:
         tasks, replays = data.replayed(env, params, schedulers, key, pool)
         outcomes = {comparison.row(name).title: replay.result() for name, replay in replays.items()}
     first = jax.tree.map(lambda leaf: leaf[:400, 0], (tasks, outcomes))
     later = jax.tree.map(lambda leaf: leaf[data.WARMUP :], (tasks, outcomes))
     figures = {
-        "completion_tails.png": completion_tails(comparison),
-        "violations.png": comparison.plot("sla_violation_rate"),
-        "choices.png": choices(env, params, *later),
+        "completion_tails": completion_tails(comparison),
+        "violations": comparison.plot("sla_violation_rate"),
+        "choices": choices(env, params, *later),
     }
     if env.station.settled:  # backlogs follow from what became of tasks
-        figures["backlogs.png"] = backlogs(env, params, *first)
-    for name, figure in figures.items():
-        figure.savefig(directory / name)
-        plt.close(figure)
-    return [directory / name for name in figures]
+        figures["backlogs"] = backlogs(env, params, *first)
+    return [path for name, figure in figures.items() for path in save(figure, directory, name, formats)]
