@@ -208,3 +208,39 @@ def test_a_run_is_cited_with_its_command(tmp_path, capsys):
     ):
         assert cli.run(words) == 2
         assert message in capsys.readouterr().err
+
+
+MINE = """
+import jax.numpy as jnp
+import jaxlb
+
+def first(observation, key):
+    return jnp.zeros(observation.size.shape, jnp.int32)
+
+def always_first():
+    \"\"\"Always the first.\"\"\"
+    return jaxlb.scheduling.stateless("always-first", first)
+
+jaxlb.register("always-first", always_first)
+"""
+
+
+def test_parts_of_ones_own_are_imported_and_remembered(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(MINE)
+    words = ["--import", str(tmp_path / "mine.py")]
+    assert cli.run(["schedulers", *words]) == 0
+    assert "Always the first." in capsys.readouterr().out
+    for name in ("nowhere", str(tmp_path / "no.py")):
+        assert cli.run(["schedulers", "--import", name]) == 2
+        assert f"--import {name}: " in capsys.readouterr().err
+    (tmp_path / "broken.py").write_text("1 / 0")
+    assert cli.run(["schedulers", "--import", str(tmp_path / "broken.py")]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_what_a_file_of_options_says_is_what_was_typed():
+    settings = {"over": ["load=0.5", "tail_index=2"], "import_": ["mine"], "lanes": 4}
+    command = cli._command(cli.COMMANDS["sweep"], settings)
+    assert (command.over, command.import_, command.lanes) == (("load=0.5", "tail_index=2"), ("mine",), 4)
+    command = cli._command(cli.COMMANDS["train"], {"method": "universal", "from_": "universal"})
+    assert (command.method, command.from_) == ("universal", "universal")

@@ -23,7 +23,7 @@ from rich.text import Text
 from jaxlb import checks
 from jaxlb.cli import folders
 from jaxlb.cli.cite import Cite
-from jaxlb.cli.common import LOG
+from jaxlb.cli.common import LOG, Imports
 from jaxlb.cli.compare import Compare, Evaluate
 from jaxlb.cli.demo import Demo
 from jaxlb.cli.lists import Runs, Scenarios, Schedulers
@@ -146,9 +146,9 @@ def _command(command: type, settings: dict[str, Any]) -> Any:
     arguments = []
     for name, value in settings.items():
         checks.known("option", name, fields)
-        needed = fields[name].default is dataclasses.MISSING
+        positional = fields[name].default is dataclasses.MISSING and not isinstance(value, list)
         for entry in value if isinstance(value, list) else [] if value is None else [value]:
-            arguments.append(f"{entry}" if needed else f"--{name}={entry}")
+            arguments.append(f"{entry}" if positional else f"--{name.rstrip('_')}={entry}")
     return _tyro(command, arguments, tyro.conf.FlagConversionOff, tyro.conf.UseAppendAction)
 
 
@@ -248,6 +248,9 @@ def run(arguments: Sequence[str]) -> int:
         verbose = parsed.verbose
         _set_verbosity(verbose, parsed.quiet)
         _keep_programs()
+        command: Any = parsed.command
+        if isinstance(command, Imports):
+            command.import_parts()
         if _join():
             parsed.command.run()
         else:

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import importlib
+import importlib.util
 import json
 import logging
 import shlex
@@ -44,7 +46,37 @@ def note(text: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Writes:
+class Imports:
+    """The option of commands that know names, which others may register."""
+
+    import_: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="import")] = ()
+    """Module, or file, that registers parts of your own first; may be given several times."""
+
+    def import_parts(self) -> None:
+        """Import them, from the working folder too.
+
+        Raises:
+          ValueError: one cannot be imported.
+        """
+        if self.import_ and "" not in sys.path:
+            sys.path.insert(0, "")
+        for name in self.import_:
+            try:
+                if name.endswith(".py"):
+                    path = Path(name).absolute()
+                    spec = importlib.util.spec_from_file_location(path.stem, path)
+                    assert spec is not None
+                    assert spec.loader is not None
+                    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+                    spec.loader.exec_module(module)
+                else:
+                    importlib.import_module(name)
+            except Exception as error:  # whatever a user's file raises
+                raise ValueError(f"--import {name}: {type(error).__name__}: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writes(Imports):
     """The option of commands that write."""
 
     config: Path | None = None

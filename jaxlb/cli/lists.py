@@ -11,13 +11,13 @@ import tyro
 from rich.table import Table
 
 from jaxlb import records
-from jaxlb.cli.common import console, dumps
+from jaxlb.cli.common import Imports, console, dumps
 from jaxlb.environments import scenarios
 from jaxlb.scheduling import schedulers
 
 
 @dataclass(frozen=True)
-class Scenarios:
+class Scenarios(Imports):
     """List the scenarios."""
 
     def run(self) -> None:
@@ -26,7 +26,7 @@ class Scenarios:
 
 
 @dataclass(frozen=True)
-class Schedulers:
+class Schedulers(Imports):
     """List the schedulers."""
 
     def run(self) -> None:

@@ -10,14 +10,14 @@ import tyro
 
 from jaxlb import checks
 from jaxlb.cli import folders
-from jaxlb.cli.common import Where, alone
+from jaxlb.cli.common import Imports, Where, alone
 from jaxlb.cli.compare import chosen_schedulers
 
 NUM_FRAMES = 150
 
 
 @dataclass(frozen=True, kw_only=True)
-class Render(Where):
+class Render(Imports, Where):
     """Film schedulers side by side, on the same tasks."""
 
     schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "rr,lwr"
