@@ -158,6 +158,8 @@ def sweep(
       ValueError: nothing to sweep over, a bad value at some point, before anything runs, or a file of another
         sweep.
     """
+    if keep is not None and jax.process_count() > 1:
+        raise ValueError(f"keep = {keep!r}: must be None in several processes")
     judges = Judges(schedulers, num_lanes, num_tasks, baseline)
     if warmup is not None:
         checks.at_least("warmup", warmup, 0)

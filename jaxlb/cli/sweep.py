@@ -78,7 +78,7 @@ class Sweep(Draws, Where):
                         warmup=self.warmup,
                         baseline=self.baseline,
                         recompile=self.recompile,
-                        keep=None if self.out is None else self.out / POINTS,
+                        keep=self.out / POINTS if self.out and jax.process_count() == 1 else None,
                         on_progress=advance,
                     )
             except KeyboardInterrupt:
