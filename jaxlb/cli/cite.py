@@ -12,7 +12,7 @@ from jaxlb.version import __version__
 
 @dataclass(frozen=True)
 class Cite:
-    """Print the BibTeX entry of jaxlb, or of a run with it."""
+    """Print the BibTeX entry of a run."""
 
     directory: tyro.conf.Positional[Path | None] = None
     """A run folder; if not given, jaxlb itself."""

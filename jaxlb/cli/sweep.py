@@ -27,7 +27,7 @@ DRAWN = ("mean_completion", "p99_completion", "sla_violation_rate")
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Draws, Where):
-    """Compare schedulers at each point of a grid of parameters."""
+    """Compare schedulers on a grid of parameters."""
 
     over: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUES")]
     """Parameters with their values: load=0.3:0.95:14 (first:last:how many), measure_interval=log:0.1:100:4
