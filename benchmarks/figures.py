@@ -195,7 +195,8 @@ def ratios(rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
             axes.plot([max(row["low"], 1e-3), row["high"]], [place, place], color=colour, lw=1.2)
             axes.plot(row["ratio"], place, "o", ms=4, color=colour)
         axes.axvline(1.0, color="0.3", lw=0.8)
-        axes.set(xscale="log", xlabel=title, ylim=(-0.7, len(rows) - 0.3))
+        label = f"{title} (green: below 1; red: above; grey: undecided, or not stationary)"
+        axes.set(xscale="log", xlabel=label, ylim=(-0.7, len(rows) - 0.3))
         axes.set_yticks(range(len(rows)), [row["setting"] for row in rows], fontsize=7)
         plain_log(axes.xaxis)
         return figure
