@@ -115,7 +115,7 @@ def start_rollout(
         state=state,
         memory=_first_memory(env, scheduler, params, lanes),
         behaviour_memory=() if behaviour is None else _first_memory(env, behaviour, params, lanes),
-        totals=_first_totals(env, params, state),
+        totals=_first_totals(env, params, state, tuple(metrics.FIGURES)),
         recent=jnp.zeros((rows, num_lanes), jnp.float32),
         filled=None if leaving is None else jnp.zeros(lanes, jnp.int32),
     )
@@ -222,7 +222,11 @@ def _totals(env: Env, params: EnvParams, state: EnvState) -> Totals:
     return tally.start(env.view(state, params), num_classes, env.departing(state, params))
 
 
-_first_totals = jax.jit(_totals, static_argnames="env")
+@functools.partial(jax.jit, static_argnames=("env", "figures"))
+def _first_totals(env: Env, params: EnvParams, state: EnvState, figures: tuple[str, ...]) -> Totals:
+    """Return the same as a program, which is another one once there are more figures."""
+    del figures
+    return _totals(env, params, state)
 
 
 def _recorded(carry: Carry, outcome: Outcome) -> tuple[Array, Array | None]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxlb
-from jaxlb import tally, workload
+from jaxlb import metrics, tally, workload
 from jaxlb.loop import continue_rollout, start_rollout
 from jaxlb.params import with_lane_axis
 from jaxlb.stations import FCFS
@@ -180,3 +180,12 @@ def test_bad_counts_are_refused(change, key):
     counts = {"num_lanes": 2, "num_tasks": 2} | change
     with pytest.raises(ValueError, match=r"must be (a whole number of at least|at most 2147483647)"):
         jaxlb.rollout(env, params, jaxlb.scheduler("lwr"), key, **counts)
+
+
+def test_a_figure_that_is_added_later_is_counted(key, monkeypatch):
+    env, params = jaxlb.make("stable")
+    jaxlb.rollout(env, params, "lwr", key, 2, 20)
+    waits = metrics.Figure("wait", "time", of_outcome=lambda task, outcome: outcome.wait)
+    monkeypatch.setitem(metrics.FIGURES, "mean_wait", waits)
+    summary = jaxlb.rollout(env, params, "lwr", jax.random.clone(key), 2, 20)
+    assert (summary.mean_wait < summary.mean_completion).all()
