@@ -229,7 +229,7 @@ def changed(
         "num_processors",
         "station",
     }
-    of_station = {field.name for field in dataclasses.fields(cast(Any, env.station))}
+    of_station = _LOSSES | {field.name for field in dataclasses.fields(cast(Any, env.station))}
     for name in values:
         if name in (own | of_station) and not recompile:
             raise ValueError(
@@ -239,11 +239,21 @@ def changed(
             raise ValueError(f"{name} makes another environment; make one for each value, and compare there")
     static = {name: value for name, value in values.items() if name in own}
     station = {name: value for name, value in values.items() if name in of_station}
-    if station:
-        static["station"] = dataclasses.replace(cast(Any, env.station), **station)
-    numbers = {name: value for name, value in values.items() if name not in own | of_station}
+    if station or static.get("admission"):
+        held: Any = env.station
+        if type(held) is FCFS and (static.get("admission") or any(station.get(name) for name in _LOSSES)):
+            held = _with_departures(held)
+        known = {field.name for field in dataclasses.fields(held)}
+        own_settings = {name: value for name, value in station.items() if name in known}
+        static["station"] = dataclasses.replace(held, **own_settings)
+    numbers = {
+        name: workload.named(name, value) if name in PARTS and isinstance(value, str) else value
+        for name, value in values.items()
+        if name not in own | of_station
+    }
     env = dataclasses.replace(env, **static) if static else env
-    return env, canonical(_override(params, numbers, set()))
+    params = _override(params, numbers, set())
+    return _changing(env, params), canonical(params)
 
 
 def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> EnvParams:

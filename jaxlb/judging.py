@@ -85,9 +85,14 @@ class Judges:
         self._programs: dict[Any, Future] = {}
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the schedulers."""
-        return tuple(self._rules)
+    def rules(self) -> Mapping[str, Scheduler]:
+        """The schedulers by name."""
+        return self._rules
+
+    @property
+    def baseline(self) -> str:
+        """The name of the scheduler that differences are taken to."""
+        return self._baseline
 
     def compare(
         self,

@@ -132,7 +132,9 @@ def plus_minus(value: float, interval: Interval, scale: float = 1.0) -> str:
 
 
 _LATEX = str.maketrans(
-    {letter: f"\\{letter}" for letter in "%&#_${}"} | {"±": r"\textpm{}", "\\": r"\textbackslash{}"}
+    {letter: f"\\{letter}" for letter in "%&#_${}"}
+    | {"±": r"\textpm{}", "\\": r"\textbackslash{}"}
+    | {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 )
 
 

@@ -1,6 +1,8 @@
 """Sweeps: schedulers compared at each point of a grid of parameters, with one program for each scheduler."""
 
 import csv
+import dataclasses
+import hashlib
 import io
 import itertools
 import json
@@ -18,6 +20,9 @@ from jaxlb.env import Env
 from jaxlb.environments import changed
 from jaxlb.judging import Judges
 from jaxlb.types import EnvParams, Key, Scheduler
+from jaxlb.version import __version__
+
+_MOST_PANELS = 24
 
 
 @dataclass(frozen=True)
@@ -48,9 +53,13 @@ class Sweep:
         """Return the table at a point, as `at(load=0.5)` does; of several such points, the first."""
         for name, value in values.items():
             checks.known("parameter", name, self.over)
-            if value not in self.over[name]:
+            if not any(_same(value, one) for one in self.over[name]):
                 raise ValueError(f"{name} = {checks.shown(value)}: must be one of {self.over[name]}")
-        return next(point.table for point in self.points if point.values | values == point.values)
+        return next(
+            point.table
+            for point in self.points
+            if all(_same(value, point.values[name]) for name, value in values.items())
+        )
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each point and scheduler, in columns: parameters, then what tables have."""
@@ -96,8 +105,10 @@ class Sweep:
         drawn = [name for name in metrics.FIGURES if not isinstance(rows[0].figures[name], list)]
         checks.known("figure", figure, drawn)
         about, (first, *others) = metrics.FIGURES[figure], self.over
-        if any(isinstance(value, (list, str, bool)) for value in self.over[first]):
+        if any(value is None or isinstance(value, (list, str, bool)) for value in self.over[first]):
             raise ValueError(f"over: {first!r} has no axis; let a parameter of one number a point come first")
+        if (number := len(self.points) // len(self.over[first])) > _MOST_PANELS:
+            raise ValueError(f"over: {number} panels beside each other; must be at most {_MOST_PANELS}")
         panels: dict[str, dict[str, list[tuple]]] = {}
         for point in self.points:
             title = ", ".join(f"{name} = {point.values[name]}" for name in others)
@@ -169,16 +180,19 @@ def sweep(
     for one, own in systems:
         one.check(own, (num_lanes,))
     about = {
+        "jaxlb": __version__,
         "scenario": env.name,
+        "settings": _settings(env),
         "over": grid,
-        "schedulers": list(judges.names),
+        "schedulers": {name: _digest(rule) for name, rule in judges.rules.items()},
+        "baseline": judges.baseline,
         "lanes": num_lanes,
         "tasks": num_tasks,
         "warmup": warmup,
         "key": np.asarray(jax.random.key_data(key)).tolist(),
-        "params": [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)],
+        "params": _digest(params),
     }
-    done = [] if keep is None else _kept(Path(keep), about)
+    done = [] if keep is None else _kept(Path(keep), about, points)
     for place, (values, system) in enumerate(zip(points, systems, strict=True)):
         if place < len(done):
             continue
@@ -202,14 +216,42 @@ def _grid(over: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         raise ValueError(f"over = {checks.shown(over)}: must name values, as {{'load': [0.5, 0.7]}} does")
     grid: dict[str, list[Any]] = {}
     for name, values in over.items():
-        if isinstance(values, str) or np.ndim(values) == 0 or len(values) == 0:
+        given = list(values) if isinstance(values, (Sequence, np.ndarray, jax.Array)) else []
+        if isinstance(values, str) or not given:
             raise ValueError(f"over: {name} = {checks.shown(values)}: must be a list of values")
-        grid[name] = [value if isinstance(value, str) else np.asarray(value).tolist() for value in values]
+        grid[name] = [value if isinstance(value, str) else np.asarray(value).tolist() for value in given]
+        for value in grid[name]:
+            if np.asarray(value).dtype.kind == "f" and not np.all(np.isfinite(value)):
+                raise ValueError(f"over: {name} = {checks.shown(value)}: must be finite")
     return grid
 
 
-def _kept(path: Path, about: dict[str, Any]) -> list[Point]:
-    """Return the points of a file, which is begun if there is none.
+def _same(value: Any, other: Any) -> bool:
+    """Return whether two values of a parameter are the same, rounding apart."""
+    one, two = np.asarray(value), np.asarray(other)
+    numbers = one.dtype.kind in "iuf" and two.dtype.kind in "iuf"
+    return one.shape == two.shape and bool(np.allclose(one, two) if numbers else np.all(one == two))
+
+
+def _digest(tree: Any) -> str:
+    """Return what tells the numbers of a pytree, and what they are called, from others."""
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    parts = [f"{jax.tree_util.keystr(path)} {np.asarray(leaf).tolist()}" for path, leaf in paths]
+    own = type(tree).__name__, getattr(tree, "name", "")
+    return hashlib.sha256("\n".join([*own, *parts]).encode()).hexdigest()
+
+
+def _settings(env: Env) -> str:
+    """Return the static settings of an environment as text."""
+    own = {field.name: getattr(env, field.name) for field in dataclasses.fields(env)}
+    own.pop("make_params")
+    discipline = getattr(env.station, "discipline", None)
+    served = getattr(discipline, "slots", None), getattr(discipline, "most", None)
+    return repr((own, served))
+
+
+def _kept(path: Path, about: dict[str, Any], points: Sequence[dict[str, Any]]) -> list[Point]:
+    """Return the points of a file, the first of those that there are, which is begun if there is none.
 
     Raises:
       ValueError: it is of another sweep.
@@ -222,10 +264,10 @@ def _kept(path: Path, about: dict[str, Any]) -> list[Point]:
         same = json.loads(header) == json.loads(json.dumps(about))
     except ValueError:
         same = False
-    if not same:
-        raise ValueError(f"{path}: holds another sweep; take another file, or delete it")
     whole = [line for line in lines if line.endswith("\n")]
+    found = [json.loads(line) for line in whole] if same else []
+    if not same or [one["values"] for one in found] != list(points[: len(found)]):
+        raise ValueError(f"{path}: holds another sweep; take another file, or delete it")
     if len(whole) < len(lines):  # the last one was being written when it was stopped
         path.write_text("".join([header, *whole]), encoding="utf-8")
-    found = [json.loads(line) for line in whole]
     return [Point(one["values"], Comparison.of_dict(one["table"])) for one in found]

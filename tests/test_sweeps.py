@@ -97,12 +97,24 @@ def test_a_sweep_that_was_stopped_goes_on(system, key, tmp_path):
             swept(system, jax.random.clone(key), keep=path, **other)
     with pytest.raises(ValueError, match="holds another sweep"):
         swept(system, jax.random.key(1), keep=path)
+    others = (
+        (jaxlb.make("heavy-tail", discipline="srpt"), RULES, {}),
+        (system, ["lwr", "sed"], {}),
+        (system, RULES, {"baseline": "greedy"}),
+        ((system[0], system[1].replace(class_slack=jnp.float32([3.0]))), RULES, {}),
+    )
+    for where, rules, options in others:
+        with pytest.raises(ValueError, match="holds another sweep"):
+            jaxlb.sweep(*where, rules, jax.random.clone(key), over=OVER, keep=path, **SIZE, **options)
 
 
 def test_settings_are_swept_over_when_that_is_meant(key):
     env, params = jaxlb.make("heavy-tail", discipline="ps")
     over = {"size_visible": [True, False], "limit": [None, 1]}
     found = jaxlb.sweep(env, params, ["greedy"], key, over=over, recompile=True, **SIZE)
+    own = jaxlb.sweep(*jaxlb.make("heavy-tail"), ["greedy"], key, recompile=True, **SIZE,
+                      over={"limit": [None, 1], "size": ["exponential"]})  # fmt: skip
+    assert own.at(limit=None).row("greedy").lost_rate == 0 < own.at(limit=1).row("greedy").lost_rate
     seen, hidden = (found.at(size_visible=each, limit=None).row("greedy") for each in (True, False))
     assert seen.mean_completion != hidden.mean_completion
     assert seen.lost_rate == 0 < found.at(size_visible=True, limit=1).row("greedy").lost_rate
@@ -115,6 +127,9 @@ def test_a_picture_has_a_panel_for_each_value_of_other_parameters(system, key):
     assert {line.get_label() for line in figure.axes[0].lines} >= set(RULES)
     with pytest.raises(ValueError, match="figure"):
         found.plot("sla_violation_rate_by_priority")
+    assert found.at(load=0.8 + 1e-12, tail_index=2).scenario == "heavy-tail"
+    with pytest.raises(ValueError, match="has no axis"):
+        jaxlb.sweep(*system, RULES, key, over={"measure_interval": [None]}, recompile=True, **SIZE).plot()
     with pytest.raises(ValueError, match=r"load = 0\.5: must be one of"):
         found.at(load=0.5)
 
@@ -131,6 +146,8 @@ def test_a_picture_has_a_panel_for_each_value_of_other_parameters(system, key):
         ({"over": {"speed": [[1.0, 2.0]]}}, r"speed has shape \(2,\)"),
         ({"over": {"size_visible": [True, False]}}, "size_visible is static"),
         ({"over": {"num_processors": [2, 4]}}, "num_processors makes another environment"),
+        ({"over": {"load": [0.5, float("nan")]}}, "load = nan: must be finite"),
+        ({"over": {"speed": [(1.0, 2.0), (1.0, 2.0, 3.0)]}}, "speed has shape"),
         ({"warmup": -1}, "warmup = -1"),
         ({"num_lanes": 0}, "num_lanes = 0"),
     ],
@@ -145,7 +162,9 @@ def test_bad_sweeps_are_refused_before_anything_runs(options, message, system, k
     ("text", "values"),
     [
         ("load=0.3:0.5:3", [0.3, 0.4, 0.5]),
-        ("load=log:1:100:3", [1.0, 10.0, 100.0]),
+        ("load=log:1:100:3", [1, 10, 100]),
+        ("load=log:1.0:100:3", [1.0, 10.0, 100.0]),
+        ("queue_capacity=16:64:4", [16, 32, 48, 64]),
         ("load=0.3,.5", [0.3, 0.5]),
         ("speed=[1,2],[2,1]", [[1, 2], [2, 1]]),
         ("limit=null,3", [None, 3]),
@@ -175,8 +194,18 @@ def test_the_command_writes_tables_and_pictures(tmp_path, capsys):
     assert cli.run([*words, "--out", str(tmp_path / "out"), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again == json.loads((tmp_path / "out" / "sweep.json").read_text())
+    # What is refused leaves the folder as it is.
+    record = (tmp_path / "out" / "run.json").read_text()
+    assert cli.run(["sweep", "--over", "load=0.5", "--out", str(tmp_path / "out")]) == 2
+    assert "holds another sweep" in capsys.readouterr().err
+    assert (tmp_path / "out" / "run.json").read_text() == record
+    static = ["--over", "size_visible=true,false", "--recompile", *words[3:], "--out", str(tmp_path / "no")]
+    assert cli.run(["sweep", *static]) == 0
+    assert "no pictures: over: 'size_visible' has no axis" in capsys.readouterr().err
     for bad, message in (
-        (["--over", "load=0:1:1"], "at least 2 values"),
+        (["--over", "load=0.5", "load=0.6"], "load: given twice"),
+        (["--over", "load=nan:1:3"], "at least 2 finite values"),
+        (["--over", "load=0:1:1"], "at least 2 finite values"),
         (["--over", "load=log:0:1:3"], "above 0 in equal ratios"),
         (["--over", "load=0.3:x:3"], "must look like load=0.3:0.9:7"),
         (["--over", "load=0.5", "--figure", "speed"], "unknown figure"),

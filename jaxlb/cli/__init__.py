@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Union, cast
 
 import jax
 import tyro
@@ -248,10 +248,10 @@ def run(arguments: Sequence[str]) -> int:
         verbose = parsed.verbose
         _set_verbosity(verbose, parsed.quiet)
         _keep_programs()
-        command: Any = parsed.command
+        first, command = _join(), parsed.command  # what is imported may start JAX
         if isinstance(command, Imports):
-            command.import_parts()
-        if _join():
+            cast(Any, command).import_parts()
+        if first:
             parsed.command.run()
         else:
             _run_silently(parsed.command)

@@ -63,16 +63,25 @@ class Imports:
         for name in self.import_:
             try:
                 if name.endswith(".py"):
-                    path = Path(name).absolute()
-                    spec = importlib.util.spec_from_file_location(path.stem, path)
-                    assert spec is not None
-                    assert spec.loader is not None
-                    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-                    spec.loader.exec_module(module)
+                    _import_file(Path(name).absolute())
                 else:
                     importlib.import_module(name)
             except Exception as error:  # whatever a user's file raises
                 raise ValueError(f"--import {name}: {type(error).__name__}: {error}") from error
+
+
+def _import_file(path: Path) -> None:
+    """Import a file under its own name, or another one where that is taken."""
+    name = f"imported_{path.stem}" if path.stem in sys.modules else path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +161,8 @@ def command_line(command: Any) -> str:
         elif value != field.default:
             values = value if isinstance(value, tuple) else (value,)
             # Of paths there is one for each option, of settings any number.
-            lines = [[one] for one in values] if isinstance(values[0], Path) else [values]
+            each = isinstance(values[0], Path) or field.name == "import_"
+            lines = [[one] for one in values] if each else [values]
             words += [str(word) for line in lines for word in (option, *line)]
     return shlex.join(words)
 

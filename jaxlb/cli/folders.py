@@ -79,7 +79,11 @@ def _options(command: Any) -> dict[str, Any]:
         return str(value.absolute()) if isinstance(value, Path) else value
 
     fields = (field.name for field in dataclasses.fields(command))
-    return {name: plain(getattr(command, name)) for name in fields if name not in _NOT_SETTINGS}
+    options = {name: plain(getattr(command, name)) for name in fields if name not in _NOT_SETTINGS}
+    if "import_" in options:  # so are files that are imported
+        files = options["import_"]
+        options["import_"] = [str(Path(one).absolute()) if one.endswith(".py") else one for one in files]
+    return options
 
 
 def read_config(path: Path) -> tuple[str, dict[str, Any]]:

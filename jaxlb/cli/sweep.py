@@ -14,10 +14,12 @@ from rich.table import Table
 
 from jaxlb import checks, metrics, sweeps
 from jaxlb.cli import folders
-from jaxlb.cli.common import Draws, Where, console, dumps, progress
+from jaxlb.cli.common import Draws, Where, console, dumps, note, progress
 from jaxlb.cli.compare import chosen_schedulers
+from jaxlb.env import Env
 from jaxlb.records import RECORD
 from jaxlb.statistics import plus_minus
+from jaxlb.types import EnvParams, Scheduler
 
 POINTS = "points.jsonl"
 """Where a run folder keeps the points that are finished."""
@@ -57,13 +59,47 @@ class Sweep(Draws, Where):
 
     def run(self) -> None:
         """Sweep, print, write."""
-        env, params = self.spec().make()
+        spec = self.spec()
+        env, params = spec.make()
         chosen = chosen_schedulers(self.schedulers, self.checkpoint, env, params)
         plain = [name for name, one in metrics.FIGURES.items() if not name.endswith("_by_priority")]
         checks.known("figure", self.figure, plain)
         checks.seed("seed", self.seed)
         self.formats()
-        over = dict(_values(text) for text in self.over)
+        over: dict[str, list[Any]] = {}
+        for name, values in map(_values, self.over):
+            if name in over:
+                raise ValueError(f"--over {name}: given twice; all its values go behind one")
+            over[name] = values
+        described = {
+            "scenario": env.name,
+            "trace": spec.trace and Path(spec.trace[0]).name,
+            "seed": self.seed,
+        }
+        keep = self.out / POINTS if self.out and jax.process_count() == 1 else None
+        before = self.out and self.out / RECORD
+        kept = before.read_text(encoding="utf-8") if before and before.exists() else None
+        try:
+            found = self._swept(env, params, chosen, over, keep, described)
+        except ValueError:
+            if before and kept is not None:  # what the folder holds is still of that
+                before.write_text(kept, encoding="utf-8")
+            raise
+        if self.json:
+            sys.stdout.write(dumps(described | found.as_dict()))
+        else:
+            _print(found, self.figure, described)
+
+    def _swept(
+        self,
+        env: Env,
+        params: EnvParams,
+        chosen: dict[str, Scheduler],
+        over: dict[str, list[Any]],
+        keep: Path | None,
+        described: dict[str, Any],
+    ) -> sweeps.Sweep:
+        """Sweep and write."""
         with folders.begin(self, self.out, env.name) as record:
             try:
                 with progress() as advance:
@@ -78,26 +114,27 @@ class Sweep(Draws, Where):
                         warmup=self.warmup,
                         baseline=self.baseline,
                         recompile=self.recompile,
-                        keep=self.out / POINTS if self.out and jax.process_count() == 1 else None,
+                        keep=keep,
                         on_progress=advance,
                     )
             except KeyboardInterrupt:
-                if self.out is None:
+                if keep is None:
                     raise
                 again = ["jaxlb", "sweep", "--config", str(self.out / RECORD), "--out", str(self.out)]
                 raise KeyboardInterrupt(f"stopped; {shlex.join(again)} goes on") from None
             if self.out is not None:
                 from jaxlb import charts
 
-                (self.out / "sweep.json").write_text(dumps(found.as_dict()), encoding="utf-8")
+                whole = described | found.as_dict()
+                (self.out / "sweep.json").write_text(dumps(whole), encoding="utf-8")
                 (self.out / "sweep.csv").write_text(found.to_csv(), encoding="utf-8")
-                for name in dict.fromkeys((self.figure, *DRAWN)):
-                    charts.save(found.plot(name), self.out, name, self.formats())
+                try:
+                    for name in dict.fromkeys((self.figure, *DRAWN)):
+                        charts.save(found.plot(name), self.out, name, self.formats())
+                except ValueError as error:
+                    note(f"no pictures: {error}")
             record.finish(f"{len(found.points)} points of {', '.join(found.over)}")
-        if self.json:
-            sys.stdout.write(dumps(found.as_dict()))
-        else:
-            _print(found, self.figure)
+        return found
 
 
 def _values(text: str) -> tuple[str, list[Any]]:
@@ -111,17 +148,22 @@ def _values(text: str) -> tuple[str, list[Any]]:
         first, last, count = float(spread[2]), float(spread[3]), int(spread[4])
     except ValueError:
         raise ValueError(f"--over {text!r}: must look like {name}=0.3:0.9:7") from None
-    if count < 2 or (spread[1] and min(first, last) <= 0):
-        raise ValueError(f"--over {text!r}: must be at least 2 values, and above 0 in equal ratios")
+    if not np.isfinite([first, last]).all() or count < 2 or (spread[1] and min(first, last) <= 0):
+        raise ValueError(f"--over {text!r}: must be at least 2 finite values, above 0 in equal ratios")
     values = np.geomspace(first, last, count) if spread[1] else np.linspace(first, last, count)
-    return name, [float(f"{value:.6g}") for value in values]
+    shown = [float(f"{value:.6g}") for value in values]
+    whole = all(re.fullmatch(r"[+-]?\d+", end.strip()) for end in (spread[2], spread[3]))
+    if whole and all(value.is_integer() for value in shown):
+        return name, [int(value) for value in shown]
+    return name, shown
 
 
-def _print(found: sweeps.Sweep, figure: str) -> None:
+def _print(found: sweeps.Sweep, figure: str, described: dict[str, Any]) -> None:
     """Print a figure of each scheduler at each point."""
     about, first = metrics.FIGURES[figure], found.points[0].table
     unit = ", %" * (about.scale != 1)
-    table = Table(title=f"{first.scenario}: {about.meaning}{unit}", title_justify="left")
+    source = first.scenario + (f" on {described['trace']}" if described["trace"] else "")
+    table = Table(title=f"{source}: {about.meaning}{unit}", title_justify="left")
     for name in (*found.over, *(row.name for row in first.schedulers)):
         table.add_column(name, justify="right")
     marked = set()

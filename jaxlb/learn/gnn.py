@@ -274,8 +274,8 @@ def _judged(config: GNNConfig, variables: Regression, examples: Examples) -> dic
     return {
         "held_out_loss": loss(config, variables, examples),
         "r_squared": 1.0 - unexplained / truth.var(where=known),
-        "agreement": (chosen <= best * (1.0 + 1e-6)).mean(dtype=jnp.float32),
-        "regret": (chosen - best).mean(),
+        "agreement": (chosen <= best * (1.0 + 1e-6)).mean(dtype=jnp.float32, where=known.any(-1)),
+        "regret": (chosen - best).mean(where=known.any(-1)),
     }
 
 

@@ -29,7 +29,7 @@ from jaxlb.stations import slots as in_slots
 from jaxlb.stations.capacity import Capacity, capacity, one
 from jaxlb.stations.jobs import LEAST, Jobs, following, present, total
 from jaxlb.stations.rates import Rates
-from jaxlb.stations.slots import Slots, waiting
+from jaxlb.stations.slots import Slots, most, waiting
 from jaxlb.types import Array
 
 
@@ -226,7 +226,7 @@ def _ordered(name: str, after: Callable[[Jobs, Jobs], Array], interrupts: bool, 
     after = after if interrupts else partial(_not_served, slots, after)
     served: dict[str, Any] = {
         "slots": slots,
-        "most": tuple(map(float, slots)) if isinstance(slots, tuple) else float(slots),
+        "most": float(most(slots)) if len(set(np.ravel(slots))) == 1 else tuple(map(float, np.ravel(slots))),
         "repeatable": name != "srpt",
         "delays": name != "fcfs",
     }
