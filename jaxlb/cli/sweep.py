@@ -120,7 +120,8 @@ class Sweep(Draws, Where):
             except KeyboardInterrupt:
                 if keep is None:
                     raise
-                again = ["jaxlb", "sweep", "--config", str(self.out / RECORD), "--out", str(self.out)]
+                folder = keep.parent
+                again = ["jaxlb", "sweep", "--config", str(folder / RECORD), "--out", str(folder)]
                 raise KeyboardInterrupt(f"stopped; {shlex.join(again)} goes on") from None
             if self.out is not None:
                 from jaxlb import charts
