@@ -159,11 +159,7 @@ def _inference(num_processors: int) -> EnvParams:
     )
 
 
-def _plain(num_processors: int) -> EnvParams:
-    return EnvParams(speed=(1.0,) * num_processors, arrival=Poisson(), size=Exponential(1.0), load=0.7)
-
-
-PLAIN = Scenario("equal processors, exponential sizes, Poisson arrivals", 1, _plain)
+PLAIN = Scenario("equal processors, exponential sizes, Poisson arrivals", 1, _stable)
 """What a system of one's own begins with."""
 
 SCENARIOS: dict[str, Scenario] = {

@@ -1,8 +1,6 @@
 """Tables of schedulers: figures with their intervals, a row for each scheduler."""
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlb import checks, metrics
+from jaxlb import checks, files, metrics
 from jaxlb.statistics import Histogram, latex, plus_minus
 
 
@@ -133,11 +131,7 @@ class Comparison:
 
     def to_csv(self) -> str:
         """Write CSV: a line for each scheduler, after a header."""
-        lines, text = [row.cells() for row in self.schedulers], io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
-        return text.getvalue()
+        return files.csv_text([row.cells() for row in self.schedulers])
 
     def to_dataframe(self) -> Any:
         """Return the columns of `to_csv` as a pandas.DataFrame, indexed by the names of the schedulers."""
@@ -154,9 +148,8 @@ class Comparison:
         Raises:
           ValueError: an unknown one.
         """
-        plain = [name for name in metrics.FIGURES if not isinstance(self.schedulers[0].figures[name], list)]
         for figure in figures:
-            checks.known("figure", figure, plain)
+            metrics.check_one_value(figure)
         about = [metrics.FIGURES[figure] for figure in figures]
         heads = [(one.heading or one.meaning).format(baseline=self.baseline) for one in about]
         lines = [["scheduler", *heads]] + [
@@ -185,8 +178,7 @@ class Comparison:
         # It draws with a library that a simulation does not need.
         from jaxlb import charts
 
-        drawn = [name for name in metrics.FIGURES if not isinstance(self.schedulers[0].figures[name], list)]
-        checks.known("figure", figure, drawn)
+        metrics.check_one_value(figure)
         about = metrics.FIGURES[figure]
         rows = sorted(self.schedulers, key=lambda row: -getattr(row, figure))
         return charts.bars(
@@ -194,7 +186,7 @@ class Comparison:
             [about.scale * getattr(row, figure) for row in rows],
             [(interval := getattr(row, f"{figure}_ci")) and about.scale * np.array(interval) for row in rows],
             ["0.7" if row.mark else "C1" if row.name == self.baseline else "C0" for row in rows],
-            label=f"{about.meaning}{', %' * (about.scale != 1)}",
+            label=about.label,
             title=f"{self.scenario} (orange: baseline; grey: marked; bars at the ends: 95 % interval)",
         )
 

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -162,8 +162,6 @@ def make(
     numbers = {key: value for key, value in overrides.items() if key not in static}
 
     for key, value in numbers.items():
-        if key in PARTS and isinstance(value, str):
-            numbers[key] = workload.named(key, value)
         if isinstance(value, (list, tuple)) and key not in (*VECTORS, "affinity", "factor", "time"):
             raise ValueError(f"{key} = {checks.shown(value)}: must be one number")
     if "speed" in numbers:
@@ -223,41 +221,29 @@ def changed(
     Raises:
       ValueError: an unknown name, or a static one.
     """
-    own = {field.name for field in dataclasses.fields(env)} - {
-        "name",
-        "make_params",
-        "num_processors",
-        "station",
-    }
-    of_station = _LOSSES | {field.name for field in dataclasses.fields(cast(Any, env.station))}
+    settings = {name: getattr(env, name) for name in _OF_ENV}
+    static = _static(settings)
     for name in values:
-        if name in (own | of_station) and not recompile:
+        if name in {"num_processors", "station", *_SERVICE}:
+            raise ValueError(f"{name} makes another environment; make one for each value, and compare there")
+        if name in static and not recompile:
             raise ValueError(
                 f"{name} is static: all is compiled again for each value; recompile=True permits it"
             )
-        if name in {"num_processors", "station", *_SERVICE}:
-            raise ValueError(f"{name} makes another environment; make one for each value, and compare there")
-    static = {name: value for name, value in values.items() if name in own}
-    station = {name: value for name, value in values.items() if name in of_station}
-    if station or static.get("admission"):
-        held: Any = env.station
-        if type(held) is FCFS and (static.get("admission") or any(station.get(name) for name in _LOSSES)):
-            held = _with_departures(held)
-        known = {field.name for field in dataclasses.fields(held)}
-        own_settings = {name: value for name, value in station.items() if name in known}
-        static["station"] = dataclasses.replace(held, **own_settings)
-    numbers = {
-        name: workload.named(name, value) if name in PARTS and isinstance(value, str) else value
-        for name, value in values.items()
-        if name not in own | of_station
-    }
-    env = dataclasses.replace(env, **static) if static else env
-    params = _override(params, numbers, set())
+    given = {name: value for name, value in values.items() if name in static}
+    if given:
+        own = {name: getattr(env, name) for name in ("name", "make_params", "allow_overload")}
+        env = _env(settings | given, **own)
+    params = _override(params, {name: value for name, value in values.items() if name not in static}, set())
     return _changing(env, params), canonical(params)
 
 
 def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> EnvParams:
-    """Set fields by name: those of the parameters first, then those of their parts."""
+    """Set fields by name, parts being names too: those of the parameters first, then those of their parts."""
+    values = {
+        key: workload.named(key, value) if key in PARTS and isinstance(value, str) else value
+        for key, value in values.items()
+    }
     own = {field.name for field in dataclasses.fields(params)}
     params = params.replace(**{key: value for key, value in values.items() if key in own})
     parts = [part for part in PARTS if part != "speeds" or params.speeds is not None]

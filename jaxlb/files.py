@@ -1,8 +1,11 @@
-"""Files that are whole or not there: what is written replaces the old content at once."""
+"""Files that are whole or not there: what is written replaces the old content at once; and text for them."""
 
 import contextlib
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def unfinished(path: Path) -> Path:
@@ -22,3 +25,12 @@ def write(path: Path, text: str) -> None:
     """Replace a file's content."""
     with replacing(path) as new:
         new.write_text(text, encoding="utf-8")
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write rows of the same columns as CSV, after a header."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from jaxlb import checks
 from jaxlb.numerics import (
     least,
     processor_index,
@@ -51,6 +52,7 @@ class Figure(NamedTuple):
       scale: of what such tables show.
       plain: whether they show it without its interval.
       paired: whether it is a difference to the baseline, which has none to itself.
+      by_priority: whether it has a value for each priority, not one.
     """
 
     meaning: str
@@ -63,6 +65,12 @@ class Figure(NamedTuple):
     scale: float = 1.0
     plain: bool = False
     paired: bool = False
+    by_priority: bool = False
+
+    @property
+    def label(self) -> str:
+        """Its meaning, with the unit in which tables and pictures show it."""
+        return f"{self.meaning}{', %' * (self.scale != 1)}"
 
 
 def _imbalance(decided: Decided) -> Array:
@@ -131,6 +139,7 @@ FIGURES: dict[str, Figure] = {
         "the same, of the tasks of each priority",
         "time",
         of_run=functools.partial(_by_priority, "class_completion", "class_served"),
+        by_priority=True,
     ),
     "p50_completion": _completion_quantile(50),
     "p95_completion": _completion_quantile(95),
@@ -153,6 +162,7 @@ FIGURES: dict[str, Figure] = {
         "the same, of the tasks of each priority",
         "share",
         of_run=functools.partial(_by_priority, "class_violations", "class_count"),
+        by_priority=True,
     ),
     "lost_rate": LOST,
     "oracle_agreement": Figure(
@@ -195,6 +205,11 @@ FIGURES: dict[str, Figure] = {
     ),
 }
 """By name, in the order of tables. What is added here is summed, estimated, printed and written."""
+
+
+def check_one_value(figure: str) -> None:
+    """Raise ValueError unless it is the name of a figure of one value a scheduler."""
+    checks.known("figure", figure, [name for name, one in FIGURES.items() if not one.by_priority])
 
 
 def columns(rows: Iterable[Any]) -> dict[str, Figure]:

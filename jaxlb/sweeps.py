@@ -1,9 +1,7 @@
 """Sweeps: schedulers compared at each point of a grid of parameters, with one program for each scheduler."""
 
-import csv
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlb import checks, metrics, stationarity
+from jaxlb import checks, files, metrics, stationarity
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.environments import changed
@@ -67,11 +65,7 @@ class Sweep:
 
     def to_csv(self) -> str:
         """Write CSV: a line for each point and scheduler, after a header."""
-        rows, text = self.rows(), io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return files.csv_text(self.rows())
 
     def as_dict(self) -> dict[str, Any]:
         """Return what `to_json` writes."""
@@ -102,8 +96,7 @@ class Sweep:
         from jaxlb import charts
 
         rows = [row for point in self.points for row in point.table.schedulers]
-        drawn = [name for name in metrics.FIGURES if not isinstance(rows[0].figures[name], list)]
-        checks.known("figure", figure, drawn)
+        metrics.check_one_value(figure)
         about, (first, *others) = metrics.FIGURES[figure], self.over
         if any(value is None or isinstance(value, (list, str, bool)) for value in self.over[first]):
             raise ValueError(f"over: {first!r} has no axis; let a parameter of one number a point come first")
@@ -124,7 +117,7 @@ class Sweep:
         return charts.curves(
             panels,
             x_label=first,
-            y_label=f"{about.meaning}{', %' * (about.scale != 1)}",
+            y_label=about.label,
             title=f"{table.scenario}, {lanes} (bands: 95 % intervals{marked})",
         )
 

@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Union, cast
+from typing import Annotated, Any, Union
 
 import jax
 import tyro
@@ -248,9 +248,10 @@ def run(arguments: Sequence[str]) -> int:
         verbose = parsed.verbose
         _set_verbosity(verbose, parsed.quiet)
         _keep_programs()
-        first, command = _join(), parsed.command  # what is imported may start JAX
+        command: Any = parsed.command
+        first = _join()  # before anything is imported, which may start JAX
         if isinstance(command, Imports):
-            cast(Any, command).import_parts()
+            command.import_parts()
         if first:
             parsed.command.run()
         else:

@@ -62,8 +62,7 @@ class Sweep(Draws, Where):
         spec = self.spec()
         env, params = spec.make()
         chosen = chosen_schedulers(self.schedulers, self.checkpoint, env, params)
-        plain = [name for name, one in metrics.FIGURES.items() if not name.endswith("_by_priority")]
-        checks.known("figure", self.figure, plain)
+        metrics.check_one_value(self.figure)
         checks.seed("seed", self.seed)
         self.formats()
         over: dict[str, list[Any]] = {}
@@ -162,9 +161,8 @@ def _values(text: str) -> tuple[str, list[Any]]:
 def _print(found: sweeps.Sweep, figure: str, described: dict[str, Any]) -> None:
     """Print a figure of each scheduler at each point."""
     about, first = metrics.FIGURES[figure], found.points[0].table
-    unit = ", %" * (about.scale != 1)
     source = first.scenario + (f" on {described['trace']}" if described["trace"] else "")
-    table = Table(title=f"{source}: {about.meaning}{unit}", title_justify="left")
+    table = Table(title=f"{source}: {about.label}", title_justify="left")
     for name in (*found.over, *(row.name for row in first.schedulers)):
         table.add_column(name, justify="right")
     marked = set()
