@@ -3,6 +3,8 @@
 import contextlib
 import csv
 import io
+import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,3 +36,49 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+class Kept:
+    """Results of a long computation, kept in a file as they come, so that a stopped one can go on.
+
+    The file has a line of JSON that says whose results they are, then a line for each. A line that was
+    being written when the computation was stopped is forgotten.
+
+    Attributes:
+      found: the results that the file had when it was opened, the oldest first.
+    """
+
+    def __init__(self, path: Path | None, about: Mapping[str, Any]):
+        """Open a file, which is begun if there is none; None keeps nothing.
+
+        Raises:
+          ValueError: it holds results of something else.
+        """
+        self.path, self.found = path, []
+        self._lock = threading.Lock()
+        if path is None:
+            return
+        if not path.exists():
+            path.write_text(json.dumps(about) + "\n", encoding="utf-8")
+            return
+        header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+        try:
+            same = json.loads(header) == json.loads(json.dumps(about))
+        except ValueError:
+            same = False
+        if not same:
+            raise self.other()
+        whole = [line for line in lines if line.endswith("\n")]
+        self.found = [json.loads(line) for line in whole]
+        if len(whole) < len(lines):
+            path.write_text("".join([header, *whole]), encoding="utf-8")
+
+    def other(self) -> ValueError:
+        """Return the error for a file with results of something else."""
+        return ValueError(f"{self.path}: holds results of other settings; take another file, or delete it")
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        """Keep a result; threads may do so at once."""
+        if self.path is not None:
+            with self._lock, self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(result) + "\n")

@@ -185,7 +185,10 @@ def sweep(
         "key": np.asarray(jax.random.key_data(key)).tolist(),
         "params": _digest(params),
     }
-    done = [] if keep is None else _kept(Path(keep), about, points)
+    kept = files.Kept(None if keep is None else Path(keep), about)
+    if [one["values"] for one in kept.found] != points[: len(kept.found)]:
+        raise kept.other()
+    done = [Point(one["values"], Comparison.of_dict(one["table"])) for one in kept.found]
     for place, (values, system) in enumerate(zip(points, systems, strict=True)):
         if place < len(done):
             continue
@@ -197,9 +200,7 @@ def sweep(
         some = stationarity.sensible_warmup(*system, num_tasks) if warmup is None else warmup
         table = judges.compare(*system, jax.random.clone(key), some, progress)
         done.append(Point(values, table))
-        if keep is not None:
-            with Path(keep).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(done[-1].as_dict()) + "\n")
+        kept.add(done[-1].as_dict())
     return Sweep(grid, done)
 
 
@@ -241,26 +242,3 @@ def _settings(env: Env) -> str:
     discipline = getattr(env.station, "discipline", None)
     served = getattr(discipline, "slots", None), getattr(discipline, "most", None)
     return repr((own, served))
-
-
-def _kept(path: Path, about: dict[str, Any], points: Sequence[dict[str, Any]]) -> list[Point]:
-    """Return the points of a file, the first of those that there are, which is begun if there is none.
-
-    Raises:
-      ValueError: it is of another sweep.
-    """
-    if not path.exists():
-        path.write_text(json.dumps(about) + "\n", encoding="utf-8")
-        return []
-    header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
-    try:
-        same = json.loads(header) == json.loads(json.dumps(about))
-    except ValueError:
-        same = False
-    whole = [line for line in lines if line.endswith("\n")]
-    found = [json.loads(line) for line in whole] if same else []
-    if not same or [one["values"] for one in found] != list(points[: len(found)]):
-        raise ValueError(f"{path}: holds another sweep; take another file, or delete it")
-    if len(whole) < len(lines):  # the last one was being written when it was stopped
-        path.write_text("".join([header, *whole]), encoding="utf-8")
-    return [Point(one["values"], Comparison.of_dict(one["table"])) for one in found]

@@ -1,6 +1,7 @@
 """The command as a user runs it: a process of its own."""
 
 import csv
+import functools
 import json
 import os
 import subprocess
@@ -177,6 +178,32 @@ def test_verify_writes_what_it_found_and_tells_by_its_exit_code(exact, passed, m
     assert f"jaxlb verify --quick --out {tmp_path}" in page
     assert ("All 1 cases passed" if passed else "**1 of 1 cases failed**") in page
     assert (tmp_path / "verification.png").stat().st_size > 5000
+
+
+def test_a_stopped_verification_goes_on(monkeypatch, capsys, tmp_path):
+    ran, stops = [], [True]
+
+    def run(name, key, thoroughness):
+        if name == "second" and stops:
+            stops.clear()
+            raise KeyboardInterrupt
+        ran.append(name)
+        return {name: Finding([0.99, 1.01] * 50, 1.0)}
+
+    def experiments():
+        return [Experiment("Precision", name, functools.partial(run, name)) for name in ("first", "second")]
+
+    monkeypatch.setattr(verification, "experiments", experiments)
+    assert cli.run(["verify", "--out", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.strip().endswith(f"--out {tmp_path} goes on")
+    for other in (["--seed", "1"], ["--quick"]):  # which would have other results
+        assert cli.run(["verify", *other, "--out", str(tmp_path)]) == 2
+        assert "cases.jsonl: holds results of other settings" in capsys.readouterr().err
+    assert cli.run(["verify", "--out", str(tmp_path)]) == 0
+    assert ran == ["first", "second"]
+    assert "All 2 cases passed, in several stretches on" in (tmp_path / "verification.md").read_text()
+    assert cli.run(["verify", "--out", str(tmp_path)]) == 0  # a finished one is run again as a whole
+    assert sorted(ran) == ["first", "first", "second", "second"]
 
 
 def test_commas_within_brackets_do_not_separate_schedulers():

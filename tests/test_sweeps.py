@@ -93,9 +93,9 @@ def test_a_sweep_that_was_stopped_goes_on(system, key, tmp_path):
     assert again.to_csv() == whole.to_csv()
     assert again.to_json() == whole.to_json()
     for other in ({"num_lanes": 4}, {"over": {"load": [0.4]}}):
-        with pytest.raises(ValueError, match="holds another sweep"):
+        with pytest.raises(ValueError, match="holds results of other settings"):
             swept(system, jax.random.clone(key), keep=path, **other)
-    with pytest.raises(ValueError, match="holds another sweep"):
+    with pytest.raises(ValueError, match="holds results of other settings"):
         swept(system, jax.random.key(1), keep=path)
     others = (
         (jaxlb.make("heavy-tail", discipline="srpt"), RULES, {}),
@@ -104,7 +104,7 @@ def test_a_sweep_that_was_stopped_goes_on(system, key, tmp_path):
         ((system[0], system[1].replace(class_slack=jnp.float32([3.0]))), RULES, {}),
     )
     for where, rules, options in others:
-        with pytest.raises(ValueError, match="holds another sweep"):
+        with pytest.raises(ValueError, match="holds results of other settings"):
             jaxlb.sweep(*where, rules, jax.random.clone(key), over=OVER, keep=path, **SIZE, **options)
 
 
@@ -197,7 +197,7 @@ def test_the_command_writes_tables_and_pictures(tmp_path, capsys):
     # What is refused leaves the folder as it is.
     record = (tmp_path / "out" / "run.json").read_text()
     assert cli.run(["sweep", "--over", "load=0.5", "--out", str(tmp_path / "out")]) == 2
-    assert "holds another sweep" in capsys.readouterr().err
+    assert "holds results of other settings" in capsys.readouterr().err
     assert (tmp_path / "out" / "run.json").read_text() == record
     static = ["--over", "size_visible=true,false", "--recompile", *words[3:], "--out", str(tmp_path / "no")]
     assert cli.run(["sweep", *static]) == 0

@@ -8,6 +8,7 @@ import json
 import logging
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from jaxlb import checks
 from jaxlb.environments import Spec
 
 FORMATS = ("png", "pdf", "svg")
+_LINE_EVERY = 60.0
+"""Seconds between two lines of progress where there is no terminal."""
 LOG = logging.getLogger("jaxlb")
 """What is no result goes here: warnings, notes, and progress where notes are wanted."""
 
@@ -180,12 +183,23 @@ def dumps(result: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str, float], None] | None]:
-    """Show a progress bar on standard error, if that is a terminal.
+    """Show a progress bar on standard error; where that is no terminal, a line now and then.
 
-    Until something moves, it reads "compiling".
+    Until something moves, the bar reads "compiling".
     """
-    if not sys.stderr.isatty() or not LOG.isEnabledFor(logging.INFO):
+    if not LOG.isEnabledFor(logging.INFO):
         yield None
+        return
+    if not sys.stderr.isatty():
+        due = time.monotonic() + _LINE_EVERY
+
+        def line(name: str, share: float) -> None:
+            nonlocal due
+            if time.monotonic() >= due:
+                due = time.monotonic() + _LINE_EVERY
+                note(f"{share:.0%} done, at {name}")
+
+        yield line
         return
     columns = (SpinnerColumn(), TextColumn("{task.description:<18}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -19,7 +19,12 @@ _NOT_SETTINGS = {"config", "out", "json", "resume", "overwrite"}
 
 @contextlib.contextmanager
 def begin(
-    command: Any, directory: Path | None, scenario: str | None = None, resumed: bool = False, **about: Any
+    command: Any,
+    directory: Path | None,
+    scenario: str | None = None,
+    resumed: bool = False,
+    kept: Path | None = None,
+    **about: Any,
 ) -> Iterator[Record]:
     """Keep the record of a command in its run folder; without a folder (None) nothing is written.
 
@@ -28,6 +33,8 @@ def begin(
       directory: the folder; what it holds of the same command is written over.
       scenario: that it is about.
       resumed: whether the run in the folder goes on as it was configured.
+      kept: file in the folder with what is finished, with which the same command goes on. Where it is refused
+        as another's, the record stays that of its own.
       about: more for the record.
 
     Raises:
@@ -44,14 +51,22 @@ def begin(
         "scenario": scenario,
         "seed": getattr(command, "seed", None),
     }
+    file = directory / RECORD
+    before = file.read_text(encoding="utf-8") if kept and file.exists() else None
     record = records.begin(directory, name, resumed=resumed, **about)
     try:
         yield record
     except KeyboardInterrupt as stop:
         if stop.args:
             raise
-        again = shlex.join(["jaxlb", name, "--config", str(directory / RECORD), "--out", str(directory)])
+        again = shlex.join(["jaxlb", name, "--config", str(file), "--out", str(directory)])
+        if kept:
+            raise KeyboardInterrupt(f"stopped; {again} goes on") from None
         raise KeyboardInterrupt(f"stopped before there were results; {again} begins again") from None
+    except ValueError:
+        if before is not None:
+            file.write_text(before, encoding="utf-8")
+        raise
     written = (path.name for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != ".")
     note(f"wrote {', '.join(written)} to {directory}")
 

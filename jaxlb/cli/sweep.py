@@ -1,7 +1,6 @@
 """jaxlb sweep: schedulers on a grid of parameters."""
 
 import re
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,7 @@ from jaxlb import checks, metrics, sweeps
 from jaxlb.cli import folders
 from jaxlb.cli.common import Draws, Where, console, dumps, note, progress
 from jaxlb.cli.compare import chosen_schedulers
-from jaxlb.env import Env
-from jaxlb.records import RECORD
 from jaxlb.statistics import plus_minus
-from jaxlb.types import EnvParams, Scheduler
 
 POINTS = "points.jsonl"
 """Where a run folder keeps the points that are finished."""
@@ -76,65 +72,41 @@ class Sweep(Draws, Where):
             "seed": self.seed,
         }
         keep = self.out / POINTS if self.out and jax.process_count() == 1 else None
-        before = self.out and self.out / RECORD
-        kept = before.read_text(encoding="utf-8") if before and before.exists() else None
-        try:
-            found = self._swept(env, params, chosen, over, keep, described)
-        except ValueError:
-            if before and kept is not None:  # what the folder holds is still of that
-                before.write_text(kept, encoding="utf-8")
-            raise
+        with folders.begin(self, self.out, env.name, kept=keep) as record:
+            with progress() as advance:
+                found = sweeps.sweep(
+                    env,
+                    params,
+                    chosen,
+                    jax.random.key(self.seed),
+                    over=over,
+                    num_lanes=self.lanes,
+                    num_tasks=self.tasks,
+                    warmup=self.warmup,
+                    baseline=self.baseline,
+                    recompile=self.recompile,
+                    keep=keep,
+                    on_progress=advance,
+                )
+            if self.out is not None:
+                self._write(found, self.out, described)
+            record.finish(f"{len(found.points)} points of {', '.join(found.over)}")
         if self.json:
             sys.stdout.write(dumps(described | found.as_dict()))
         else:
             _print(found, self.figure, described)
 
-    def _swept(
-        self,
-        env: Env,
-        params: EnvParams,
-        chosen: dict[str, Scheduler],
-        over: dict[str, list[Any]],
-        keep: Path | None,
-        described: dict[str, Any],
-    ) -> sweeps.Sweep:
-        """Sweep and write."""
-        with folders.begin(self, self.out, env.name) as record:
-            try:
-                with progress() as advance:
-                    found = sweeps.sweep(
-                        env,
-                        params,
-                        chosen,
-                        jax.random.key(self.seed),
-                        over=over,
-                        num_lanes=self.lanes,
-                        num_tasks=self.tasks,
-                        warmup=self.warmup,
-                        baseline=self.baseline,
-                        recompile=self.recompile,
-                        keep=keep,
-                        on_progress=advance,
-                    )
-            except KeyboardInterrupt:
-                if keep is None:
-                    raise
-                folder = keep.parent
-                again = ["jaxlb", "sweep", "--config", str(folder / RECORD), "--out", str(folder)]
-                raise KeyboardInterrupt(f"stopped; {shlex.join(again)} goes on") from None
-            if self.out is not None:
-                from jaxlb import charts
+    def _write(self, found: sweeps.Sweep, out: Path, described: dict[str, Any]) -> None:
+        """Write tables and pictures."""
+        from jaxlb import charts
 
-                whole = described | found.as_dict()
-                (self.out / "sweep.json").write_text(dumps(whole), encoding="utf-8")
-                (self.out / "sweep.csv").write_text(found.to_csv(), encoding="utf-8")
-                try:
-                    for name in dict.fromkeys((self.figure, *DRAWN)):
-                        charts.save(found.plot(name), self.out, name, self.formats())
-                except ValueError as error:
-                    note(f"no pictures: {error}")
-            record.finish(f"{len(found.points)} points of {', '.join(found.over)}")
-        return found
+        (out / "sweep.json").write_text(dumps(described | found.as_dict()), encoding="utf-8")
+        (out / "sweep.csv").write_text(found.to_csv(), encoding="utf-8")
+        try:
+            for name in dict.fromkeys((self.figure, *DRAWN)):
+                charts.save(found.plot(name), out, name, self.formats())
+        except ValueError as error:
+            note(f"no pictures: {error}")
 
 
 def _values(text: str) -> tuple[str, list[Any]]:

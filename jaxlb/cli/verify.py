@@ -14,6 +14,9 @@ from jaxlb.cli import folders
 from jaxlb.cli.common import Writes, console, dumps, progress
 from jaxlb.verification import Case, verify
 
+CASES = "cases.jsonl"
+"""Where a run folder keeps the cases of finished experiments until all are there."""
+
 
 @dataclass(frozen=True)
 class Verify(Writes):
@@ -24,18 +27,19 @@ class Verify(Writes):
     seed: int = 0
     """Of the random tasks."""
     out: Path | None = None
-    """Folder for verification.md, its picture and verification.json."""
+    """Folder for verification.md, its picture and verification.json; one that was stopped goes on in it."""
     json: bool = False
     """Print one JSON object instead of tables."""
 
     def run(self) -> None:
         """Verify, write, print; leave with 1 if a case fails."""
         checks.seed("seed", self.seed)
-        with folders.begin(self, self.out) as folder:
-            began = time.perf_counter()
+        keep = self.out and self.out / CASES
+        with folders.begin(self, self.out, kept=keep) as folder:
+            began, whole = time.perf_counter(), keep is None or not keep.exists()
             with progress() as advance:
-                cases = verify(jax.random.key(self.seed), quick=self.quick, on_progress=advance)
-            minutes = (time.perf_counter() - began) / 60.0
+                cases = verify(jax.random.key(self.seed), quick=self.quick, keep=keep, on_progress=advance)
+            minutes = (time.perf_counter() - began) / 60.0 if whole else None
             result = {"cases": [case._asdict() for case in cases]}
             failed = sum(not case.passed for case in cases)
             verdict = f"{failed} of {len(cases)} cases failed" if failed else f"{len(cases)} cases passed"
@@ -47,12 +51,15 @@ class Verify(Writes):
                 (self.out / "verification.md").write_text(page, encoding="utf-8")
                 (self.out / "verification.json").write_text(dumps(result), encoding="utf-8")
                 plots.deviations(cases).savefig(self.out / "verification.png")
+            if keep is not None:  # another verification runs all of it again
+                keep.unlink()
             folder.finish(verdict)
         if self.json:
             sys.stdout.write(dumps(result))
         else:
             _print_cases(cases)
-            console().print(f"{'[red]' * bool(failed)}{verdict} in {minutes:.1f} minutes")
+            taken = f" in {minutes:.1f} minutes" if minutes else ""
+            console().print(f"{'[red]' * bool(failed)}{verdict}{taken}")
         if failed:
             sys.exit(1)
 

@@ -15,7 +15,7 @@ Written by
 
     {command}
 
-{verdict}, in {minutes:.1f} minutes on {cores} cores ({machine}, Python {python}, JAX {jax}).
+{verdict}, in {time} on {cores} cores ({machine}, Python {python}, JAX {jax}).
 
 Each case compares what the simulator measured with what queueing theory says (`jaxlb/theory.py`, with its
 sources). Mean service is 1 unless said otherwise; a response is the time from arrival to departure, a
@@ -37,19 +37,19 @@ wait the time until service starts. Intervals come from independent lanes.
 """
 
 
-def verification(cases: Sequence[Case], command: str, minutes: float) -> str:
+def verification(cases: Sequence[Case], command: str, minutes: float | None) -> str:
     """Write what `jaxlb verify` found, as Markdown.
 
     Args:
       cases: groups together.
       command: that regenerates the page.
-      minutes: that it took.
+      minutes: that it took; None: several stretches.
     """
     failed = sum(not case.passed for case in cases)
     page = _VERIFICATION.format(
         command=command,
         verdict=f"**{failed} of {len(cases)} cases failed**" if failed else f"All {len(cases)} cases passed",
-        minutes=minutes,
+        time=f"{minutes:.1f} minutes" if minutes else "several stretches",
         cores=os.cpu_count(),
         machine=platform.machine(),
         python=platform.python_version(),

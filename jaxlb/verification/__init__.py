@@ -12,15 +12,20 @@ at most e^-5 = 0.7 % of the initial deviation is left when counting begins, spre
 """
 
 import functools
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
+import numpy as np
 
+from jaxlb import files
 from jaxlb.environments import make, scenarios
 from jaxlb.threads import threads
 from jaxlb.types import Key
 from jaxlb.verification import disciplines, inputs, laws, queues, rules
 from jaxlb.verification.base import Case, Experiment, Finding, judge
+from jaxlb.version import __version__
 
 __all__ = ["GROUPS", "QUICK", "Case", "Experiment", "Finding", "experiments", "judge", "verify"]
 
@@ -116,28 +121,45 @@ QUICK = 0.1
 
 
 def verify(
-    key: Key, *, quick: bool = False, on_progress: Callable[[str, float], None] | None = None
+    key: Key,
+    *,
+    quick: bool = False,
+    keep: Path | None = None,
+    on_progress: Callable[[str, float], None] | None = None,
 ) -> list[Case]:
     """Run all experiments and judge what they find.
 
     Args:
       key: consumed.
       quick: a tenth of the tasks, and only the experiments that are still significant then.
+      keep: a file in which the cases of finished experiments are kept; what it has already is not run again.
       on_progress: called with the name of an experiment that has ended and the share of all that have.
 
     Returns:
       The cases, groups together.
+
+    Raises:
+      ValueError: the file is of another verification.
     """
     chosen = [experiment for experiment in experiments() if experiment.quick or not quick]
     thoroughness = QUICK if quick else 1.0
+    own = {"jax": jax.__version__, "key": np.asarray(jax.random.key_data(key)).tolist(), "quick": quick}
+    kept = files.Kept(keep, {"jaxlb": __version__, **own})
+    known = {one["experiment"]: [Case(*case) for case in one["cases"]] for one in kept.found}
     ended: list[str] = []
 
     def run(experiment: Experiment, key: Key) -> list[Case]:
-        findings = experiment.run(key, thoroughness)
+        title = f"{experiment.group}: {experiment.name}"
+        cases = known.get(title)
+        if cases is None:
+            began = time.perf_counter()
+            findings = experiment.run(key, thoroughness).items()
+            cases = [judge(experiment.group, name, finding, thoroughness) for name, finding in findings]
+            kept.add({"experiment": title, "seconds": time.perf_counter() - began, "cases": cases})
+        ended.append(title)
         if on_progress is not None:
-            ended.append(experiment.name)
             on_progress(experiment.name, len(ended) / len(chosen))
-        return [judge(experiment.group, name, finding, thoroughness) for name, finding in findings.items()]
+        return cases
 
     # Compiling takes one core, and so does theory: two experiments at a time keep all busy.
     with threads() as pool:
