@@ -78,8 +78,8 @@ class Train(Writes, Where):
             training = describe(env, params, config, seeds, spec)
             folders.writable(out)
             runs.make_room(out, self.overwrite)
-        about = {"training": dataclasses.asdict(training)}
-        with folders.begin(self, out, spec.scenario, self.resume, **about) as record:
+        about = dataclasses.asdict(training)
+        with folders.begin(self, out, spec.scenario, self.resume, training=about) as record:
             run = Run(out, training)
             try:
                 with (
