@@ -1,8 +1,9 @@
 """Run folders of trainings: what was trained, on what, with which settings; its weights; how it goes on.
 
 run.json           the record (`jaxlb.records`); its entry `training` says what was trained, and how
-metrics.jsonl      a line for each judgement and seed
-weights/seed-0     the best weights of that seed, which describe themselves (`jaxlb.weights`)
+metrics.jsonl      a line for each judgement and training
+weights/seed-0     the best weights of that seed, which describe themselves (`jaxlb.weights`); of a population
+                   in a folder for each setting
 state              the whole state of training, until it is over
 """
 
@@ -14,7 +15,7 @@ import math
 import operator
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlb import files, records, trained, weights
+from jaxlb import checks, files, records, trained, weights
 from jaxlb.devices import device_mesh, side_by_side
 from jaxlb.env import Env
-from jaxlb.learn.settings import own_fields
+from jaxlb.learn.settings import own_fields, with_numbers
 from jaxlb.learn.trainer import Systems, prepared
-from jaxlb.trained import Training, describe, training_of
+from jaxlb.trained import Member, Training, describe, training_of
 from jaxlb.types import Scheduler
 
 METRICS, WEIGHTS, STATE, LOGS = "metrics.jsonl", "weights", "state", "logs"
@@ -65,41 +66,59 @@ class Run:
         except FileNotFoundError:
             return []
 
-    def weights(self, seed: int) -> Path:
-        """Return the file of a seed's best weights."""
-        return self.directory / WEIGHTS / f"seed-{seed}"
+    def weights(self, member: Member) -> Path:
+        """Return the file of a training's best weights."""
+        return self.directory / WEIGHTS / member.place
 
     def iteration(self) -> int:
         """Return the iteration from which training goes on; 0 if it has not come to a checkpoint."""
-        for path in (self.directory / STATE, self.weights(self.training.seeds[-1])):
+        for path in (self.directory / STATE, self.weights(self.training.members()[-1])):
             if path.exists():
                 return weights.about(path)["iteration"]
         return 0
 
     def save(self, state: Any, over: bool) -> None:
         """Write a checkpoint: the best weights and, until training ends well, the whole state."""
-        (self.directory / WEIGHTS).mkdir(exist_ok=True)
         iteration, over = int(state.iteration[0]), over and not (np.asarray(state.diverged) >= 0).any()
         # Before the weights: killed on the way, training goes on from here and writes them again.
         if not over:
             weights.write(self.directory / STATE, {"iteration": iteration}, state)
-        for index, seed in enumerate(self.training.seeds):
-            training = dataclasses.replace(self.training, seeds=[seed])
+        for index, member in enumerate(self.training.members()):
             best = jax.tree.map(operator.itemgetter(index), state.best)
-            trained.write(self.weights(seed), training, best, iteration=iteration)
+            path = self.weights(member)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            trained.write(path, self.training.of(member), best, iteration=iteration)
         if over:
             for path in (self.directory / STATE, files.unfinished(self.directory / STATE)):
                 path.unlink(missing_ok=True)
 
-    def load(self, **own: Any) -> dict[int, Scheduler]:
+    def load(self, setting: str | None = None, **own: Any) -> dict[int, Scheduler]:
         """Load what was trained, by seed: the scheduler with its best weights.
 
+        Args:
+          setting: of a population; None: the best.
+          own: what no name makes, such as `network`, if it was trained with one of your own.
+
         Raises:
-          ValueError: nothing was saved yet, or it cannot be used.
+          ValueError: nothing was saved yet, or it cannot be used, or no such setting was trained.
         """
-        if not self.weights(self.training.seeds[-1]).exists():
+        members = self.training.members()
+        if not self.weights(members[-1]).exists():
             raise ValueError(f"{self.directory}: nothing was saved yet; --resume starts the training again")
-        return {seed: trained.read(self.weights(seed), **own) for seed in self.training.seeds}
+        setting = self.best_setting() if setting is None else setting
+        checks.known("setting", setting, {member.setting for member in members})
+        chosen = (member for member in members if member.setting == setting)
+        return {member.seed: trained.read(self.weights(member), **own) for member in chosen}
+
+    def best_setting(self) -> str:
+        """Return the setting of the population whose best weights are the best on average over seeds."""
+        members = self.training.members()
+        if not self.training.population:
+            return members[0].setting
+        reached: dict[str, list[float]] = {}
+        for member in members:
+            reached.setdefault(member.setting, []).append(objective_of(self, best(self, member)))
+        return max(reached, key=lambda setting: sum(reached[setting]))
 
 
 def find(directory: Path) -> Run:
@@ -154,34 +173,41 @@ def go_on(
     params: Any,
     config: Any,
     *,
-    on_rows: Callable[[Rows], None] = lambda rows: None,
+    on_rows: Callable[[Rows], Any] = lambda rows: None,
     on_progress: Callable[[str, float], None] | None = None,
     spread_lanes: bool = False,
+    patience: int | None = None,
 ) -> None:
-    """Train from the last checkpoint, or from nothing, to the end.
+    """Train from the last checkpoint, or from nothing, to the end, or until it is stopped early.
+
+    What was stopped early keeps its state, and can go on.
 
     Args:
       run: that is trained.
       env: as it was begun.
       params: of it.
       config: the settings.
-      on_rows: called with what was logged after each judgement.
+      on_rows: called with what was logged after each judgement; returns true to stop there.
       on_progress: called with a line and the share that is done.
       spread_lanes: whether the lanes of each training are spread over all devices, not the trainings.
+      patience: stop once so many judgements in a row have brought none of the trainings a new best.
 
     Raises:
       FloatingPointError: a loss was not finite; the weights before that are kept.
     """
-    trainer, seeds = run.training.trainer(), run.training.seeds
+    trainer, members = run.training.trainer(), run.training.members()
     total, done = config.num_iterations, run.iteration()
     run.forget_after(done)
     if done == total and not (run.directory / STATE).exists():
         return
-    ready = prepared(params, config)
+    params, axis = prepared(params, config)[0], 0 if run.training.population else None
+    each = [prepared((), with_numbers(config, member.values))[1] for member in members]
+    config = each[0] if axis is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
     def start() -> Any:
-        keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-        return jax.vmap(lambda key: trainer.start(env, *ready, key))(keys)
+        keys = jax.vmap(jax.random.key)(jnp.asarray([member.seed for member in members], jnp.uint32))
+        begun = functools.partial(trainer.start, env, params)
+        return jax.vmap(begun, in_axes=(axis, 0))(config, keys)
 
     mesh = jax.set_mesh(device_mesh(config.num_lanes)) if spread_lanes else contextlib.nullcontext()
     with mesh:
@@ -189,9 +215,10 @@ def go_on(
         begin = start if parts else jax.jit(start)
         state = weights.read(run.directory / STATE, jax.eval_shape(start)) if done else begin()
         if not spread_lanes:
-            state = side_by_side(state, len(seeds))
+            state = side_by_side(state, len(members))
         # The state that goes in is not needed again, and what it remembers is the largest thing there is.
-        advance = jax.vmap(functools.partial(parts or trainer.advance, env, *ready))
+        own = functools.partial(parts or trainer.advance, env, params)
+        advance = functools.partial(jax.vmap(own, in_axes=(axis, 0)), config)
         _check_finite(run, state.diverged)  # of a run that goes on
         if not parts:
             advance = jax.jit(advance, donate_argnums=0).lower(state).compile()
@@ -200,14 +227,23 @@ def go_on(
             state, figures = jax.block_until_ready(advance(state))
             seconds = time.perf_counter() - began
             iterations, done = int(state.iteration[0]) - done, int(state.iteration[0])
-            rows = _rows(seeds, figures, iterations / seconds)
+            rows = _rows(members, figures, iterations / seconds)
             # Logged first: what was logged after the last checkpoint is made again.
             run.log(rows)
-            on_rows(rows)
+            stop = on_rows(rows) or (patience is not None and _stalled(run, patience))
             run.save(state, over=done >= total)
             if on_progress is not None:
                 on_progress(f"iteration {done:,}", done / total)
             _check_finite(run, state.diverged)
+            if stop:
+                return
+
+
+def _stalled(run: Run, patience: int) -> bool:
+    """Return whether so many judgements in a row have brought none of the trainings a new best."""
+    bests = [best(run, member)["iteration"] for member in run.training.members()]
+    judged = sorted({row["iteration"] for row in run.logged()})
+    return sum(iteration > max(bests) for iteration in judged) >= patience
 
 
 def _check_finite(run: Run, diverged: Any) -> None:
@@ -216,20 +252,21 @@ def _check_finite(run: Run, diverged: Any) -> None:
     if (diverged >= 0).any():
         which = int(np.argmax(diverged >= 0))
         raise FloatingPointError(
-            f"training diverged: with seed {run.training.seeds[which]} the loss was not finite at "
+            f"training diverged: with {run.training.members()[which].title} the loss was not finite at "
             f"iteration {diverged[which]:,}; {run.directory} keeps the weights before that. "
             f"Try {run.training.trainer().remedy}"
         )
 
 
-def _rows(seeds: list[int], figures: Any, iterations_per_second: float) -> Rows:
-    """Return a line for each seed; what is not finite is null."""
+def _rows(members: Sequence[Member], figures: Any, iterations_per_second: float) -> Rows:
+    """Return a line for each training; what is not finite is null."""
     columns = {name: np.asarray(getattr(figures, name)).tolist() for name in figures.__dataclass_fields__}
     lines = []
-    for index, seed in enumerate(seeds):
+    for index, member in enumerate(members):
+        about = ({"setting": member.setting} if member.setting else {}) | {"seed": member.seed}
         values = {name: column[index] for name, column in columns.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        lines.append({"seed": seed, **finite, "iterations_per_second": iterations_per_second})
+        lines.append({**about, **finite, "iterations_per_second": iterations_per_second})
     return lines
 
 
@@ -240,9 +277,11 @@ def train(
     config: Any,
     *,
     seeds: Sequence[int] = (0,),
+    population: Mapping[str, Sequence[Any]] | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    on_rows: Callable[[Rows], None] = lambda rows: None,
+    patience: int | None = None,
+    on_rows: Callable[[Rows], Any] = lambda rows: None,
 ) -> Run:
     """Train into a run folder as `jaxlb train` does, in any environment, with any network.
 
@@ -252,50 +291,63 @@ def train(
       params: of the environment.
       config: of the method that is wanted, such as `jaxlb.DQNConfig`.
       seeds: trained side by side.
+      population: values of settings that are numbers, by name; each combination is trained with every seed.
       resume: whether the training in the folder goes on, which was begun with the same arguments: settings,
         seeds and speeds are compared, other parameters and functions of your own are not.
       overwrite: whether it is replaced.
-      on_rows: called with the figures of each judgement, a dictionary for each seed.
+      patience: stop once so many judgements in a row have brought none of the trainings a new best.
+      on_rows: called with the figures of each judgement, a dictionary for each training; true stops it.
 
     Returns:
-      The run: `run.load()` has the schedulers by seed, `run.logged()` all figures.
+      The run: `run.load()` has the schedulers by seed, of a population those of `run.best_setting()`;
+      `run.logged()` has all figures.
 
     Raises:
       ValueError: the folder holds a run, another was begun, or a setting is out of bounds.
       FloatingPointError: a loss was not finite; the weights before that are kept.
     """
     directory = Path(directory)
-    training = describe(env, params, config, seeds)
+    training = describe(env, params, config, seeds, population=population)
     if not training.seeds:
         raise ValueError("seeds = (): must be at least one")
+    if patience is not None:
+        checks.at_least("patience", patience, 1)
     if resume:
         started = find(directory).training
         if own_fields(type(config), training.settings) != own_fields(type(config), started.settings):
             raise ValueError("resume: the run was started with another network, forecaster or the like")
         wanted = dataclasses.asdict(training)
-        must_agree(
-            wanted.pop("settings") | {name: wanted[name] for name in ("method", "seeds", "speed")},
-            started,
-        )
+        same = "method", "seeds", "population", "speed"
+        must_agree(wanted.pop("settings") | {name: wanted[name] for name in same}, started)
         training = started
     else:
         make_room(directory, overwrite)
     about = {"options": None, "scenario": getattr(env, "name", None), "seed": training.seeds[0]}
     record = records.begin(directory, "train", resumed=resume, **about, training=dataclasses.asdict(training))
     run = Run(directory, training)
-    go_on(run, env, params, config, on_rows=on_rows)
+    go_on(run, env, params, config, on_rows=on_rows, patience=patience)
     objective = training.trainer().objective
     record.finish(f"{objective} {figure(best(run)[objective])}")
     return run
 
 
-def best(run: Run, seed: int | None = None) -> dict[str, Any]:
-    """Return the line of the weights that are kept; of one seed, or of the best."""
-    objective = run.training.trainer().objective
-    rows = [row for row in run.logged() if seed is None or row["seed"] == seed]
+def best(run: Run, member: Member | None = None) -> dict[str, Any]:
+    """Return the line of the weights that are kept: of one training, or the best of the best setting."""
+    if member is None:
+        setting = run.best_setting()
+        chosen = [one for one in run.training.members() if one.setting == setting]
+        return max((best(run, one) for one in chosen), key=functools.partial(objective_of, run))
+    named = member.setting, member.seed
+    rows = [row for row in run.logged() if (row.get("setting", ""), row["seed"]) == named]
     if not rows:
-        raise ValueError(f"{run.directory / METRICS}: has no figures")
-    return max(rows, key=lambda row: -math.inf if row[objective] is None else row[objective])
+        raise ValueError(f"{run.directory / METRICS}: has no figures of {member.title}")
+    return max(rows, key=functools.partial(objective_of, run))
+
+
+def objective_of(run: Run, row: Mapping[str, Any]) -> float:
+    """Return the figure of a line that is the largest for the best weights."""
+    value = row[run.training.trainer().objective]
+    return -math.inf if value is None else value
 
 
 def figure(value: float | None, scale: float = 1.0) -> str:
@@ -303,16 +355,17 @@ def figure(value: float | None, scale: float = 1.0) -> str:
     return "nan" if value is None else f"{scale * value:.4g}"
 
 
-def load(path: str | Path, seed: int | None = None, **own: Any) -> Scheduler:
+def load(path: str | Path, seed: int | None = None, setting: str | None = None, **own: Any) -> Scheduler:
     """Load the scheduler that was trained, with its best weights.
 
     Args:
       path: a folder that `jaxlb train` wrote, or a file of weights.
       seed: of those that were trained side by side; None: the first.
+      setting: of a population, as `metrics.jsonl` names them; None: the best.
       own: what no name makes, such as `network`, if it was trained with one of your own.
 
     Raises:
-      ValueError: nothing is there, or what this version cannot use, or a seed that was not trained.
+      ValueError: nothing is there, or what this version cannot use, or an unknown seed or setting.
     """
     path = Path(path)
     if path.is_file():
@@ -320,4 +373,4 @@ def load(path: str | Path, seed: int | None = None, **own: Any) -> Scheduler:
     run = find(path)
     if seed is not None and seed not in run.training.seeds:
         raise ValueError(f"seed = {seed}: {path} has {', '.join(map(str, run.training.seeds))}")
-    return run.load(**own)[run.training.seeds[0] if seed is None else seed]
+    return run.load(setting, **own)[run.training.seeds[0] if seed is None else seed]

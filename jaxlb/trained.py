@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,10 +15,34 @@ from jaxlb import checks, weights
 from jaxlb.env import Env
 from jaxlb.environments import Spec
 from jaxlb.learn import TRAINERS, Trainer
-from jaxlb.learn.settings import configure, own_fields, plain
+from jaxlb.learn.settings import configure, json_value, own_fields, plain, with_numbers
 from jaxlb.learn.trainer import Systems, check, systems
 from jaxlb.types import EnvParams, Scheduler
 from jaxlb.version import __version__
+
+
+class Member(NamedTuple):
+    """One of the trainings that a run has side by side.
+
+    Attributes:
+      setting: by which it differs from the others, as text: "learning_rate=0.001"; "" without a population.
+      values: the same, by name.
+      seed: of it.
+    """
+
+    setting: str
+    values: dict[str, Any]
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """Name it, within its run."""
+        return ", ".join(part for part in (self.setting, f"seed {self.seed}") if part)
+
+    @property
+    def place(self) -> str:
+        """Return where its files are, within the folder of all such."""
+        return "/".join(part for part in (self.setting, f"seed-{self.seed}") if part)
 
 
 @dataclass(frozen=True)
@@ -31,6 +56,7 @@ class Training:
       speed: of the processors that it was trained for, `[P]` or `[P, N]`.
       environment: what `Spec` made it from; None: one's own.
       seeds: trained side by side.
+      population: values of settings, each combination of which is trained with every seed.
     """
 
     method: str
@@ -39,6 +65,21 @@ class Training:
     speed: list[Any]
     environment: dict[str, Any] | None
     seeds: list[int]
+    population: dict[str, list[Any]] = field(default_factory=dict)
+
+    def members(self) -> list[Member]:
+        """List the trainings side by side: settings as the population has them, the last changing first."""
+        found = []
+        for values in itertools.product(*self.population.values()):
+            own = dict(zip(self.population, values, strict=True))
+            setting = ",".join(f"{name}={value}" for name, value in own.items())
+            found += [Member(setting, own, seed) for seed in self.seeds]
+        return found
+
+    def of(self, member: Member) -> "Training":
+        """Return the training of a member alone."""
+        settings = self.settings | member.values
+        return dataclasses.replace(self, settings=settings, seeds=[member.seed], population={})
 
     def trainer(self) -> Trainer:
         """Return the trainer of the method."""
@@ -74,7 +115,12 @@ class Training:
 
 
 def describe(
-    env: Systems, params: Any, config: Any, seeds: Sequence[int], spec: Spec | None = None
+    env: Systems,
+    params: Any,
+    config: Any,
+    seeds: Sequence[int],
+    spec: Spec | None = None,
+    population: Mapping[str, Sequence[Any]] | None = None,
 ) -> Training:
     """Describe a training with these settings.
 
@@ -91,7 +137,15 @@ def describe(
         checks.seed("seed", seed)
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds = {seeds}: must differ")
+    named = {name: json_value(values) for name, values in (population or {}).items()}
+    for name, values in named.items():
+        if not isinstance(values, (list, range)) or not values:
+            raise ValueError(f"population: {name} = {checks.shown(values)}: must be a list of values")
+        if len(set(values)) < len(values):
+            raise ValueError(f"population: {name} = {checks.shown(values)}: must differ")
     check(trainer, env, params, config)
+    for values in itertools.product(*named.values()):
+        check(trainer, env, params, with_numbers(config, dict(zip(named, values, strict=True))))
     first, own = next(iter(systems(env, params)))
     # A prior draws speeds; of processors there are as many in all of its lanes.
     speed = own.speed if isinstance(own, EnvParams) else np.ones(first.num_processors)
@@ -102,6 +156,7 @@ def describe(
         speed=np.asarray(speed).tolist(),
         environment=None if spec is None else dataclasses.asdict(spec),
         seeds=seeds,
+        population={name: list(values) for name, values in named.items()},
     )
 
 

@@ -3,11 +3,17 @@
 import pytest
 
 import jaxlb
+from jaxlb import checks
 
 DQN = (
     "num_iterations=30", "num_evaluations=3", "num_lanes=8", "memory_rows=16", "batch_size=16",
     "evaluation_tasks=20", "widths=[8]",
 )  # fmt: skip
+
+
+def plain():
+    """Return the settings of `DQN` by name."""
+    return checks.settings("DQN", DQN)
 
 
 def mostly_slow(values, quick):

@@ -50,14 +50,24 @@ def test_any_logger_is_told_all_of_a_training_and_whether_it_ended(tmp_path, mon
     def opened(training):
         def log(iteration, figures):
             for name, value in figures.items():
-                found.setdefault((training.seed, name), []).append((iteration, value))
+                found.setdefault((int(training.title.rpartition(" ")[2]), name), []).append(
+                    (iteration, value)
+                )
 
         ended = "stopped"
         try:
             yield log
             ended = "finished"
         finally:
-            told.append((training.seed, training.id, training.done, training.settings["num_lanes"], ended))
+            told.append(
+                (
+                    int(training.title.rpartition(" ")[2]),
+                    training.id,
+                    training.done,
+                    training.settings["num_lanes"],
+                    ended,
+                )
+            )
 
     monkeypatch.setitem(loggers.LOGGERS, "wandb", loggers.Logger("json", opened))
     expected = train(tmp_path / "run", "wandb")

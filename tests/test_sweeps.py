@@ -9,7 +9,7 @@ import pytest
 
 import jaxlb
 from jaxlb import cli, judging, stationarity
-from jaxlb.cli.sweep import _values
+from jaxlb.cli.common import grid_of
 
 SIZE = {"num_lanes": 8, "num_tasks": 40}
 RULES = ["lwr", "greedy"]
@@ -171,7 +171,7 @@ def test_bad_sweeps_are_refused_before_anything_runs(options, message, system, k
     ],
 )
 def test_values_are_read(text, values):
-    assert _values(text) == (text.partition("=")[0], values)
+    assert grid_of("--over", [text]) == {text.partition("=")[0]: values}
 
 
 def test_the_command_writes_tables_and_pictures(tmp_path, capsys):

@@ -6,15 +6,17 @@ import importlib
 import importlib.util
 import json
 import logging
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -150,6 +152,41 @@ class Where:
         options = checks.settings("--trace-options", self.trace_options)
         trace = None if self.trace is None else [str(self.trace.absolute()), self.trace_format, options]
         return Spec(self.scenario, self.overrides(), trace, self.allow_overload)
+
+
+def grid_of(option: str, texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the values of each name from texts NAME=VALUES.
+
+    Raises:
+      ValueError: one looks different, or names what another did.
+    """
+    grid: dict[str, list[Any]] = {}
+    for name, values in (_values_of(option, text) for text in texts):
+        if name in grid:
+            raise ValueError(f"{option} {name}: given twice; all its values go behind one")
+        grid[name] = values
+    return grid
+
+
+def _values_of(option: str, text: str) -> tuple[str, list[Any]]:
+    """Return a name and its values: NAME=1,2,3, NAME=first:last:count or, in equal ratios, NAME=log:..."""
+    ((name, _),) = checks.settings(option, [text]).items()
+    value = text.partition("=")[2].strip()
+    spread = re.fullmatch(r"(log:)?([^:,\[\]]+):([^:,\[\]]+):(\d+)", value)
+    if spread is None:
+        return name, [checks.settings(option, [f"{name}={one}"])[name] for one in checks.entries(value)]
+    try:
+        first, last, count = float(spread[2]), float(spread[3]), int(spread[4])
+    except ValueError:
+        raise ValueError(f"{option} {text!r}: must look like {name}=0.3:0.9:7") from None
+    if not np.isfinite([first, last]).all() or count < 2 or (spread[1] and min(first, last) <= 0):
+        raise ValueError(f"{option} {text!r}: must be at least 2 finite values, above 0 in equal ratios")
+    values = np.geomspace(first, last, count) if spread[1] else np.linspace(first, last, count)
+    shown = [float(f"{value:.6g}") for value in values]
+    whole = all(re.fullmatch(r"[+-]?\d+", end.strip()) for end in (spread[2], spread[3]))
+    if whole and all(value.is_integer() for value in shown):
+        return name, [int(value) for value in shown]
+    return name, shown
 
 
 def command_line(command: Any) -> str:

@@ -19,7 +19,8 @@ class Training(NamedTuple):
     Attributes:
       directory: for what the logger writes.
       group: the name of the run.
-      seed: by which it differs from others of the run.
+      title: its name within the run.
+      place: the folder of it within others of the run.
       id: the same if the run is stopped and goes on.
       settings: of the trainer.
       done: iterations that were logged before.
@@ -27,7 +28,8 @@ class Training(NamedTuple):
 
     directory: Path
     group: str
-    seed: int
+    title: str
+    place: str
     id: str
     settings: Mapping[str, Any]
     done: int
@@ -53,7 +55,7 @@ class Logger(NamedTuple):
 def _tensorboard(training: Training) -> Iterator[Log]:
     from tensorboardX import SummaryWriter
 
-    directory = training.directory / f"seed-{training.seed}"
+    directory = training.directory / training.place
     # Its files are named by the second: one that goes on within it would write over the one before.
     suffix = f".{time.time_ns()}"
     with SummaryWriter(str(directory), purge_step=training.done + 1, filename_suffix=suffix) as writer:
@@ -75,7 +77,7 @@ def _wandb(training: Training) -> Iterator[Log]:
         run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "jaxlb"),
             group=training.group,
-            name=f"{training.group}, seed {training.seed}",
+            name=f"{training.group}, {training.title}",
             id=training.id,
             resume="allow",
             dir=training.directory,
@@ -111,7 +113,7 @@ def _mlflow(training: Training) -> Iterator[Log]:
         run = begun[0].info.run_id
         client.update_run(run, status="RUNNING")
     else:
-        title = f"{training.group}, seed {training.seed}"
+        title = f"{training.group}, {training.title}"
         run = client.create_run(experiment, run_name=title, tags={"jaxlb_id": training.id}).info.run_id
         settings = [entities.Param(name, json.dumps(value)) for name, value in training.settings.items()]
         client.log_batch(run, params=settings)
@@ -153,23 +155,24 @@ def opened(
     """Open the loggers for all trainings of a run; yield a function that takes rows of `metrics.jsonl`."""
     training, directory = run.training, run.directory
     with contextlib.ExitStack() as stack:
-        logs: dict[int, list[Log]] = {
-            seed: [
+        logs: dict[tuple[str, int], list[Log]] = {
+            (member.setting, member.seed): [
                 stack.enter_context(
                     LOGGERS[name].open(
                         Training(
                             directory=directory / runs.LOGS / name,
                             group=directory.resolve().name,
-                            seed=seed,
-                            id=f"{identity}-{seed}",
-                            settings=training.settings,
+                            title=member.title,
+                            place=member.place,
+                            id=f"{identity}-{member.place.replace('/', '-').removeprefix('seed-')}",
+                            settings=training.of(member).settings,
                             done=done,
                         )
                     )
                 )
                 for name in names
             ]
-            for seed in training.seeds
+            for member in training.members()
         }
 
         def log(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -177,9 +180,9 @@ def opened(
                 values = {
                     name: value
                     for name, value in row.items()
-                    if value is not None and name not in ("seed", "iteration")
+                    if value is not None and name not in ("setting", "seed", "iteration")
                 }
-                for one in logs[row["seed"]]:
+                for one in logs[row.get("setting", ""), row["seed"]]:
                     one(row["iteration"], values)
 
         yield log

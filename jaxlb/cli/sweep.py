@@ -1,19 +1,17 @@
 """jaxlb sweep: schedulers on a grid of parameters."""
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import jax
-import numpy as np
 import tyro
 from rich.table import Table
 
 from jaxlb import checks, metrics, sweeps
 from jaxlb.cli import folders
-from jaxlb.cli.common import Draws, Where, console, dumps, note, progress
+from jaxlb.cli.common import Draws, Where, console, dumps, grid_of, note, progress
 from jaxlb.cli.compare import chosen_schedulers
 from jaxlb.statistics import plus_minus
 
@@ -61,11 +59,7 @@ class Sweep(Draws, Where):
         metrics.check_one_value(self.figure)
         checks.seed("seed", self.seed)
         self.formats()
-        over: dict[str, list[Any]] = {}
-        for name, values in map(_values, self.over):
-            if name in over:
-                raise ValueError(f"--over {name}: given twice; all its values go behind one")
-            over[name] = values
+        over = grid_of("--over", self.over)
         described = {
             "scenario": env.name,
             "trace": spec.trace and Path(spec.trace[0]).name,
@@ -107,27 +101,6 @@ class Sweep(Draws, Where):
                 charts.save(found.plot(name), out, name, self.formats())
         except ValueError as error:
             note(f"no pictures: {error}")
-
-
-def _values(text: str) -> tuple[str, list[Any]]:
-    """Return a parameter and its values from text, as the option `--over` has it."""
-    ((name, _),) = checks.settings("--over", [text]).items()
-    value = text.partition("=")[2].strip()
-    spread = re.fullmatch(r"(log:)?([^:,\[\]]+):([^:,\[\]]+):(\d+)", value)
-    if spread is None:
-        return name, [checks.settings("--over", [f"{name}={one}"])[name] for one in checks.entries(value)]
-    try:
-        first, last, count = float(spread[2]), float(spread[3]), int(spread[4])
-    except ValueError:
-        raise ValueError(f"--over {text!r}: must look like {name}=0.3:0.9:7") from None
-    if not np.isfinite([first, last]).all() or count < 2 or (spread[1] and min(first, last) <= 0):
-        raise ValueError(f"--over {text!r}: must be at least 2 finite values, above 0 in equal ratios")
-    values = np.geomspace(first, last, count) if spread[1] else np.linspace(first, last, count)
-    shown = [float(f"{value:.6g}") for value in values]
-    whole = all(re.fullmatch(r"[+-]?\d+", end.strip()) for end in (spread[2], spread[3]))
-    if whole and all(value.is_integer() for value in shown):
-        return name, [int(value) for value in shown]
-    return name, shown
 
 
 def _print(found: sweeps.Sweep, figure: str, described: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """jaxlb train: a scheduler into a run folder, and on from there if it is stopped."""
 
 import dataclasses
+import itertools
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,11 @@ from rich.table import Table
 
 from jaxlb import checks, runs
 from jaxlb.cli import folders, loggers
-from jaxlb.cli.common import Where, Writes, console, note, progress
+from jaxlb.cli.common import Where, Writes, console, grid_of, note, progress
 from jaxlb.env import Env
 from jaxlb.environments import Spec
 from jaxlb.learn import TRAINERS
-from jaxlb.learn.settings import configure
+from jaxlb.learn.settings import configure, with_numbers
 from jaxlb.learn.trainer import prepared
 from jaxlb.learn.universal import TUNING
 from jaxlb.report.data import curve
@@ -41,6 +42,11 @@ class Train(Writes, Where):
     """Of the first training."""
     seeds: int = 1
     """Trainings side by side, with as many seeds that follow each other."""
+    sweep: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUES")] = ()
+    """Settings of the trainer with their values, as learning_rate=1e-3,3e-3 or discount=0.9:0.99:4; every
+    combination is trained with every seed, all in one program."""
+    patience: int | None = None
+    """Stop once so many evaluations in a row have brought none of the trainings a new best."""
     out: Path | None = None
     """Run folder; if not given, runs/METHOD-SCENARIO."""
     spread_lanes: bool = False
@@ -56,6 +62,9 @@ class Train(Writes, Where):
         """Train, log, save, draw."""
         checks.at_least("seeds", self.seeds, 1)
         checks.seed("seed", self.seed, self.seeds)
+        if self.patience is not None:
+            checks.at_least("patience", self.patience, 1)
+        population = grid_of("--sweep", self.sweep)
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite: give one of them")
         if jax.process_count() > 1:
@@ -75,7 +84,7 @@ class Train(Writes, Where):
         else:
             config = configure(TRAINERS[self.method].config, **self._settings())
             env, params = spec.make()
-            training = describe(env, params, config, seeds, spec)
+            training = describe(env, params, config, seeds, spec, population)
             folders.writable(out)
             runs.make_room(out, self.overwrite)
         about = dataclasses.asdict(training)
@@ -87,7 +96,9 @@ class Train(Writes, Where):
                     progress() as show,
                 ):
                     shown = {"on_rows": log, "on_progress": show, "spread_lanes": self.spread_lanes}
-                    runs.go_on(run, env, params, config, **shown)
+                    runs.go_on(run, env, params, config, patience=self.patience, **shown)
+                if run.iteration() < config.num_iterations:
+                    note(f"stopped early at iteration {run.iteration():,}; --resume goes on from there")
                 _draw(run, env, params, config)
             except KeyboardInterrupt:
                 again = ["jaxlb", "train", self.method, "--out", str(out), "--resume"]
@@ -115,6 +126,7 @@ class Train(Writes, Where):
             field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default
         }
         found = {"method": self.method, **self.overrides(), **self._settings()}
+        found |= {"population": grid_of("--sweep", self.sweep)} if self.sweep else {}
         found |= {
             name: getattr(spec, name) for name in ("scenario", "trace", "allow_overload") if name in given
         }
@@ -122,15 +134,20 @@ class Train(Writes, Where):
 
 
 def _draw(run: Run, env: Env, params: EnvParams, config: Any) -> None:
-    """Draw how it learned and, on tasks of their own, what the predictions of the first seed are worth."""
+    """Draw how it learned and, on tasks of their own, what the predictions of the first seed are worth.
+
+    Of a population, those of the best setting.
+    """
     from jaxlb.report import plots
 
     plots.learning_curves(run.logged()).savefig(run.directory / "learning_curves.png")
-    trainer, seed = run.training.trainer(), run.training.seeds[0]
+    trainer, seed, best = run.training.trainer(), run.training.seeds[0], run.best_setting()
     if trainer.inspect is None:
         return
+    values = next(member.values for member in run.training.members() if member.setting == best)
     key = jax.random.fold_in(jax.random.key(seed), 1)
-    found = trainer.inspect(env, *prepared(params, config), run.load()[seed].variables, key)
+    own = prepared(params, with_numbers(config, values))
+    found = trainer.inspect(env, *own, run.load(best)[seed].variables, key)
     flat = [
         np.asarray(leaf).reshape(-1, *leaf.shape[2:])
         for leaf in (found.predicted, found.truth, found.chosen, found.load)
@@ -141,17 +158,41 @@ def _draw(run: Run, env: Env, params: EnvParams, config: Any) -> None:
 
 
 def _reached(run: Run) -> tuple[Table, str]:
-    """Return what each seed reached as a table, and the first figure of the best seed as a line."""
+    """Return what each training reached as a table, and the first figure of the best as a line.
+
+    Of a population there is a row for each setting: the mean over its seeds, and from the least to the most.
+    """
     training, trainer = run.training, run.training.trainer()
     table = Table(title=f"{trainer.name} on {training.spec().scenario}", title_justify="left")
     shown = [(name, *curve(name)) for name in trainer.reached]
-    for heading in ("seed", "best at iteration", *(heading for _, heading, _ in shown)):
+    one = not training.population
+    for heading in (*(["seed"] if one else training.population), "best at iteration"):
+        table.add_column(heading, justify="right")
+    for _, heading, _ in shown:
         table.add_column(heading, justify="right")
 
-    def figures(row: dict[str, Any]) -> list[str]:
-        return [runs.figure(row[name], scale) for name, _, scale in shown]
+    def figures(rows: list[dict[str, Any]]) -> list[str]:
+        cells = []
+        for name, _, scale in shown:
+            values = [row[name] for row in rows]
+            if len(rows) == 1 or None in values:
+                cells.append(runs.figure(None if None in values else values[0], scale))
+            else:
+                least, mean, most = min(values), sum(values) / len(values), max(values)
+                cells.append("{:.3g} ({:.3g}-{:.3g})".format(*(scale * x for x in (mean, least, most))))
+        return cells
 
-    for seed in training.seeds:
-        top = runs.best(run, seed)
-        table.add_row(str(seed), f"{top['iteration']:,}", *figures(top))
-    return table, f"{shown[0][1]} {figures(runs.best(run))[0]}"
+    best = run.best_setting()
+    for _, group in itertools.groupby(
+        training.members(), key=lambda member: member.seed if one else member.setting
+    ):
+        members = list(group)
+        tops = [runs.best(run, member) for member in members]
+        name = [str(members[0].seed)] if one else [f"{value}" for value in members[0].values.values()]
+        at = [f"{top['iteration']:,}" for top in tops]
+        style = "bold" if not one and members[0].setting == best else None
+        table.add_row(*name, ", ".join(dict.fromkeys(at)), *figures(tops), style=style)
+    if best:
+        table.caption = f"mean over seeds (least-most); the best: {best}"
+    of = f"{best}: " if best else ""
+    return table, f"{of}{shown[0][1]} {figures([runs.best(run)])[0]}"

@@ -109,6 +109,25 @@ def configure(kind: type[Config], **settings: Any) -> Config:
     return kind(**values)
 
 
+def with_numbers(config: Any, values: Mapping[str, Any]) -> Any:
+    """Return a configuration with other numbers, which one program takes whatever they are.
+
+    Raises:
+      ValueError: a name of something else, or a value that is no number.
+    """
+    fields = dataclasses.fields(config)
+    leaves = [field for field in fields if field.metadata.get("pytree_node", True)]
+    allowed = sorted(field.name for field in leaves if "bounds" in field.metadata)
+    for name, value in values.items():
+        if name not in allowed and name in frozenset().union(*_plain_names(type(config)).values()):
+            why = "cannot differ between trainings of one program, or changes what they are judged by"
+            raise ValueError(f"{name}: {why}; these can differ: {', '.join(allowed)}")
+        checks.known("setting", name, allowed)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{name} = {checks.shown(value)}: must be a number")
+    return config.replace(**values)
+
+
 def _same(one: Any, other: Any) -> bool:
     """Return whether two pytrees have the same functions and the same numbers."""
     if jax.tree.structure(one) != jax.tree.structure(other):

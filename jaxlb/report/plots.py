@@ -196,23 +196,32 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw what training reached as it went on: a thin line for each seed, the mean, and the spread between.
 
     Args:
-      rows: of a run's `metrics.jsonl`.
+      rows: of a run's `metrics.jsonl`; each setting of a population has a colour.
     """
     panels = {name: panel for name, panel in data.CURVES.items() if name in rows[0]}
     seeds = sorted({row["seed"] for row in rows})
+    settings = list(dict.fromkeys(row.get("setting", "") for row in rows))
+    colours = [f"C{place}" for place in range(10)] if len(settings) <= 10 else plt.get_cmap("viridis")
     with plt.rc_context(STYLE):
         figure, grid = panels_of(len(panels), sharey=False)
         for axes, (name, (label, scale)) in zip(grid, panels.items(), strict=True):
-            iteration = [row["iteration"] for row in rows if row["seed"] == seeds[0]]
-            # None, where training diverged, becomes a gap.
-            lines = scale * np.array(
-                [[row[name] for row in rows if row["seed"] == seed] for seed in seeds], np.float64
-            )
-            axes.plot(iteration, lines.T, color="C0", lw=0.7, alpha=0.5)
-            axes.plot(iteration, lines.mean(0), color="C0", lw=1.8, marker="o", ms=3)
-            axes.fill_between(iteration, lines.min(0), lines.max(0), color="C0", alpha=0.15, lw=0)
+            for place, setting in enumerate(settings):
+                own = [row for row in rows if row.get("setting", "") == setting]
+                iteration = [row["iteration"] for row in own if row["seed"] == seeds[0]]
+                # None, where training diverged, becomes a gap.
+                lines = scale * np.array(
+                    [[row[name] for row in own if row["seed"] == seed] for seed in seeds], np.float64
+                )
+                colour = colours[place] if isinstance(colours, list) else colours(place / (len(settings) - 1))
+                if len(settings) == 1:  # of many, they would hide each other
+                    axes.plot(iteration, lines.T, color=colour, lw=0.7, alpha=0.5)
+                axes.plot(iteration, lines.mean(0), color=colour, lw=1.8, marker="o", ms=3, label=setting)
+                axes.fill_between(iteration, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
             axes.set_title(label, fontsize=9)
         figure.supxlabel("iteration", fontsize=9)
+        if len(settings) > 1:
+            handles, names = grid[0].get_legend_handles_labels()
+            figure.legend(handles, names, loc="outside right center", fontsize=8)
         count = f"{len(seeds)} seeds: mean, and from the least to the most" if len(seeds) > 1 else "one seed"
         figure.suptitle(f"Learning curves, {count}", fontsize=10)
         return figure

@@ -1,0 +1,155 @@
+"""Populations: settings of a trainer side by side in one program; and trainings that are stopped early."""
+
+import json
+import re
+
+import chex
+import jax
+import numpy as np
+import pytest
+
+import jaxlb
+from jaxlb import cli, runs
+from jaxlb.learn.settings import configure
+from tests import small
+
+RATES = {"learning_rate": [1e-3, 1e-2], "discount": [0.9, 0.99]}
+
+
+def config(**numbers):
+    return configure(jaxlb.DQNConfig, **small.plain(), **numbers)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A population that nothing disturbed."""
+    out = tmp_path_factory.mktemp("populations") / "whole"
+    return runs.train(out, *jaxlb.make("heavy-tail"), config(), seeds=[3, 4], population=RATES)
+
+
+def figures(run):
+    lines = run.logged()
+    return [
+        {name: value for name, value in line.items() if name != "iterations_per_second"} for line in lines
+    ]
+
+
+def test_each_combination_is_trained_with_every_seed(whole):
+    settings = [
+        f"learning_rate={rate},discount={discount}" for rate in (0.001, 0.01) for discount in (0.9, 0.99)
+    ]
+    lines = whole.logged()
+    assert [(line["iteration"], line["setting"], line["seed"]) for line in lines] == [
+        (iteration, setting, seed) for iteration in (10, 20, 30) for setting in settings for seed in (3, 4)
+    ]
+    # Each is the training that it would be alone, but for how sums are rounded.
+    env, params = jaxlb.make("heavy-tail")
+    alone = jaxlb.train_dqn(env, params, config(learning_rate=0.01, discount=0.99), jax.random.key(4))
+    own = [line for line in lines if (line["setting"], line["seed"]) == (settings[-1], 4)]
+    reached = [line["greedy_objective"] for line in own]
+    np.testing.assert_allclose(reached, np.asarray(alone.history.greedy_objective), rtol=0.02)
+    errors = [line["td_error"] for line in own]
+    np.testing.assert_allclose(errors, np.asarray(alone.history.td_error), rtol=0.02)
+
+
+def test_the_best_setting_is_the_best_on_average_over_seeds(whole):
+    tops: dict = {}
+    for line in whole.logged():
+        name = line["setting"], line["seed"]
+        tops[name] = max(tops.get(name, -np.inf), line["greedy_objective"])
+    means = {
+        setting: np.mean([top for (own, _), top in tops.items() if own == setting]) for setting, _ in tops
+    }
+    best = max(means, key=lambda setting: means[setting])
+    assert whole.best_setting() == best
+    assert len({round(float(mean), 6) for mean in means.values()}) > 1
+    assert runs.best(whole)["setting"] == best
+    other = next(setting for setting in means if setting != best)
+    loaded = jaxlb.load(whole.directory, seed=4)
+    chex.assert_trees_all_equal(loaded.variables, whole.load(best)[4].variables)
+    assert not chex_equal(loaded.variables, jaxlb.load(whole.directory, 4, other).variables)
+    # A file of weights knows its own settings.
+    path = whole.directory / "weights" / other / "seed-4"
+    chex.assert_trees_all_equal(jaxlb.load(path).variables, whole.load(other)[4].variables)
+    with pytest.raises(ValueError, match="unknown setting 'learning_rate=7'"):
+        whole.load("learning_rate=7")
+
+
+def chex_equal(one, other):
+    return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
+
+
+def test_a_population_that_was_stopped_early_goes_on_as_if_it_had_not_been(whole, tmp_path):
+    system = jaxlb.make("heavy-tail")
+    out, seen = tmp_path / "stopped", []
+
+    def stop(rows):
+        seen.append(rows)
+        return len(seen) == 2
+
+    run = runs.train(out, *system, config(), seeds=[3, 4], population=RATES, on_rows=stop)
+    assert (run.iteration(), len(run.logged())) == (20, 16)
+    assert [len(rows) for rows in seen] == [8, 8]
+    with pytest.raises(ValueError, match=r"resume: population = \{\}, but the run was started with"):
+        runs.train(out, *system, config(), seeds=[3, 4], resume=True)
+    run = runs.train(out, *system, config(), seeds=[3, 4], population=RATES, resume=True)
+    assert figures(run) == figures(whole)
+    for setting in {line["setting"] for line in run.logged()}:
+        for seed in (3, 4):
+            ours, theirs = (jaxlb.load(one.directory, seed, setting).variables for one in (run, whole))
+            chex.assert_trees_all_equal(ours, theirs)
+
+
+def test_what_brings_nothing_new_is_stopped(tmp_path, capsys):
+    out, whole = tmp_path / "stopped", tmp_path / "whole"
+    arguments = ["train", "dqn", "--train", *small.DQN, "num_evaluations=15"]
+    assert cli.run([*arguments, "--out", str(whole)]) == 0
+    reached = [line["greedy_objective"] for line in runs.find(whole).logged()]
+    # The first judgement with two behind it that are no better than the best before them.
+    last = next(
+        place for place in range(3, 15) if max(reached[place - 2 : place]) <= max(reached[: place - 2])
+    )
+    capsys.readouterr()
+    assert cli.run([*arguments, "--out", str(out), "--patience", "2"]) == 0
+    assert f"stopped early at iteration {2 * last}; --resume goes on from there" in capsys.readouterr().err
+    assert runs.find(out).iteration() == 2 * last
+    assert cli.run(["train", "dqn", "--out", str(out), "--resume"]) == 0
+    assert figures(runs.find(out)) == figures(runs.find(whole))
+
+
+def test_the_command_line_tells_the_best_setting(tmp_path, capsys):
+    out = tmp_path / "swept"
+    sweep = ["--sweep", "learning_rate=1e-3,1e-2", "--seeds", "2"]
+    assert cli.run(["train", "dqn", *sweep, "--train", *small.DQN, "--out", str(out)]) == 0
+    run, told = runs.find(out), capsys.readouterr().out
+    assert f"the best: {run.best_setting()}" in told
+    rows = [line for line in told.splitlines() if re.match(r"\W*0\.0?01 ", line)]
+    assert len(rows) == 2
+    assert json.loads((out / "run.json").read_text())["result"].startswith(
+        f"{run.best_setting()}: completion "
+    )
+    assert (out / "learning_curves.png").stat().st_size > 10_000
+    assert (
+        cli.run(["evaluate", str(out), "--schedulers", "lwr", "--lanes", "4", "--tasks", "20", "--json"]) == 0
+    )
+    table = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in table["schedulers"]] == ["lwr", "swept, seed 0", "swept, seed 1"]
+
+
+@pytest.mark.parametrize(
+    ("population", "message"),
+    [
+        ({"learning_rat": [1]}, "unknown setting 'learning_rat'; did you mean"),
+        ({"batch_size": [8, 16]}, "batch_size: cannot differ between trainings of one program"),
+        ({"sla_weight": [1, 2]}, "sla_weight: cannot differ between .* or changes what they are judged by"),
+        ({"learning_rate": [1e-3, -1.0]}, "learning_rate = -1: must be above 0"),
+        ({"learning_rate": [1e-3, "fast"]}, "learning_rate = 'fast': must be a number"),
+        ({"learning_rate": []}, r"population: learning_rate = \[\]: must be a list of values"),
+        ({"learning_rate": 1e-3}, "population: learning_rate = 0.001: must be a list of values"),
+        ({"learning_rate": [1e-3, 1e-3]}, r"population: learning_rate = \[0.001, 0.001\]: must differ"),
+    ],
+)
+def test_what_is_no_population_is_refused(population, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        runs.train(tmp_path / "run", *jaxlb.make("heavy-tail"), config(), population=population)
+    assert not (tmp_path / "run").exists()
