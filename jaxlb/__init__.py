@@ -18,6 +18,7 @@ from jaxlb.rewards import Weights
 from jaxlb.scheduling import scheduler, schedulers
 from jaxlb.scheduling.policies import as_scheduler
 from jaxlb.sweeps import Sweep, sweep
+from jaxlb.tuning import Tuning, tune
 from jaxlb.types import EnvParams, EnvState, Observation, Outcome, Scheduler, Task
 from jaxlb.version import __version__
 from jaxlb.workload import read_trace, workloads
@@ -52,6 +53,7 @@ __all__ = [
     "Sweep",
     "Task",
     "TrainResult",
+    "Tuning",
     "UniversalConfig",
     "Weights",
     "__version__",
@@ -74,6 +76,7 @@ __all__ = [
     "train_gnn",
     "train_predictor",
     "train_universal",
+    "tune",
     "workloads",
 ]
 

@@ -15,6 +15,7 @@ from jaxlb.loop import Carry, continue_rollout, start_rollout
 from jaxlb.params import canonical
 from jaxlb.random import typed
 from jaxlb.scheduling import resolved
+from jaxlb.scheduling.base import no_memory
 from jaxlb.statistics import MAX_GROUPS, Interval, count_completions
 from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Scheduler
@@ -204,7 +205,11 @@ class _Work(NamedTuple):
     def program(
         self, env: Env, scheduler: Scheduler, carry: Carry, submit: Callable[..., Future] = _at_once
     ) -> Future:
-        """Return the program that lets more tasks arrive in each lane, one for all that differ in numbers."""
+        """Return the program that lets more tasks arrive in each lane, one for all that differ in numbers.
+
+        Numbers are variables, and what is computed when a run starts.
+        """
+        scheduler = _begun(scheduler)
         given = self.params, scheduler, self.mover
         kind = env, jax.tree.structure(given), tuple(map(jax.typeof, jax.tree.leaves(given)))
         if kind not in self.programs:
@@ -260,7 +265,7 @@ class _Work(NamedTuple):
         sums, counts = np.zeros((2, 2, self.num_lanes))
         same = {
             "params": self.params,
-            "scheduler": scheduler,
+            "scheduler": _begun(scheduler),
             "behaviour": self.mover,
             "warmup": self.warmup,
         }
@@ -301,6 +306,11 @@ class _Work(NamedTuple):
         rule = "this rule" if self.mover is None else self.mover.name
         hint = stationarity.unsettled(shown, env, self.params, rule)
         return _Judged(metrics.LaneFigures(summary, histogram), hint, np.asarray(at_hand(found.overflow)))
+
+
+def _begun(scheduler: Scheduler) -> Scheduler:
+    """Return a scheduler of which no run will start any more, so that programs do not differ by how."""
+    return scheduler.replace(start=no_memory)
 
 
 def _completions(carry: Carry, first: int, number: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -108,6 +108,12 @@ def _utilisation(run: LaneFigures, baseline: LaneFigures) -> Estimate:
     return mean_interval(_lanes(run, "utilisation").mean(0))
 
 
+def _busiest(run: LaneFigures, baseline: LaneFigures) -> Estimate:
+    del baseline
+    found = _lanes(run, "utilisation")
+    return mean_interval(found[found.mean(1).argmax()])
+
+
 def _completion_quantile(percent: int) -> Figure:
     return Figure(
         f"completion time that {percent} % of the tasks stay below",
@@ -178,6 +184,7 @@ FIGURES: dict[str, Figure] = {
         "standard deviation of the wait over processors, after assignments", "time", _imbalance
     ),
     "utilisation": Figure("time that a processor would be busy at full speed", "share", of_run=_utilisation),
+    "busiest": Figure("the same, of the processor with the most of it", "share", of_run=_busiest),
     "completion_difference": Figure(
         "completion time less the baseline's, lane by lane",
         "time",

@@ -130,7 +130,7 @@ def test_what_has_not_settled_says_so(key):
     intervals = {name: value for name, value in rr.figures.items() if name.endswith("_ci")}
     for name in ("sla_violation_rate_by_priority_ci", "mean_completion_by_priority_ci"):
         assert intervals.pop(name) == [None] * 3
-    assert len(intervals) == 15 and set(intervals.values()) == {None}
+    assert len(intervals) == 16 and set(intervals.values()) == {None}
     assert json.loads(table.to_json())["schedulers"][0]["stationary"] is False
     # Nothing is compared with what has not settled.
     chosen = {rule: jaxlb.scheduler(rule) for rule in ("rr", "lwr")}

@@ -1,11 +1,14 @@
-"""The best settings of a rule: what one by one would have been found."""
+"""The best settings of rules: what one by one would have been found, judged on other tasks."""
+
+import json
 
 import jax
 import numpy as np
 import pytest
 
 import jaxlb
-from jaxlb import tuning
+from jaxlb import cli, tuning
+from jaxlb.judging import Judges
 
 
 @pytest.mark.slow
@@ -58,10 +61,91 @@ def test_bad_numbers_are_refused():
         tuning.best(env, params, jax.random.key(0), num_lanes=0)
 
 
-@pytest.mark.parametrize(
-    "names", [("card", "dice"), ("card(bands=1)", "card(bands=4)"), ("lwr", "universal")]
-)
-def test_names_of_several_rules_are_refused(names):
+def test_settings_of_a_rule_share_a_program(key):
     env, params = jaxlb.make("heavy-tail")
-    with pytest.raises(ValueError, match=r"names = .*must be one rule's"):
-        tuning.best(env, params, jax.random.key(0), names, 4, 10, 0)
+    judges = Judges(tuning.GUARDED_SITA[:4], 4, 10)
+    judges.compare(env, params, key)
+    assert len(judges._programs) == 1
+
+
+def test_the_best_of_each_rule_is_judged_on_other_tasks(key):
+    env, params = jaxlb.make("heavy-tail")
+    run: dict = {"num_lanes": 16, "num_tasks": 200, "warmup": 50}
+    grids = {"power-of-d": {"d": [1, 2, 3]}, "jiq": {"fastest": [False, True]}}
+    shares = []
+    found = jaxlb.tune(
+        env, params, grids, jax.random.clone(key), figure="mean_slowdown",
+        on_progress=lambda name, share: shares.append(share), **run,
+    )  # fmt: skip
+    assert shares == sorted(shares) and shares[-1] == pytest.approx(1.0)
+    choose, judge = jax.random.split(key)
+    names = [*(f"power-of-d(d={d})" for d in (1, 2, 3)), "jiq(fastest=false)", "jiq(fastest=true)"]
+    alone = {
+        name: float(
+            jaxlb.rollout(env, params, jaxlb.scheduler(name), choose, *run.values()).mean_slowdown.mean()
+        )
+        for name in names
+    }
+    assert [row.name for row in found.settings.schedulers] == names
+    for row in found.settings.schedulers:
+        assert row.mean_slowdown == pytest.approx(alone[row.name], rel=1e-5)
+    marked = {row.name for row in found.settings.schedulers if row.mark}
+    for rule in grids:
+        own = [name for name in names if name.startswith(rule)]
+        assert found.best[rule] == min(own, key=lambda name: (name in marked, alone[name]))
+    assert found.best["power-of-d"] == "power-of-d(d=3)"
+    assert found.at_the_edge == ["power-of-d: d=3 is the largest that was tried"]
+    table = jaxlb.compare(
+        env, params,
+        {"lwr": "lwr", "power-of-d": "power-of-d", "power-of-d, tuned": jaxlb.scheduler("power-of-d(d=3)"),
+         "jiq": "jiq", "jiq, tuned": jaxlb.scheduler(found.best["jiq"])},
+        judge, **run,
+    )  # fmt: skip
+    assert found.held_out.as_dict() == table.as_dict()
+
+
+@pytest.mark.parametrize("rule", tuning.GRIDS)
+def test_all_that_is_tried_is_a_rule(rule):
+    names = tuning.settings_of(rule, tuning.GRIDS[rule])
+    assert len({str(jaxlb.scheduler(name)) for name in names}) == len(set(names)) > 1
+
+
+def test_options_are_written_as_they_are_read():
+    grid = {"band": [0.1], "bands": [4], "flexible": [True, False]}
+    names = ("card(band=0.1, bands=4, flexible=true)", "card(band=0.1, bands=4, flexible=false)")
+    assert tuning.settings_of("card", grid) == names
+    assert jaxlb.scheduler(names[0]) == jaxlb.scheduler("card", band=0.1, bands=4, flexible=True)
+
+
+@pytest.mark.parametrize(
+    ("rules", "options", "message"),
+    [
+        ("lwr", {}, "lwr: say which options to try; without, these are tuned: card, "),
+        ("lwl-2", {}, "unknown scheduler 'lwl-2'"),
+        ({"card": {"band": 0.1}}, {}, "card: band = 0.1: must be a list of values"),
+        ({"card": {"band": []}}, {}, r"card: band = \[\]: must be a list of values"),
+        ({"card": {"bant": [0.1]}}, {}, "unknown option of scheduler 'card' 'bant'; did you mean band"),
+        ({}, {}, "rules: must be at least one"),
+        ("card", {"figure": "speed"}, "unknown figure 'speed'"),
+        ("card", {"num_lanes": 0}, "num_lanes = 0"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused(rules, options, message, key):
+    env, params = jaxlb.make("heavy-tail")
+    with pytest.raises(ValueError, match=message):
+        jaxlb.tune(env, params, rules, key, **({"num_lanes": 4, "num_tasks": 10} | options))
+
+
+def test_the_command_names_the_best(tmp_path, capsys):
+    arguments = ["tune", "power-of-d", "--lanes", "8", "--tasks", "50", "--out", str(tmp_path)]
+    assert cli.run([*arguments, "--over", "d=1,3"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "power-of-d, tuned: power-of-d(d=3)" in told
+    assert "next: jaxlb compare --schedulers 'lwr,power-of-d(d=3)'" in told
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "run.json", "tune.json", "tune.csv", "held_out.csv", "held_out.png",
+    }  # fmt: skip
+    assert cli.run([*arguments, "--over", "d=1,3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "tune.json").read_text())
+    assert cli.run(["tune", "card,dice", "--over", "band=0.1,0.2"]) == 2
+    assert "--over: for one rule at a time" in capsys.readouterr().err

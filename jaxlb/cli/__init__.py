@@ -30,6 +30,7 @@ from jaxlb.cli.lists import Runs, Scenarios, Schedulers
 from jaxlb.cli.render import Render
 from jaxlb.cli.sweep import Sweep
 from jaxlb.cli.train import Train
+from jaxlb.cli.tune import Tune
 from jaxlb.cli.verify import Verify
 from jaxlb.version import __version__
 
@@ -37,6 +38,7 @@ COMMANDS: dict[str, type] = {
     "demo": Demo,
     "compare": Compare,
     "sweep": Sweep,
+    "tune": Tune,
     "train": Train,
     "evaluate": Evaluate,
     "render": Render,
