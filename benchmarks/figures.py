@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from jaxlb.report.plots import STYLE, line_style, panels_of, plain_log
+from jaxlb.charts import STYLE, line_style, plain_log
+from jaxlb.report.plots import panels_of
 from jaxlb.scheduling import optimal
 from jaxlb.types import EnvParams
 

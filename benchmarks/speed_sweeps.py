@@ -12,7 +12,7 @@ from programs import observing_lwr, rolling, system
 from speed_rows import Settings, untrained
 from timing import alternate
 
-from jaxlb.report.plots import STYLE, line_style, plain_log
+from jaxlb.charts import STYLE, line_style, plain_log
 from jaxlb.scheduling import scheduler
 
 SWEEPS = ("lanes", "processors", "tasks")

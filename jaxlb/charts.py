@@ -1,6 +1,6 @@
 """What all pictures share, and bars with intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ STYLE: dict[Any, Any] = {
     "font.size": 9,
 }
 _LINES = ("-", "--", "-.", ":")
+_COLOURED = 8
+"""Of more lines, the rest is grey."""
 
 
 class _PlainLog(LogFormatter):
@@ -41,6 +43,63 @@ def save(figure: Figure, directory: Path, name: str, formats: Sequence[str] = ("
 def line_style(index: int) -> dict[str, Any]:
     """Return one of forty line styles: ten colours with four dashes."""
     return {"color": f"C{index % 10}", "linestyle": _LINES[index // 10 % 4]}
+
+
+def told_apart(ranked: Sequence[str], always: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return the style of each line: of many, all but the first and those that `always` matter are grey.
+
+    Args:
+      ranked: names of the lines, the most interesting first.
+      always: names that have a colour wherever they stand.
+    """
+    if len(ranked) <= _COLOURED:
+        return {name: line_style(index) | {"zorder": 2.5} for index, name in enumerate(ranked)}
+    kept = [name for name in ranked if name in set(always)]
+    first = [name for name in ranked if name not in kept][: max(_COLOURED - len(kept), 1)]
+    coloured = [name for name in ranked if name in kept or name in first]
+    grey = {"color": "0.8", "linestyle": "-", "zorder": 1.5}
+    styles = {name: line_style(index) | {"zorder": 2.5} for index, name in enumerate(coloured)}
+    return {name: styles.get(name, grey) for name in ranked}
+
+
+def name_ends(axes: Any, ends: Mapping[str, tuple[float, float]], styles: Mapping[str, Any]) -> None:
+    """Write the names of lines beside their right ends, none over another; grey ones are only counted."""
+    axes.figure.canvas.draw()  # places follow from scales and limits
+    coloured = [name for name in ends if styles[name]["zorder"] > 2]
+    to_axes = axes.transData + axes.transAxes.inverted()
+    heights = {name: float(to_axes.transform(ends[name])[1]) for name in coloured}
+    order = sorted(coloured, key=lambda name: heights[name])
+    gap = 0.065
+    places = np.array([heights[name] for name in order])
+    for _ in range(200):  # neighbours that are too near part, half the way each
+        for low in range(len(places) - 1):
+            near = gap - (places[low + 1] - places[low])
+            if near > 1e-4:
+                places[low] -= near / 2
+                places[low + 1] += near / 2
+    for name, place in zip(order, places, strict=True):
+        axes.annotate(
+            name,
+            ends[name],
+            (1.06, place),
+            textcoords=axes.transAxes,
+            va="center",
+            fontsize=8,
+            color=styles[name]["color"],
+            arrowprops={
+                "arrowstyle": "-",
+                "color": styles[name]["color"],
+                "lw": 0.6,
+                "shrinkA": 1,
+                "shrinkB": 1,
+            },
+            annotation_clip=False,
+        )
+    if len(coloured) < len(ends):
+        text = f"grey: the other {len(ends) - len(coloured)}"
+        axes.annotate(
+            text, (1.06, places.min() - 1.2 * gap), xycoords="axes fraction", fontsize=8, color="0.5"
+        )
 
 
 def plain_log(axis: Any) -> None:
@@ -82,10 +141,40 @@ def bars(
         return figure
 
 
-def curves(
-    panels: Mapping[str, Mapping[str, Sequence[tuple]]], x_label: str, y_label: str, title: str
+def dots(
+    titles: Sequence[str],
+    values: Sequence[Sequence[float]],
+    intervals: Sequence[Sequence[Any]],
+    names: Sequence[str],
+    label: str,
+    title: str,
 ) -> Figure:
-    """Draw lines with bands, a panel side by side for each title.
+    """Draw several values in each row, the last row on top, with intervals where there are any (not None)."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 0.4 * len(titles) + 1.4), layout="constrained")
+        rows = np.arange(len(titles), dtype=float)
+        for place, name in enumerate(names):
+            shift = 0.18 * (0.5 * (len(names) - 1) - place)
+            x = np.array([row[place] for row in values], np.float64)
+            half = [
+                np.nan if row[place] is None else 0.5 * (row[place][1] - row[place][0]) for row in intervals
+            ]
+            axes.errorbar(x, rows + shift, xerr=half, fmt="o", ms=4, capsize=2, color=f"C{place}", label=name)
+        axes.set_yticks(rows, titles)
+        axes.set(xlabel=label, xlim=(0.0, None))
+        axes.legend(loc="lower right")
+        figure.suptitle(title, fontsize=9)
+        return figure
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple]]],
+    x_label: str,
+    y_label: str,
+    title: str,
+    always: Iterable[str] = (),
+) -> Figure:
+    """Draw lines with bands, a panel side by side for each title; of many, the worst are grey.
 
     Args:
       panels: of a title, for each line its points: x, y, low, high (not a number: no band), and whether the
@@ -93,20 +182,32 @@ def curves(
       x_label: of all panels.
       y_label: of all panels.
       title: of the picture.
+      always: lines that are never grey.
     """
     every = np.array([point[:2] for lines in panels.values() for one in lines.values() for point in one])
+    means: dict[str, list[float]] = {}
+    for lines in panels.values():
+        for label, points in lines.items():
+            means.setdefault(label, []).extend(point[1] for point in points)
+    # In ratios to the best at each point, so that no point decides alone.
+    least = np.array(list(means.values())).min(0)
+    ranked = sorted(means, key=lambda label: float(np.mean(np.array(means[label]) / np.maximum(least, 1e-9))))
+    styles, ends = told_apart(ranked, always), dict[str, dict[str, tuple[float, float]]]()
     with plt.rc_context(STYLE):
         size = (max(3.2 * len(panels), 5.0) + 1.5, 3.6)
         figure, grid = plt.subplots(
             1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained"
         )
         for axes, (name, lines) in zip(grid[0], panels.items(), strict=True):
-            for index, (label, points) in enumerate(lines.items()):
+            for label, points in lines.items():
                 points = sorted(points)
                 x, y, low, high = np.array([point[:4] for point in points]).T
-                style = line_style(index)
+                style, shown = styles[label], styles[label]["zorder"] > 2
                 axes.plot(x, y, label=label, **style)
-                axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+                ends.setdefault(name, {})[label] = x[-1], y[-1]
+                if not shown:
+                    continue
+                axes.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
                 hollow = np.array([point[4] for point in points])
                 for which, face in ((hollow, "white"), (~hollow, style["color"])):
                     axes.plot(x[which], y[which], "o", ms=3.5, color=style["color"], mfc=face, zorder=3)
@@ -120,6 +221,6 @@ def curves(
                     scale("log")
                     plain_log(axis)
         grid[0][0].set_ylabel(y_label)
-        figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right upper")
         figure.suptitle(title, fontsize=9)
+        name_ends(grid[0][-1], list(ends.values())[-1], styles)
         return figure

@@ -170,7 +170,7 @@ class Comparison:
         """Draw a figure of every scheduler with its 95 % interval, the least on top, as a matplotlib Figure.
 
         Args:
-          figure: a name of `jaxlb.metrics.FIGURES`, of one value a row.
+          figure: a name of `jaxlb.metrics.FIGURES`; those by priority have a dot for each class.
 
         Raises:
           ValueError: an unknown one.
@@ -178,8 +178,18 @@ class Comparison:
         # It draws with a library that a simulation does not need.
         from jaxlb import charts
 
-        metrics.check_one_value(figure)
+        checks.known("figure", figure, metrics.FIGURES)
         about = metrics.FIGURES[figure]
+        if about.by_priority:
+            rows = sorted(self.schedulers, key=lambda row: -sum(getattr(row, figure)))
+            values = [[about.scale * value for value in getattr(row, figure)] for row in rows]
+            intervals = [
+                [each and about.scale * np.array(each) for each in getattr(row, f"{figure}_ci")]
+                for row in rows
+            ]
+            names = [f"priority {place}" for place in range(len(values[0]))]
+            titles = [row.title for row in rows]
+            return charts.dots(titles, values, intervals, names, label=about.label, title=self.scenario)
         rows = sorted(self.schedulers, key=lambda row: -getattr(row, figure))
         return charts.bars(
             [row.title for row in rows],

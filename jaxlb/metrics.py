@@ -142,7 +142,7 @@ FIGURES: dict[str, Figure] = {
         heading="completion",
     ),
     "mean_completion_by_priority": Figure(
-        "the same, of the tasks of each priority",
+        "completion time of the tasks of each priority",
         "time",
         of_run=functools.partial(_by_priority, "class_completion", "class_served"),
         by_priority=True,
@@ -165,9 +165,10 @@ FIGURES: dict[str, Figure] = {
         scale=100.0,
     ),
     "sla_violation_rate_by_priority": Figure(
-        "the same, of the tasks of each priority",
+        "tasks of each priority that took longer than their deadline, or were lost",
         "share",
         of_run=functools.partial(_by_priority, "class_violations", "class_count"),
+        scale=100.0,
         by_priority=True,
     ),
     "lost_rate": LOST,

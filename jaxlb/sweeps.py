@@ -119,6 +119,7 @@ class Sweep:
             x_label=first,
             y_label=about.label,
             title=f"{table.scenario}, {lanes} (bands: 95 % intervals{marked})",
+            always=[table.baseline],
         )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxlb
-from jaxlb import workload
+from jaxlb import charts, workload
 from jaxlb.report import plots
 
 
@@ -55,6 +55,37 @@ def test_pictures_hold_every_scheduler(key, tmp_path):
     )
     written = plots.save_all(tmp_path, table, env, params, chosen, jax.random.key(1))
     assert all(path.stat().st_size > 10_000 for path in written)
+
+
+def test_of_many_lines_the_best_and_the_baseline_are_told_apart():
+    names = [f"rule {place}" for place in range(18)]
+    styles = charts.told_apart(names, always=["rule 15"])
+    coloured = [name for name in names if styles[name]["zorder"] > 2]
+    assert coloured == [*names[:7], "rule 15"]
+    assert len({(styles[name]["color"], styles[name]["linestyle"]) for name in coloured}) == 8
+    points = {
+        name: [(load, place + load, np.nan, np.nan, False) for load in (0.2, 0.6)]
+        for place, name in enumerate(names)
+    }
+    figure = charts.curves({"": points}, "load", "completion time", "many", always=["rule 15"])
+    texts = [text for text in figure.axes[0].texts if text.get_text() in names]
+    assert sorted(text.get_text() for text in texts) == sorted(coloured)
+    heights = {text.get_text(): text.get_position()[1] for text in texts}
+    # None lies over another, and they stand in the order of the lines.
+    assert np.diff(sorted(heights.values())).min() > 0.06
+    assert sorted(heights, key=lambda name: heights[name]) == coloured
+    assert any(text.get_text() == "grey: the other 10" for text in figure.axes[0].texts)
+
+
+def test_violations_of_each_priority_are_drawn(key):
+    env, params = jaxlb.make("seed")
+    table = jaxlb.compare(env, params, ["lwr", "greedy"], key, num_lanes=8, num_tasks=100)
+    axes = table.plot("sla_violation_rate_by_priority").axes[0]
+    order = [label.get_text().split()[0] for label in axes.get_yticklabels()]
+    drawn = np.array([container.lines[0].get_xdata() for container in axes.containers])
+    rates = np.array([table.row(name).sla_violation_rate_by_priority for name in order])
+    np.testing.assert_allclose(drawn.T, 100 * rates)
+    assert len(drawn) == 3
 
 
 def test_predictions_and_agreement_by_load_are_drawn_as_they_are():

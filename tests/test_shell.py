@@ -140,7 +140,10 @@ def test_ctrl_c_leaves_a_run_that_can_be_begun_again(arguments, tmp_path):
         time.sleep(0.01)
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    try:
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 130, said
     config = out / "run.json"
     again = f"jaxlb {arguments[0]} --config {config} --out {out}"

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from jaxlb.charts import STYLE, line_style, plain_log, save
+from jaxlb.charts import STYLE, plain_log, save, told_apart
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.report import data
@@ -23,9 +23,14 @@ def completion_tails(comparison: Comparison) -> Figure:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         time, longer = data.tails(comparison)
-        for index, (name, share) in enumerate(longer.items()):
-            title = comparison.row(name).title
-            axes.plot(time, np.where(share > 0, share, np.nan), label=title, lw=1.4, **line_style(index))
+        ranked = sorted(longer, key=lambda name: comparison.row(name).p99_completion)
+        styles = told_apart(ranked, [comparison.baseline])
+        for name in ranked:
+            share, title = longer[name], comparison.row(name).title
+            shown = {"label": title} if styles[name]["zorder"] > 2 else {}
+            axes.plot(time, np.where(share > 0, share, np.nan), lw=1.4, **shown, **styles[name])
+        if len(ranked) > (named := len(axes.get_legend_handles_labels()[0])):
+            axes.plot([], [], color="0.8", lw=1.4, label=f"the other {len(ranked) - named}")
         lowest = 1.0 / (comparison.num_lanes * comparison.num_tasks)
         axes.set(
             xscale="log",
@@ -36,7 +41,7 @@ def completion_tails(comparison: Comparison) -> Figure:
             ylabel="share of tasks served that take longer than t",
             title=f"Completion times on {comparison.scenario}",
         )
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="least p99 first")
         return figure
 
 
@@ -305,6 +310,8 @@ def save_all(
         "violations": comparison.plot("sla_violation_rate"),
         "choices": choices(env, params, *later),
     }
+    if len(comparison.schedulers[0].sla_violation_rate_by_priority) > 1:
+        figures["violations_by_priority"] = comparison.plot("sla_violation_rate_by_priority")
     if env.station.settled:  # backlogs follow from what became of tasks
         figures["backlogs"] = backlogs(env, params, *first)
     return [path for name, figure in figures.items() for path in save(figure, directory, name, formats)]
