@@ -133,6 +133,11 @@ def reward(given: Any) -> Reward:
     return given
 
 
+def described(given: Reward) -> dict[str, str] | None:
+    """Return the name of a reward, as settings have it; None for one that no name makes."""
+    return next(({"reward": name} for name, one in REWARDS.items() if one == given), None)
+
+
 class HasWeights(Protocol):
     """Where the weights are found by name: `EnvParams` or `Weights`."""
 

@@ -8,7 +8,7 @@ import pytest
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "interop.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-CLIENTS = ("gymnasium", "gymnax", "rejax", "stable_baselines3")
+CLIENTS = ("gymnasium", "gymnax", "rejax", "stable_baselines3", "dm_env", "jumanji", "torch")
 
 
 def test_every_client_has_a_program():

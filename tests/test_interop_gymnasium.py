@@ -186,6 +186,31 @@ def test_a_vector_is_gymnasiums_own_vector_of_single_environments():
             assert ("final_obs" in infos) == (step % 4 == 0)
 
 
+def test_gymnasiums_vector_of_recorded_environments_has_the_same_lanes():
+    """As CleanRL's programs make it."""
+    name, tasks = "jaxlb/heavy-tail-v0", 20
+
+    def recorded():
+        return gymnasium.wrappers.RecordEpisodeStatistics(gymnasium.make(name, max_steps_in_episode=tasks))
+
+    theirs = gymnasium.vector.SyncVectorEnv(
+        [recorded] * 3, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP
+    )
+    ours = gymnasium.make_vec(name, num_envs=3, max_steps_in_episode=tasks)
+    seen, own = theirs.reset(seed=[5, 6, 7])[0], ours.reset(seed=[5, 6, 7])[0]
+    total = np.zeros(3)
+    for _ in range(tasks):
+        np.testing.assert_allclose(seen, own, rtol=1e-4, atol=1e-4)
+        action = own[:, 12:16].argmin(1)
+        seen, reward, _, truncated, infos = theirs.step(action)
+        own, expected, *_ = ours.step(action)
+        np.testing.assert_allclose(reward, expected, rtol=1e-5)
+        total += expected
+    assert truncated.all()
+    np.testing.assert_allclose(infos["final_info"]["episode"]["r"], total, rtol=1e-4)
+    assert (infos["final_info"]["episode"]["l"] == tasks).all()
+
+
 def test_thousands_of_lanes_take_one_call():
     from jaxlb.interop import gymnasium_envs
 

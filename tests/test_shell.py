@@ -153,6 +153,31 @@ def test_ctrl_c_leaves_a_run_that_can_be_begun_again(arguments, tmp_path):
     assert "not finished" in listed.stdout
 
 
+def test_ctrl_c_is_not_lost_within_a_callback():
+    """As where JAX's callback of the garbage collector runs, which can raise nothing."""
+    lost = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import os, sys, time
+import jaxlb.cli
+def run(self):
+    class Lost:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+    Lost()
+    for _ in range(500):
+        time.sleep(0.01)
+jaxlb.cli.Scenarios.run = run
+sys.argv = ["jaxlb", "scenarios"]
+jaxlb.cli.main()
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", lost], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (found.returncode, found.stderr) == (130, "jaxlb: stopped\n")
+
+
 def test_ctrl_c_where_nothing_is_written(monkeypatch, capsys):
     def stop(self):
         raise KeyboardInterrupt

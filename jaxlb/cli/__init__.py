@@ -1,5 +1,6 @@
 """The command line: the only place that parses arguments and prints."""
 
+import _thread
 import argparse
 import contextlib
 import dataclasses
@@ -10,6 +11,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -276,6 +278,15 @@ def run(arguments: Sequence[str]) -> int:
         return STOPPED if stopped else 1 if isinstance(raised, FloatingPointError) else 2
 
 
+def _stop_again(lost: Any) -> None:
+    """Press Ctrl-C again where it was lost, as it is within JAX's callback of the garbage collector."""
+    if isinstance(lost.exc_value, KeyboardInterrupt):
+        # Later: here it would be lost again.
+        threading.Timer(0.05, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def main() -> None:
     """Run the command of this process's arguments and exit."""
     # One XLA device for each core: lanes run side by side instead of waiting for each other at every step.
@@ -285,6 +296,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a sign that a terminal cannot show
+    sys.unraisablehook = _stop_again
     warnings.showwarning = lambda message, *_, **__: LOG.warning("jaxlb: warning: %s", message)
     code = run(sys.argv[1:])
     if code == STOPPED:

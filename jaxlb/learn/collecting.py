@@ -57,11 +57,11 @@ def start(
     tracked = config.forecaster.start(observe.nominal(params), lanes)
     observation = env.observe(state, params, observe_key)
     _, seen, forecast = config.forecaster.update(config.forecaster.variables, tracked, observation)
-    x = features.extract(seen, forecast, learned.NAMES, learned.objective(config.weights))
+    x = features.extract(seen, forecast, learned.NAMES, learned.objective(config.known_part()))
     nothing = jnp.zeros(lanes, jnp.float32)
     row = Step(
         features=x,
-        known=learned.known_rewards(seen, forecast, config.weights),
+        known=learned.known_rewards(seen, forecast, config.known_part()),
         action=nothing.astype(jnp.int32),
         reward=nothing,
         ended=nothing > 0,
@@ -74,9 +74,13 @@ def start(
     return collected, x
 
 
-def goal(env: Env, params: EnvParams, weights: rewards.Weights) -> tuple[Env, EnvParams]:
-    """Return the environment with its parameters, but what is learned as its reward."""
-    return dataclasses.replace(env, reward=rewards.Weighted()), weights.put_into(params)
+def goal(env: Env, params: EnvParams, config: Any, weights: rewards.Weights) -> tuple[Env, EnvParams]:
+    """Return the environment with its parameters, but what is learned as its reward.
+
+    Its weights are those of the policy, if it has any.
+    """
+    weighted = config.reward == rewards.Weighted()
+    return dataclasses.replace(env, reward=config.reward), weights.put_into(params) if weighted else params
 
 
 def exploration(config: Any, iteration: Array) -> Array:
@@ -127,7 +131,13 @@ def collect(
     greedy = learned.dqn(c.network, variables)
     policy = Scheduler("exploring", (greedy, explore), greedy.start, _explore)
     after, tracked, observation, outcome, objective = decide(
-        *goal(env, params, variables.weights), policy, before, collected.tracked, task, observe_key, act_key
+        *goal(env, params, config, variables.weights),
+        policy,
+        before,
+        collected.tracked,
+        task,
+        observe_key,
+        act_key,
     )
     reward = env.assign(before, outcome.action, task.gap, params)[2]
     after = after.replace(workload=process)

@@ -13,6 +13,7 @@ What the trainer does beyond the textbook, and why:
 - The stream of tasks never ends. An episode ends by emptying the queues; no value is learned across that.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -33,7 +34,7 @@ from jaxlb.learn.settings import count, group, named, number, switch
 from jaxlb.learn.trainer import Systems, Trainer, TrainResult, TrainState, beginning, descend, falling
 from jaxlb.loop import rollout
 from jaxlb.numerics import broadcasts
-from jaxlb.rewards import Weights
+from jaxlb.rewards import Reward, Weights
 from jaxlb.scheduling import features, forecasts, learned
 from jaxlb.scheduling.forecasts import Forecaster
 from jaxlb.scheduling.learned import Network, Recurrent
@@ -69,6 +70,9 @@ class DQNConfig(struct.PyTreeNode):
       evaluation_tasks: in each lane, after half as many that are not counted; the same each time.
       n_step: rewards before the value of what follows is used.
       double: whether the online network chooses and the target network judges (van Hasselt et al. 2016).
+      reward: that is learned, by the weights; or "holding-cost", or one of your own like
+        `jaxlb.rewards.Reward`, in place of the weights, which the network learns whole, as nothing of it is
+        known beforehand. It is best of the order of one.
     """
 
     weights: Weights = group(Weights())
@@ -91,6 +95,14 @@ class DQNConfig(struct.PyTreeNode):
     evaluation_tasks: int = count(500)
     n_step: int = count(3)
     double: bool = switch(True)
+    reward: Reward = named("weighted", rewards.reward, describe=rewards.described)
+
+    def known_part(self) -> Weights:
+        """Return the weights of what is known of each choice beforehand: nothing of a reward of one's own."""
+        if self.reward == rewards.Weighted():
+            return self.weights
+        none = {name: 0.0 * jnp.asarray(getattr(self.weights, name)) for name in rewards.WEIGHTS}
+        return self.weights.replace(**none)
 
 
 class DQNState(TrainState):
@@ -150,7 +162,7 @@ def start_dqn(env: Systems, params: Any, config: DQNConfig, key: Key) -> DQNStat
     keys = zip(trainer.keys(arrival_key, len(each)), trainer.keys(observe_key, len(each)), strict=True)
     begun = [collecting.start(*one, config, *pair) for one, pair in zip(each, keys, strict=True)]
     x = begun[0][1]
-    variables = learned.untrained(config.network, network_key, x, config.weights, config.forecaster)
+    variables = learned.untrained(config.network, network_key, x, config.known_part(), config.forecaster)
     return DQNState(
         **beginning(variables, _optimiser(config).init(variables.network)),
         iterate_key=iterate_key,
@@ -200,7 +212,7 @@ def continue_dqn(env: Systems, params: Any, config: DQNConfig, state: DQNState) 
 
 def _judged(greedy: Scheduler, config: DQNConfig, env: Env, params: EnvParams, key: Key) -> dict[str, Array]:
     """Return the greedy policy's figures of `Progress` in a system; the key is consumed."""
-    goal, tasks = collecting.goal(env, params, config.weights), config.evaluation_tasks
+    goal, tasks = collecting.goal(env, params, config, config.weights), config.evaluation_tasks
     found = rollout(*goal, greedy, key, config.num_lanes, tasks, tasks // 2)
     return {
         "greedy_objective": found.mean_reward.mean(),
@@ -340,16 +352,18 @@ def _check(env: Systems, params: Any, config: DQNConfig) -> None:
         raise ValueError(
             "discount = 1, average_rate = 0: without a discount values are relative to the average reward"
         )
-    for _, own in each:
+    for one, own in each:
         rewards.check(c.weights, np.shape(own.class_probability)[0], (c.num_lanes,))
+        if c.reward != rewards.Weighted():
+            dataclasses.replace(one, reward=c.reward).check(own)
     if c.weights.completion_exponent is None:
         raise ValueError("completion_exponent = None: must be a number here, which the network is told")
 
 
 def _variables(config: DQNConfig, num_processors: int) -> learned.Variables:
     """Return the variables before training."""
-    x = features.nothing(learned.NAMES, num_processors, len(learned.objective(config.weights)))
-    return learned.untrained(config.network, jax.random.key(0), x, config.weights, config.forecaster)
+    x = features.nothing(learned.NAMES, num_processors, len(learned.objective(config.known_part())))
+    return learned.untrained(config.network, jax.random.key(0), x, config.known_part(), config.forecaster)
 
 
 def _fits(settings: Mapping[str, Any], trained: np.ndarray, env: Env, params: EnvParams) -> None:
