@@ -28,7 +28,7 @@ from jaxlb import checks, files, records, trained, weights
 from jaxlb.devices import device_mesh, side_by_side
 from jaxlb.env import Env
 from jaxlb.learn.settings import own_fields, with_numbers
-from jaxlb.learn.trainer import Systems, prepared
+from jaxlb.learn.trainer import Systems, Trainer, prepared
 from jaxlb.trained import Member, Training, describe, training_of
 from jaxlb.types import Scheduler
 
@@ -177,6 +177,7 @@ def go_on(
     on_progress: Callable[[str, float], None] | None = None,
     spread_lanes: bool = False,
     patience: int | None = None,
+    initial: Scheduler | None = None,
 ) -> None:
     """Train from the last checkpoint, or from nothing, to the end, or until it is stopped early.
 
@@ -191,8 +192,10 @@ def go_on(
       on_progress: called with a line and the share that is done.
       spread_lanes: whether the lanes of each training are spread over all devices, not the trainings.
       patience: stop once so many judgements in a row have brought none of the trainings a new best.
+      initial: a scheduler that was trained by this method, with whose networks a new training begins.
 
     Raises:
+      ValueError: the method, or the networks, of `initial` are others.
       FloatingPointError: a loss was not finite; the weights before that are kept.
     """
     trainer, members = run.training.trainer(), run.training.members()
@@ -207,7 +210,10 @@ def go_on(
     def start() -> Any:
         keys = jax.vmap(jax.random.key)(jnp.asarray([member.seed for member in members], jnp.uint32))
         begun = functools.partial(trainer.start, env, params)
-        return jax.vmap(begun, in_axes=(axis, 0))(config, keys)
+        state = jax.vmap(begun, in_axes=(axis, 0))(config, keys)
+        if initial is None:
+            return state
+        return jax.vmap(functools.partial(_warm(trainer, initial), variables=initial.variables))(state)
 
     mesh = jax.set_mesh(device_mesh(config.num_lanes)) if spread_lanes else contextlib.nullcontext()
     with mesh:
@@ -237,6 +243,15 @@ def go_on(
             _check_finite(run, state.diverged)
             if stop:
                 return
+
+
+def _warm(trainer: Trainer, initial: Scheduler) -> Callable[..., Any]:
+    """Return what lets a training begin with a scheduler's networks."""
+    if trainer.warm is None:
+        raise ValueError(f"initial: a training of {trainer.name} begins anew")
+    if initial.name != trainer.name:
+        raise ValueError(f"initial: is a {initial.name!r}, must be what {trainer.name} trained")
+    return trainer.warm
 
 
 def _stalled(run: Run, patience: int) -> bool:
@@ -281,6 +296,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     patience: int | None = None,
+    initial: Scheduler | None = None,
     on_rows: Callable[[Rows], Any] = lambda rows: None,
 ) -> Run:
     """Train into a run folder as `jaxlb train` does, in any environment, with any network.
@@ -296,6 +312,7 @@ def train(
         seeds and speeds are compared, other parameters and functions of your own are not.
       overwrite: whether it is replaced.
       patience: stop once so many judgements in a row have brought none of the trainings a new best.
+      initial: a scheduler that was trained by this method, with whose networks a new training begins.
       on_rows: called with the figures of each judgement, a dictionary for each training; true stops it.
 
     Returns:
@@ -325,7 +342,7 @@ def train(
     about = {"options": None, "scenario": getattr(env, "name", None), "seed": training.seeds[0]}
     record = records.begin(directory, "train", resumed=resume, **about, training=dataclasses.asdict(training))
     run = Run(directory, training)
-    go_on(run, env, params, config, on_rows=on_rows, patience=patience)
+    go_on(run, env, params, config, on_rows=on_rows, patience=patience, initial=initial)
     objective = training.trainer().objective
     record.finish(f"{objective} {figure(best(run)[objective])}")
     return run

@@ -17,7 +17,7 @@ RATES = {"learning_rate": [1e-3, 1e-2], "discount": [0.9, 0.99]}
 
 
 def config(**numbers):
-    return configure(jaxlb.DQNConfig, **small.plain(), **numbers)
+    return configure(jaxlb.DQNConfig, **(small.plain() | numbers))
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +153,32 @@ def test_what_is_no_population_is_refused(population, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         runs.train(tmp_path / "run", *jaxlb.make("heavy-tail"), config(), population=population)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_training_begins_with_what_another_has_learned(tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert cli.run(["train", "dqn", "--train", *small.DQN, "--out", str(first)]) == 0
+    still = ["learning_rate=1e-30", "final_learning_rate=1e-30", "num_iterations=3"]
+    arguments = ["train", "dqn", "--train", *small.DQN, *still, "--seed", "5", "--out", str(second)]
+    assert cli.run([*arguments, "--from", str(first)]) == 0
+    ours, theirs = jaxlb.load(second).variables, jaxlb.load(first).variables
+    # Nothing was learned besides, but the target network averages, and so rounds.
+    chex.assert_trees_all_close(ours.network, theirs.network, rtol=1e-5, atol=1e-6)
+    # Its features are as they were, but for the thousandth that each step moves them.
+    chex.assert_trees_all_close(ours.moments.mean, theirs.moments.mean, rtol=0.05, atol=0.02)
+    env, params = jaxlb.make("heavy-tail")
+    fresh = runs.train(tmp_path / "third", env, params, config(num_iterations=3), seeds=[5])
+    assert not chex_equal(jaxlb.load(fresh.directory).variables.network, theirs.network)
+    with pytest.raises(ValueError, match=r"initial: .*has shape .*: must be .* here"):
+        other = config().replace(network=jaxlb.learn.networks.per_processor((16,)))
+        runs.train(tmp_path / "fourth", env, params, other, initial=jaxlb.load(first))
+    capsys.readouterr()
+    for method, start, message in (
+        ("dqn", "universal", "--from universal: of the method universal, not of dqn"),
+        ("gnn", str(first), "initial: a training of gnn begins anew"),
+        ("universal", str(first), "initial: is a 'dqn', must be what universal trained"),
+        ("dqn", str(tmp_path / "nothing"), "no training here"),
+    ):
+        out = tmp_path / f"refused-{method}"
+        assert cli.run(["train", method, "--from", start, "--out", str(out)]) == 2
+        assert message in capsys.readouterr().err

@@ -24,7 +24,7 @@ from jaxlb.learn.universal import TUNING
 from jaxlb.report.data import curve
 from jaxlb.runs import Run
 from jaxlb.trained import describe
-from jaxlb.types import EnvParams
+from jaxlb.types import EnvParams, Scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,9 @@ class Train(Writes, Where):
     times by message passing. universal: prices of backlog."""
     train: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Settings of the trainer, such as num_iterations=5000 sla_weight=2 network=per-processor."""
-    from_: Annotated[Literal["universal"] | None, tyro.conf.arg(name="from")] = None
-    """Tune what comes with the package to the scenario; of the method universal."""
+    from_: Annotated[str | None, tyro.conf.arg(name="from", metavar="RUN")] = None
+    """Run folder, or file of weights, of the same method whose networks it begins with; or universal, of that
+    method, which tunes what comes with the package to the scenario."""
     seed: int = 0
     """Of the first training."""
     seeds: int = 1
@@ -76,6 +77,7 @@ class Train(Writes, Where):
         checks.known("method", self.method, TRAINERS)
         out = Path("runs", f"{self.method}-{self.scenario}") if self.out is None else self.out
         spec, seeds = self.spec(), list(range(self.seed, self.seed + self.seeds))
+        initial = self._initial()
         if self.resume:
             training = runs.find(out).training
             runs.must_agree(self._given(spec, seeds), training)
@@ -96,7 +98,7 @@ class Train(Writes, Where):
                     progress() as show,
                 ):
                     shown = {"on_rows": log, "on_progress": show, "spread_lanes": self.spread_lanes}
-                    runs.go_on(run, env, params, config, patience=self.patience, **shown)
+                    runs.go_on(run, env, params, config, patience=self.patience, initial=initial, **shown)
                 if run.iteration() < config.num_iterations:
                     note(f"stopped early at iteration {run.iteration():,}; --resume goes on from there")
                 _draw(run, env, params, config)
@@ -114,11 +116,15 @@ class Train(Writes, Where):
     def _settings(self) -> dict[str, Any]:
         """Return the settings of the trainer."""
         given = checks.settings("--train", self.train)
-        if self.from_ is None:
-            return given
-        if self.method != self.from_:
+        return TUNING | given if self.from_ == self.method == "universal" else given
+
+    def _initial(self) -> Scheduler | None:
+        """Return what the training begins with."""
+        if self.resume or self.from_ in (None, self.method):
+            return None
+        if self.from_ in TRAINERS:
             raise ValueError(f"--from {self.from_}: of the method {self.from_}, not of {self.method}")
-        return TUNING | given
+        return runs.load(self.from_)
 
     def _given(self, spec: Spec, seeds: list[int]) -> dict[str, Any]:
         """Return the options that were given, as the run's record would have them."""

@@ -113,6 +113,7 @@ class DQNState(TrainState):
     systems: tuple[Collected, ...]
     target: Any  # parameters of the target network
     average: Array  # reward, running average
+    counted: Array  # steps that the moments of the features are of
 
 
 class Progress(struct.PyTreeNode):
@@ -170,6 +171,7 @@ def start_dqn(env: Systems, params: Any, config: DQNConfig, key: Key) -> DQNStat
         systems=tuple(collected for collected, _ in begun),
         target=variables.network,
         average=jnp.float32(0.0),
+        counted=jnp.float32(0.0),
     )
 
 
@@ -237,9 +239,10 @@ def _iterate(env: Systems, params: Any, config: DQNConfig, state: DQNState) -> t
         strict=True,
     )
     figures = trainer.averaged(figures)
-    rate = jnp.maximum(1.0 / (1.0 + state.iteration.astype(jnp.float32)), MOMENTS_RATE)
+    rate = jnp.maximum(1.0 / (1.0 + state.counted), MOMENTS_RATE)
     moments = features.followed(variables.moments, seen, rate)
-    state = state.replace(systems=systems, variables=variables.replace(moments=moments))
+    variables = variables.replace(moments=moments)
+    state = state.replace(systems=systems, variables=variables, counted=state.counted + 1.0)
     state, learning = _learn(config, replay_key, state)
     return state.replace(iteration=state.iteration + 1), figures | {"exploration": explore} | learning
 
@@ -387,6 +390,7 @@ DQN = Trainer(
     check=_check,
     start=start_dqn,
     advance=continue_dqn,
+    warm=lambda state, variables: trainer.warmed(state, variables).replace(counted=1.0 / MOMENTS_RATE),
     variables=_variables,
     acting=lambda config, variables, names: learned.dqn(config.network, variables, features.Names(**names)),
     fits=_fits,

@@ -44,6 +44,8 @@ class Trainer(NamedTuple):
       start: (env, params, config, key) -> state, before the first iteration; the key is consumed.
       advance: (env, params, config, state) -> (state, progress), the iterations up to the next judgement,
         and that. A state is a `TrainState`, with keys of its own.
+      warm: (state before the first iteration, variables) -> the same, but going on from those; None: such a
+        training begins anew.
       by_parts: as `advance`, but calling programs of its own, where one program for several systems would
         take too long to compile.
       variables: (config, number of processors) -> variables before training, of which only structure and
@@ -71,6 +73,7 @@ class Trainer(NamedTuple):
     fits: Callable[[Mapping[str, Any], np.ndarray, Env, EnvParams], None]
     inspect: Callable[[Env, EnvParams, Any, Any, Key], Any] | None = None
     by_parts: Callable[[Any, Any, Any, Any], tuple[Any, Any]] | None = None
+    warm: Callable[[Any, Any], Any] | None = None
 
 
 class TrainResult(struct.PyTreeNode):
@@ -190,6 +193,30 @@ def beginning(variables: Any, optimiser: Any) -> dict[str, Any]:
         "optimiser": optimiser,
         "diverged": jnp.int32(-1),
     }
+
+
+def warmed(state: Any, variables: Any) -> Any:
+    """Return the state before the first iteration, but with a scheduler's networks and their inputs' moments.
+
+    Raises:
+      ValueError: they are of another shape.
+    """
+    kept = [name for name in ("network", "moments") if hasattr(variables, name)]
+    own = state.variables.replace(**{name: getattr(variables, name) for name in kept})
+    theirs, ours = (
+        [
+            (jax.tree_util.keystr(path), np.shape(leaf))
+            for path, leaf in jax.tree_util.tree_leaves_with_path(one)
+        ]
+        for one in (own, state.variables)
+    )
+    for their, our in zip(theirs, ours, strict=False):
+        if their != our:
+            raise ValueError(f"initial: {their[0]} has shape {their[1]}: must be {our[0]} of {our[1]} here")
+    if len(theirs) != len(ours):
+        raise ValueError("initial: must have the network that the settings make")
+    own = jax.tree.map(jnp.asarray, own)
+    return state.replace(variables=own, best=own, target=own.network)
 
 
 def updated(state: State, finite: Array, iteration: Array, **new: Any) -> State:

@@ -390,6 +390,7 @@ UNIVERSAL = Trainer(
     start=start_universal,
     advance=continue_universal,
     by_parts=continue_by_parts,
+    warm=trainer.warmed,
     variables=_variables,
     acting=_acting,
     fits=_fits,
