@@ -269,7 +269,11 @@ class Env(_Settings):
         seen = self.seen(state.task, params)
         system, outcome = cycle.assign(self, params, state.system, state.task, seen, state.steps, action)
         after = state.replace(system=system, steps=state.steps + 1)
-        return after, outcome, self.reward(self, of_service(params), state, after, outcome, gap)
+        reward = self.reward(self, of_service(params), state, after, outcome, gap)
+        if jnp.shape(reward) != jnp.shape(outcome.completion):
+            kind, shape = type(self.reward).__name__, jnp.shape(outcome.completion)
+            raise ValueError(f"reward {kind}: returns shape {jnp.shape(reward)}, must be {shape}, one a lane")
+        return after, outcome, reward
 
     def _arrive(
         self, state: EnvState, task: Task, params: EnvParams, key: Key

@@ -16,6 +16,7 @@ from jaxlb.params import canonical
 from jaxlb.random import typed
 from jaxlb.scheduling import resolved
 from jaxlb.scheduling.base import no_memory
+from jaxlb.scheduling.policies import check_numbers
 from jaxlb.statistics import MAX_GROUPS, Interval, count_completions
 from jaxlb.threads import threads
 from jaxlb.types import EnvParams, Key, Scheduler
@@ -287,6 +288,7 @@ class _Work(NamedTuple):
                     carry = carry.replace(filled=carry.filled - carry.filled)
                 first += number
                 progress(first / self.total)
+        check_numbers(carry.memory)
         found = env.view(carry.state, self.params)
         summary = at_hand(tally.summarise(carry.totals, found))
         idle = int((np.asarray(summary.class_served).sum(0) == 0).sum())

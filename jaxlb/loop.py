@@ -21,6 +21,7 @@ from jaxlb.params import at_its_processor, canonical, with_lane_axis
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import resolved
 from jaxlb.scheduling.base import first_memory
+from jaxlb.scheduling.policies import check_numbers
 from jaxlb.tally import Totals
 from jaxlb.types import (
     Array,
@@ -285,6 +286,7 @@ def rollout(
     summary, carry = run(env)
     if checks.traced(summary):
         return summary
+    check_numbers(carry.memory)
     (summary, _), _ = lengths.exact(
         scheduler.name,
         env,

@@ -18,6 +18,7 @@ from jaxlb.params import canonical, with_lane_axis
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import resolved
 from jaxlb.scheduling.base import first_memory
+from jaxlb.scheduling.policies import check_numbers
 from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Outcome, Scheduler, Task
 
 
@@ -75,6 +76,7 @@ def replay(
     if checks.traced(found):
         return found[1][0]
     (state, memory), _ = found
+    check_numbers(memory)
     # A given station has the room that it has.
     most = lengths.room(env, lanes, len(tasks.gap)) if station is None else env.station.queue_capacity
     before = 0 if station is None else env.station.view(station, params.speed).overflow

@@ -56,6 +56,32 @@ def test_it_runs_wherever_schedulers_do(key):
     np.testing.assert_array_equal(one.action, other.action)
 
 
+def of_luck(limit, x):
+    """Values that are numbers as long as the task is small."""
+    value = jnp.zeros((*x.shape[:-1], NUMBER))
+    return jnp.where(x[..., :1] > limit, jnp.nan, value)
+
+
+def test_a_value_that_is_no_number_is_named_with_its_task(key):
+    env, params = made()
+    tasks = jaxlb.workload.sample(key, params, 40, (3,))
+    limit = float(np.sort(np.asarray(tasks.size).ravel())[-5])
+    over = np.argwhere(np.asarray(tasks.size) > limit)
+    place, lane = min(map(tuple, over), key=lambda one: one)
+    own = jaxlb.as_scheduler(of_luck, jnp.float32(limit), name="mine")
+    lanes = len(set(over[:, 1]))
+    message = f"'mine': a value was not a number at task {place} of lane {lane}, the first of {lanes} such"
+    with pytest.raises(FloatingPointError, match=message):
+        jaxlb.replay(env, params, own, tasks, key)
+    guarded = jaxlb.scheduling.guarded(own)  # within another one, too
+    for one in (own, guarded):
+        one = one.replace(variables=jax.tree.map(lambda leaf: jnp.zeros_like(leaf), one.variables))
+        with pytest.raises(FloatingPointError, match="a value was not a number at task 0 of lane 0"):
+            jaxlb.rollout(env, params, one, key, 4, 10)
+        with pytest.raises(FloatingPointError, match="a value was not a number at task 0 of lane 0"):
+            jaxlb.compare(env, params, ["lwr", one], key, num_lanes=4, num_tasks=10)
+
+
 def test_only_what_may_be_chosen_is(key):
     affinity = [[1.0, 0.0, 0.5], [0.0, 1.0, 1.0], [1.0, 1.0, 0.0]]
     env, params = made(affinity=affinity)

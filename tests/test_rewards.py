@@ -120,6 +120,22 @@ def test_a_reward_of_ones_own_is_the_one_that_counts(key):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class OfEach:
+    counts_tasks = False
+
+    def __call__(self, env, params, before, after, outcome, gap):
+        return env.station.view(after.system.station, params.speed).wait
+
+
+def test_a_reward_of_another_shape_is_refused(key):
+    env, params = jaxlb.make("heavy-tail", reward=OfEach())
+    with pytest.raises(
+        ValueError, match=r"reward OfEach: returns shape \(4, 8\), must be \(8,\), one a lane"
+    ):
+        jaxlb.rollout(env, params, "lwr", key, num_lanes=8, num_tasks=10)
+
+
 def test_what_is_no_reward_is_refused():
     for bad in (lambda state: 0.0, 3, None):
         with pytest.raises(ValueError, match=r"reward = .*: must be 'weighted' or 'holding-cost', or like"):

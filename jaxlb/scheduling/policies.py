@@ -3,17 +3,47 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 
 from jaxlb import checks
+from jaxlb.devices import at_hand
 from jaxlb.functions import partial
 from jaxlb.observe import flatten
 from jaxlb.scheduling.base import usable
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 
-def _start(stale: bool, name: str, env: Static, params: EnvParams, lanes: Lanes) -> tuple:
-    del lanes
+class Watched(struct.PyTreeNode):
+    """What is remembered of values that are not numbers.
+
+    Attributes:
+      name: of the scheduler.
+      decisions: `[...]` int32, so far.
+      first: `[...]` int32, the first that had one; -1: none.
+    """
+
+    name: str = struct.field(pytree_node=False)
+    decisions: Array
+    first: Array
+
+
+def check_numbers(memory: Any) -> None:
+    """Raise FloatingPointError if values of a policy, whose memory this is or has in it, were not numbers."""
+    for one in jax.tree.leaves(memory, is_leaf=lambda node: isinstance(node, Watched)):
+        if isinstance(one, Watched):
+            first = np.asarray(at_hand(one.first)).ravel()
+            if (first >= 0).any():
+                lane = int(np.argmin(np.where(first >= 0, first, np.iinfo(np.int32).max)))
+                raise FloatingPointError(
+                    f"scheduler {one.name!r}: a value was not a number at task {first[lane]:,} of lane "
+                    f"{lane:,}, the first of {int((first >= 0).sum()):,} such lanes"
+                )
+
+
+def _start(stale: bool, name: str, env: Static, params: EnvParams, lanes: Lanes) -> Watched:
     if stale != (params.measure_interval is not None):
         raise ValueError(
             f"scheduler {name!r}: stale = {stale}: must be {not stale} where measure_interval is "
@@ -21,7 +51,7 @@ def _start(stale: bool, name: str, env: Static, params: EnvParams, lanes: Lanes)
         )
     if env.admission:
         raise ValueError(f"scheduler {name!r}: has no value for refusing a task; admission must be False")
-    return ()
+    return Watched(name, jnp.zeros(lanes, jnp.int32), jnp.full(lanes, -1, jnp.int32))
 
 
 def _act(
@@ -29,10 +59,10 @@ def _act(
     stale: bool,
     name: str,
     variables: Any,
-    memory: tuple,
+    memory: Watched,
     observation: Observation,
     key: Key,
-) -> tuple[Array, tuple]:
+) -> tuple[Array, Watched]:
     del key
     x = jnp.moveaxis(flatten(observation, stale), 0, -1)
     value = apply(variables, x)
@@ -42,6 +72,10 @@ def _act(
             f"scheduler {name!r}: apply returns shape {jnp.shape(value)} for observations {x.shape}: must be "
             f"{expected}, a value for each processor"
         )
+    wrong = jnp.isnan(value).any(-1) & (memory.first < 0)
+    memory = memory.replace(
+        decisions=memory.decisions + 1, first=jnp.where(wrong, memory.decisions, memory.first)
+    )
     value = usable(observation, jnp.moveaxis(value, -1, 0), -jnp.inf)
     return jnp.argmax(value, 0).astype(jnp.int32), memory
 
@@ -62,6 +96,7 @@ def as_scheduler(
     Raises:
       ValueError: `apply` is no function; or later, where it runs: values of the wrong shape, or `stale` is
         not as the environment has it.
+      FloatingPointError: after a rollout, a replay or a comparison in which a value was not a number.
     """
     if not callable(apply):
         raise ValueError(f"apply = {checks.shown(apply)}: must be a function")
