@@ -252,7 +252,9 @@ def test_what_was_compiled_is_kept_for_the_next_command(tmp_path):
     assert programs(JAX_ENABLE_COMPILATION_CACHE="false") == set()
     kept = programs()
     assert kept and all(path.is_relative_to(tmp_path / "jaxlb") for path in tmp_path.rglob("*-cache"))
-    assert programs() == kept
+    # Under the wrong circumstances a small one takes long enough to be kept the second time.
+    loops = {name for name in kept if "continue_rollout" in name}
+    assert loops and {name for name in programs() if "continue_rollout" in name} == loops
     elsewhere = tmp_path / "mine"
     programs(JAX_COMPILATION_CACHE_DIR=str(elsewhere))
     assert any(elsewhere.iterdir())
