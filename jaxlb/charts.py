@@ -19,6 +19,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 9,
 }
 _LINES = ("-", "--", "-.", ":")
+_SHOWN = {"zorder": 2.5}  # over the grey ones
 _COLOURED = 8
 """Of more lines, the rest is grey."""
 
@@ -45,6 +46,11 @@ def line_style(index: int) -> dict[str, Any]:
     return {"color": f"C{index % 10}", "linestyle": _LINES[index // 10 % 4]}
 
 
+def shown(style: Mapping[str, Any]) -> bool:
+    """Return whether a style of `told_apart` is a coloured one."""
+    return style["zorder"] == _SHOWN["zorder"]
+
+
 def told_apart(ranked: Sequence[str], always: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
     """Return the style of each line: of many, all but the first and those that `always` matter are grey.
 
@@ -53,19 +59,19 @@ def told_apart(ranked: Sequence[str], always: Iterable[str] = ()) -> dict[str, d
       always: names that have a colour wherever they stand.
     """
     if len(ranked) <= _COLOURED:
-        return {name: line_style(index) | {"zorder": 2.5} for index, name in enumerate(ranked)}
+        return {name: line_style(index) | _SHOWN for index, name in enumerate(ranked)}
     kept = [name for name in ranked if name in set(always)]
     first = [name for name in ranked if name not in kept][: max(_COLOURED - len(kept), 1)]
     coloured = [name for name in ranked if name in kept or name in first]
     grey = {"color": "0.8", "linestyle": "-", "zorder": 1.5}
-    styles = {name: line_style(index) | {"zorder": 2.5} for index, name in enumerate(coloured)}
+    styles = {name: line_style(index) | _SHOWN for index, name in enumerate(coloured)}
     return {name: styles.get(name, grey) for name in ranked}
 
 
 def name_ends(axes: Any, ends: Mapping[str, tuple[float, float]], styles: Mapping[str, Any]) -> None:
     """Write the names of lines beside their right ends, none over another; grey ones are only counted."""
     axes.figure.canvas.draw()  # places follow from scales and limits
-    coloured = [name for name in ends if styles[name]["zorder"] > 2]
+    coloured = [name for name in ends if shown(styles[name])]
     to_axes = axes.transData + axes.transAxes.inverted()
     heights = {name: float(to_axes.transform(ends[name])[1]) for name in coloured}
     order = sorted(coloured, key=lambda name: heights[name])
@@ -173,6 +179,7 @@ def curves(
     y_label: str,
     title: str,
     always: Iterable[str] = (),
+    more_is_better: bool = False,
 ) -> Figure:
     """Draw lines with bands, a panel side by side for each title; of many, the worst are grey.
 
@@ -183,16 +190,20 @@ def curves(
       y_label: of all panels.
       title: of the picture.
       always: lines that are never grey.
+      more_is_better: whether the worst are those with the least.
     """
     every = np.array([point[:2] for lines in panels.values() for one in lines.values() for point in one])
-    means: dict[str, list[float]] = {}
+    heights: dict[str, list[float]] = {}
     for lines in panels.values():
         for label, points in lines.items():
-            means.setdefault(label, []).extend(point[1] for point in points)
-    # In ratios to the best at each point, so that no point decides alone.
-    least = np.array(list(means.values())).min(0)
-    ranked = sorted(means, key=lambda label: float(np.mean(np.array(means[label]) / np.maximum(least, 1e-9))))
-    styles, ends = told_apart(ranked, always), dict[str, dict[str, tuple[float, float]]]()
+            heights.setdefault(label, []).extend(point[1] for point in points)
+    # By their ranks at each point, so that no point decides alone.
+    places = np.argsort(
+        np.argsort(np.array(list(heights.values())) * (-1.0 if more_is_better else 1.0), 0), 0
+    )
+    ranks = dict(zip(heights, places.mean(1), strict=True))
+    styles = told_apart(sorted(ranks, key=lambda label: float(ranks[label])), always)
+    ends: dict[str, dict[str, tuple[float, float]]] = {}
     with plt.rc_context(STYLE):
         size = (max(3.2 * len(panels), 5.0) + 1.5, 3.6)
         figure, grid = plt.subplots(
@@ -202,10 +213,10 @@ def curves(
             for label, points in lines.items():
                 points = sorted(points)
                 x, y, low, high = np.array([point[:4] for point in points]).T
-                style, shown = styles[label], styles[label]["zorder"] > 2
+                style = styles[label]
                 axes.plot(x, y, label=label, **style)
                 ends.setdefault(name, {})[label] = x[-1], y[-1]
-                if not shown:
+                if not shown(style):
                     continue
                 axes.fill_between(x, low, high, color=style["color"], alpha=0.12, linewidth=0)
                 hollow = np.array([point[4] for point in points])

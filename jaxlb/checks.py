@@ -177,3 +177,20 @@ def multiple(name: str, value: int, of: str, divisor: int) -> None:
     """Raise ValueError unless a whole number is a multiple of another, named one."""
     if value % divisor:
         raise ValueError(f"{name} = {value}: must be a multiple of {of}, {divisor}")
+
+
+def actions(name: str, given: Any, shape: tuple[int, ...], num_actions: int) -> np.ndarray:
+    """Return actions as int32 of a shape; raise ValueError if one is no processor, or no whole number."""
+    try:
+        found = np.asarray(given)
+    except ValueError:
+        found = np.asarray(None)
+    # A single action may come in an array, as policies return it.
+    if found.shape != shape and (shape or found.size != 1):
+        allowed = f"{shape}, one for each lane" if shape else "one number"
+        raise ValueError(f"{name} has shape {found.shape}: must be {allowed}")
+    leaf(name, found, whole=True)
+    outside = found[(found < 0) | (found >= num_actions)]
+    if outside.size:
+        raise ValueError(f"{name} = {outside.flat[0]}: must be in 0 .. {num_actions - 1}")
+    return found.reshape(shape).astype(np.int32)

@@ -201,12 +201,13 @@ class Comparison:
         )
 
     def best(self, figure: str, names: Iterable[str] | None = None) -> Row:
-        """Return the row with the least of a figure.
+        """Return the row that is the best by a figure: with the least, or the most where more is better.
 
         The row is one of those named, or of all; of settled ones if there are any.
         """
         rows = [row for row in self.schedulers if names is None or row.name in names]
-        return min(rows, key=lambda row: (bool(row.mark), getattr(row, figure)))
+        sign = -1.0 if metrics.FIGURES[figure].more_is_better else 1.0
+        return min(rows, key=lambda row: (bool(row.mark), sign * getattr(row, figure)))
 
     def row(self, name: str) -> Row:
         """Return the row of one scheduler."""

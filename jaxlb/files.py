@@ -58,10 +58,11 @@ class Kept:
         self._lock = threading.Lock()
         if path is None:
             return
-        if not path.exists():
-            path.write_text(json.dumps(about) + "\n", encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        header, *lines = text.splitlines(keepends=True) or [""]
+        if not header.endswith("\n"):  # nothing was kept yet
+            write(path, json.dumps(about) + "\n")
             return
-        header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
         try:
             same = json.loads(header) == json.loads(json.dumps(about))
         except ValueError:
@@ -71,7 +72,7 @@ class Kept:
         whole = [line for line in lines if line.endswith("\n")]
         self.found = [json.loads(line) for line in whole]
         if len(whole) < len(lines):
-            path.write_text("".join([header, *whole]), encoding="utf-8")
+            write(path, "".join([header, *whole]))
 
     def other(self) -> ValueError:
         """Return the error for a file with results of something else."""

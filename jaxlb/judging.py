@@ -211,7 +211,7 @@ class _Work(NamedTuple):
         Numbers are variables, and what is computed when a run starts.
         """
         scheduler = _begun(scheduler)
-        given = self.params, scheduler, self.mover
+        given = self.params, scheduler, self.mover, carry.memory
         kind = env, jax.tree.structure(given), tuple(map(jax.typeof, jax.tree.leaves(given)))
         if kind not in self.programs:
             self.programs[kind] = submit(self._compile, env, scheduler, carry)
@@ -288,7 +288,7 @@ class _Work(NamedTuple):
                     carry = carry.replace(filled=carry.filled - carry.filled)
                 first += number
                 progress(first / self.total)
-        check_numbers(carry.memory)
+        check_numbers((carry.memory, carry.behaviour_memory))
         found = env.view(carry.state, self.params)
         summary = at_hand(tally.summarise(carry.totals, found))
         idle = int((np.asarray(summary.class_served).sum(0) == 0).sum())

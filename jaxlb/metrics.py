@@ -53,6 +53,7 @@ class Figure(NamedTuple):
       plain: whether they show it without its interval.
       paired: whether it is a difference to the baseline, which has none to itself.
       by_priority: whether it has a value for each priority, not one.
+      more_is_better: whether the best has the most of it, not the least.
     """
 
     meaning: str
@@ -66,6 +67,7 @@ class Figure(NamedTuple):
     plain: bool = False
     paired: bool = False
     by_priority: bool = False
+    more_is_better: bool = False
 
     @property
     def label(self) -> str:
@@ -179,13 +181,18 @@ FIGURES: dict[str, Figure] = {
         heading="oracle's choice %",
         scale=100.0,
         plain=True,
+        more_is_better=True,
     ),
-    "mean_reward": Figure("reward", "reward", lambda of: of.reward, heading="reward", plain=True),
+    "mean_reward": Figure(
+        "reward", "reward", lambda of: of.reward, heading="reward", plain=True, more_is_better=True
+    ),
     "load_imbalance": Figure(
         "standard deviation of the wait over processors, after assignments", "time", _imbalance
     ),
     "utilisation": Figure("time that a processor would be busy at full speed", "share", of_run=_utilisation),
-    "busiest": Figure("the same, of the processor with the most of it", "share", of_run=_busiest),
+    "busiest": Figure(
+        "time that the busiest processor would be busy at full speed", "share", of_run=_busiest
+    ),
     "completion_difference": Figure(
         "completion time less the baseline's, lane by lane",
         "time",
@@ -210,6 +217,7 @@ FIGURES: dict[str, Figure] = {
         "reward",
         of_run=functools.partial(_difference, "mean_reward"),
         paired=True,
+        more_is_better=True,
     ),
 }
 """By name, in the order of tables. What is added here is summed, estimated, printed and written."""

@@ -125,10 +125,10 @@ def reward(given: Any) -> Reward:
     if isinstance(given, str):
         checks.known("reward", given, REWARDS)
         return REWARDS[given]
-    if not isinstance(given, Reward):
+    if not isinstance(given, Reward) or type(given).__hash__ is None:
         raise ValueError(
             f"reward = {checks.shown(given)}: must be {' or '.join(map(repr, REWARDS))}, or like "
-            "jaxlb.rewards.Reward"
+            "jaxlb.rewards.Reward: a frozen dataclass"
         )
     return given
 

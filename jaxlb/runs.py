@@ -203,6 +203,8 @@ def go_on(
     run.forget_after(done)
     if done == total and not (run.directory / STATE).exists():
         return
+    if done and patience is not None and _stalled(run, patience):
+        return
     params, axis = prepared(params, config)[0], 0 if run.training.population else None
     each = [prepared((), with_numbers(config, member.values))[1] for member in members]
     config = each[0] if axis is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
@@ -243,6 +245,16 @@ def go_on(
             _check_finite(run, state.diverged)
             if stop:
                 return
+
+
+def check_initial(
+    trainer: Trainer, env: Systems, params: Any, config: Any, initial: Scheduler | None
+) -> None:
+    """Raise ValueError if a training cannot begin with a scheduler's networks."""
+    if initial is not None:
+        warm, ready = _warm(trainer, initial), prepared(params, config)
+        start = functools.partial(trainer.start, env, *ready)
+        jax.eval_shape(lambda key: warm(start(key), initial.variables), jax.random.key(0))
 
 
 def _warm(trainer: Trainer, initial: Scheduler) -> Callable[..., Any]:
@@ -338,6 +350,7 @@ def train(
         must_agree(wanted.pop("settings") | {name: wanted[name] for name in same}, started)
         training = started
     else:
+        check_initial(training.trainer(), env, params, config, initial)
         make_room(directory, overwrite)
     about = {"options": None, "scenario": getattr(env, "name", None), "seed": training.seeds[0]}
     record = records.begin(directory, "train", resumed=resume, **about, training=dataclasses.asdict(training))

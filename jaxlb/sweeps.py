@@ -120,6 +120,7 @@ class Sweep:
             y_label=about.label,
             title=f"{table.scenario}, {lanes} (bands: 95 % intervals{marked})",
             always=[table.baseline],
+            more_is_better=about.more_is_better,
         )
 
 

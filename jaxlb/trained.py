@@ -141,6 +141,8 @@ def describe(
     for name, values in named.items():
         if not isinstance(values, (list, range)) or not values:
             raise ValueError(f"population: {name} = {checks.shown(values)}: must be a list of values")
+        for value in values:
+            with_numbers(config, {name: value})
         if len(set(values)) < len(values):
             raise ValueError(f"population: {name} = {checks.shown(values)}: must differ")
     check(trainer, env, params, config)

@@ -134,8 +134,8 @@ class Tuning:
     Attributes:
       figure: by which they are the best, a name of `jaxlb.metrics.FIGURES`.
       best: the name of each rule in its best setting, for `jaxlb.scheduler`, by the rule.
-      at_the_edge: options of the best whose value is the first or the last number tried: a better one may lie
-        beyond.
+      at_the_edge: options of the best whose value is the least or the largest of three or more numbers that
+        were tried: a better one may lie beyond.
       settings: all settings, on the tasks that chose.
       held_out: each rule as it is without options and, as "RULE, tuned", in its best setting, on other tasks.
     """
@@ -173,7 +173,7 @@ def tune(
       rules: with the values of the options that are tried, as in {"guarded-sita": {"share": [0.8, 1.0]}}; or
         names of rules, of which `GRIDS` is tried.
       key: consumed; decides the tasks that choose, and the others.
-      figure: a name of `jaxlb.metrics.FIGURES`, of one value a row, of which less is better.
+      figure: a name of `jaxlb.metrics.FIGURES`, of one value a row.
       num_lanes: environments side by side.
       num_tasks: tasks counted in each.
       warmup: tasks run before that, not counted; None: as many as theory asks for, at least a quarter of the
@@ -187,9 +187,8 @@ def tune(
     metrics.check_one_value(figure)
     grids = _grids(rules)
     of_rule = {rule: settings_of(rule, grid) for rule, grid in grids.items()}
-    for names in of_rule.values():
-        for name in names:
-            scheduler(name)
+    for name in itertools.chain([baseline], *of_rule.values()):
+        scheduler(name)
     some = stationarity.sensible_warmup(env, params, num_tasks) if warmup is None else warmup
     keys = jax.random.split(typed(key))
     count = sum(map(len, of_rule.values()))
@@ -233,6 +232,8 @@ def _grids(rules: Any) -> dict[str, Grid]:
     if not rules:
         raise ValueError("rules: must be at least one")
     for rule, grid in rules.items():
+        if not isinstance(grid, Mapping):
+            raise ValueError(f"{rule}: {checks.shown(grid)}: must name options with their values")
         for name, values in grid.items():
             if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)) or not len(values):
                 raise ValueError(f"{rule}: {name} = {checks.shown(values)}: must be a list of values")

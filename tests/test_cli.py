@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import jaxlb
-from jaxlb import checks, cli, verification
+from jaxlb import checks, cli, files, verification
+from jaxlb.cli import common
 from jaxlb.cli.compare import chosen_schedulers
 from jaxlb.verification import Experiment, Finding
 
@@ -264,3 +265,30 @@ def test_warmup_is_what_theory_asks_for_up_to_the_number_of_tasks():
     assert 220 < warmup("--scenario", "stable", "--tasks", "400") < 260  # M/M/1 at load 0.8 as fast
     assert warmup("--scenario", "stable", "--tasks", "50", "--load", "0.95") == 50
     assert warmup("--scenario", "stable", "--tasks", "50", "--warmup", "7") == 7
+
+
+def test_progress_is_told_where_there_is_no_terminal(monkeypatch, caplog):
+    now = [0.0]
+    monkeypatch.setattr(common.time, "monotonic", lambda: now[0])
+    with caplog.at_level("INFO", "jaxlb"), common.progress() as advance:
+        for second in range(0, 150, 10):
+            now[0] = float(second)
+            advance("lwr", second / 150)
+    assert caplog.messages == ["40% done, at lwr", "80% done, at lwr"]
+
+
+def test_kept_results_begin_anew_where_nothing_was_kept_yet(tmp_path):
+    path, about = tmp_path / "kept", {"of": "this"}
+    for torn in ("", '{"of"', '{"of": "this"}'):
+        path.write_text(torn)
+        kept = files.Kept(path, about)
+        assert kept.found == []
+        kept.add({"one": 1})
+        assert files.Kept(path, about).found == [{"one": 1}]
+    with path.open("a") as file:
+        file.write('{"two')  # cut off
+    assert files.Kept(path, about).found == [{"one": 1}]
+    files.Kept(path, about).add({"two": 2})
+    assert files.Kept(path, about).found == [{"one": 1}, {"two": 2}]
+    with pytest.raises(ValueError, match="holds results of other settings"):
+        files.Kept(path, {"of": "that"})

@@ -440,3 +440,17 @@ def test_a_reward_by_name_is_a_setting(tmp_path):
     assert run.training.config().reward == rewards.HoldingCost()
     assert isinstance(jaxlb.load(tmp_path / "run"), jaxlb.Scheduler)
     assert cli.run(["train", "dqn", "--train", "reward=holding", "--out", str(tmp_path / "other")]) == 2
+
+
+def test_who_loads_a_training_needs_no_reward(key, tmp_path):
+    env, params = jaxlb.make("heavy-tail")
+    own = SMALL.replace(network=networks.per_processor((8,)), num_iterations=4, reward=Tardiness())
+    result = train_dqn(env, params, own, key)
+    jaxlb.save(tmp_path / "weights", result.scheduler, env, params, own)
+    chex.assert_trees_all_equal(jaxlb.load(tmp_path / "weights").variables, result.scheduler.variables)
+    with pytest.raises(ValueError, match="reward: is one in place of the weights; give it or them"):
+        train_dqn(env, params, own.replace(weights=Weights(sla_weight=2.0)), key)
+    with pytest.raises(ValueError, match=r"reward = .*: must be 'weighted' .* a frozen dataclass"):
+        parts = {"counts_tasks": False, "__call__": Tardiness.__call__}
+        thawed = dataclasses.make_dataclass("Thawed", [], namespace=parts)
+        train_dqn(env, params, own.replace(reward=thawed()), key)

@@ -50,6 +50,9 @@ def test_dm_env(system):
         adapted.observation_spec().validate(step.observation)
     assert found[0].first() and found[-1].last()
     assert adapted.step(0).first()  # as dm_env has it, a step after the end begins anew
+    for bad in (99, -1, 1.7, True):
+        with pytest.raises(ValueError, match="action"):
+            adapted.step(bad)
     adapted.action_spec().validate(np.int32(3))
     with pytest.raises(ValueError):
         adapted.action_spec().validate(np.int32(4))

@@ -80,6 +80,8 @@ def test_a_value_that_is_no_number_is_named_with_its_task(key):
             jaxlb.rollout(env, params, one, key, 4, 10)
         with pytest.raises(FloatingPointError, match="a value was not a number at task 0 of lane 0"):
             jaxlb.compare(env, params, ["lwr", one], key, num_lanes=4, num_tasks=10)
+    with pytest.raises(FloatingPointError, match="a value was not a number at task 0 of lane 0"):
+        jaxlb.compare(env, params, ["lwr"], key, num_lanes=4, num_tasks=10, behaviour=one)
 
 
 def test_only_what_may_be_chosen_is(key):

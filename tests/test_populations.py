@@ -140,6 +140,7 @@ def test_the_command_line_tells_the_best_setting(tmp_path, capsys):
     ("population", "message"),
     [
         ({"learning_rat": [1]}, "unknown setting 'learning_rat'; did you mean"),
+        ({"learning_rate": [[1e-3, 1e-2], 1e-3]}, r"learning_rate = \[0.001, 0.01\]: must be a number"),
         ({"batch_size": [8, 16]}, "batch_size: cannot differ between trainings of one program"),
         ({"sla_weight": [1, 2]}, "sla_weight: cannot differ between .* or changes what they are judged by"),
         ({"learning_rate": [1e-3, -1.0]}, "learning_rate = -1: must be above 0"),
@@ -174,7 +175,8 @@ def test_a_training_begins_with_what_another_has_learned(tmp_path, capsys):
         runs.train(tmp_path / "fourth", env, params, other, initial=jaxlb.load(first))
     capsys.readouterr()
     for method, start, message in (
-        ("dqn", "universal", "--from universal: of the method universal, not of dqn"),
+        ("dqn", "universal", "--from universal: names a method"),
+        ("dqn", "dqn", "--from dqn: names a method"),
         ("gnn", str(first), "initial: a training of gnn begins anew"),
         ("universal", str(first), "initial: is a 'dqn', must be what universal trained"),
         ("dqn", str(tmp_path / "nothing"), "no training here"),
@@ -182,3 +184,36 @@ def test_a_training_begins_with_what_another_has_learned(tmp_path, capsys):
         out = tmp_path / f"refused-{method}"
         assert cli.run(["train", method, "--from", start, "--out", str(out)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_what_is_refused_leaves_the_run_that_was_there(tmp_path, capsys):
+    first, wide = tmp_path / "first", tmp_path / "wide"
+    assert cli.run(["train", "dqn", "--train", *small.DQN, "--out", str(first)]) == 0
+    assert cli.run(["train", "dqn", "--train", *small.DQN, "widths=[16]", "--out", str(wide)]) == 0
+    before = jaxlb.load(first).variables
+    capsys.readouterr()
+    again = ["train", "dqn", "--train", *small.DQN, "--out", str(first), "--overwrite", "--from", str(wide)]
+    assert cli.run(again) == 2
+    assert "initial: " in capsys.readouterr().err
+    chex.assert_trees_all_equal(jaxlb.load(first).variables, before)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_with_the_same(tmp_path, monkeypatch, capsys):
+    first, out, whole = (tmp_path / name for name in ("first", "out", "whole"))
+    train = ["train", "dqn", "--train", *small.DQN]
+    assert cli.run([*train, "--out", str(first)]) == 0
+    started = [*train, "--seed", "5", "--from", str(first), "--patience", "9"]
+    assert cli.run([*started, "--out", str(whole)]) == 0
+
+    def stopped(run, state, over):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.Run, "save", stopped)
+    capsys.readouterr()
+    assert cli.run([*started, "--out", str(out)]) == 130
+    assert f"jaxlb train dqn --out {out} --resume --patience 9 goes on from there" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert cli.run(["train", "dqn", "--out", str(out), "--resume", "--patience", "9"]) == 0
+    chex.assert_trees_all_equal(jaxlb.load(out).variables, jaxlb.load(whole).variables)
+    assert cli.run(["train", "dqn", "--out", str(out), "--resume", "--from", str(whole)]) == 2
+    assert "but the run was started with" in capsys.readouterr().err

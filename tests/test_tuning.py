@@ -68,6 +68,25 @@ def test_settings_of_a_rule_share_a_program(key):
     assert len(judges._programs) == 1
 
 
+def test_settings_that_remember_more_have_a_program_of_their_own(key):
+    env, params = jaxlb.make("heavy-tail")
+    names, run = ["card(bands=1)", "card(bands=4)"], (4, 20, 5)
+    table = jaxlb.compare(env, params, names, jax.random.clone(key), num_lanes=4, num_tasks=20, warmup=5)
+    for name in names:
+        alone = jaxlb.rollout(env, params, jaxlb.scheduler(name), key, *run)
+        assert table.row(name).mean_completion == pytest.approx(float(alone.mean_completion.mean()), rel=1e-5)
+
+
+def test_what_is_better_the_more_there_is_of_it_is_not_made_small(key):
+    env, params = jaxlb.make("heavy-tail")
+    found = jaxlb.tune(
+        env, params, {"power-of-d": {"d": [1, 3]}}, key, figure="mean_reward", num_lanes=16, num_tasks=200
+    )
+    one, three = (row.mean_reward for row in found.settings.schedulers)
+    assert three > one
+    assert found.best == {"power-of-d": "power-of-d(d=3)"}
+
+
 def test_the_best_of_each_rule_is_judged_on_other_tasks(key):
     env, params = jaxlb.make("heavy-tail")
     run: dict = {"num_lanes": 16, "num_tasks": 200, "warmup": 50}
@@ -126,6 +145,8 @@ def test_options_are_written_as_they_are_read():
         ({"card": {"band": []}}, {}, r"card: band = \[\]: must be a list of values"),
         ({"card": {"bant": [0.1]}}, {}, "unknown option of scheduler 'card' 'bant'; did you mean band"),
         ({}, {}, "rules: must be at least one"),
+        ({"card": [1, 2]}, {}, r"card: \[1, 2\]: must name options with their values"),
+        ("card", {"baseline": "nope"}, "unknown scheduler 'nope'"),
         ("card", {"figure": "speed"}, "unknown figure 'speed'"),
         ("card", {"num_lanes": 0}, "num_lanes = 0"),
     ],
@@ -137,11 +158,22 @@ def test_what_cannot_be_tuned_is_refused(rules, options, message, key):
 
 
 def test_the_command_names_the_best(tmp_path, capsys):
-    arguments = ["tune", "power-of-d", "--lanes", "8", "--tasks", "50", "--out", str(tmp_path)]
+    arguments = [
+        "tune",
+        "power-of-d",
+        "--lanes",
+        "8",
+        "--tasks",
+        "50",
+        "--load",
+        "0.6",
+        "--out",
+        str(tmp_path),
+    ]
     assert cli.run([*arguments, "--over", "d=1,3"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "power-of-d, tuned: power-of-d(d=3)" in told
-    assert "next: jaxlb compare --schedulers 'lwr,power-of-d(d=3)'" in told
+    assert "next: jaxlb compare --load 0.6 --schedulers 'lwr,power-of-d(d=3)'" in told
     assert {path.name for path in tmp_path.iterdir()} == {
         "run.json", "tune.json", "tune.csv", "held_out.csv", "held_out.png",
     }  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 from rich.table import Table
 
-from jaxlb import checks, runs
+from jaxlb import checks, records, runs
 from jaxlb.cli import folders, loggers
 from jaxlb.cli.common import Where, Writes, console, grid_of, note, progress
 from jaxlb.env import Env
@@ -77,7 +77,7 @@ class Train(Writes, Where):
         checks.known("method", self.method, TRAINERS)
         out = Path("runs", f"{self.method}-{self.scenario}") if self.out is None else self.out
         spec, seeds = self.spec(), list(range(self.seed, self.seed + self.seeds))
-        initial = self._initial()
+        initial = self._initial(out)
         if self.resume:
             training = runs.find(out).training
             runs.must_agree(self._given(spec, seeds), training)
@@ -87,6 +87,7 @@ class Train(Writes, Where):
             config = configure(TRAINERS[self.method].config, **self._settings())
             env, params = spec.make()
             training = describe(env, params, config, seeds, spec, population)
+            runs.check_initial(training.trainer(), env, params, config, initial)
             folders.writable(out)
             runs.make_room(out, self.overwrite)
         about = dataclasses.asdict(training)
@@ -104,6 +105,7 @@ class Train(Writes, Where):
                 _draw(run, env, params, config)
             except KeyboardInterrupt:
                 again = ["jaxlb", "train", self.method, "--out", str(out), "--resume"]
+                again += [] if self.patience is None else ["--patience", str(self.patience)]
                 again = shlex.join([*again, *(["--log", *self.log] if self.log else [])])
                 raise KeyboardInterrupt(
                     f"stopped at iteration {run.iteration():,}; {again} goes on from there"
@@ -118,13 +120,19 @@ class Train(Writes, Where):
         given = checks.settings("--train", self.train)
         return TUNING | given if self.from_ == self.method == "universal" else given
 
-    def _initial(self) -> Scheduler | None:
-        """Return what the training begins with."""
-        if self.resume or self.from_ in (None, self.method):
+    def _initial(self, out: Path) -> Scheduler | None:
+        """Return what the training in a folder begins with, if it has not begun."""
+        source = self.from_
+        if self.resume:
+            begun = ((records.read(out) or {}).get("options") or {}).get("from_")
+            if source not in (None, begun):
+                raise ValueError(f"resume: from = {source!r}, but the run was started with {begun!r}")
+            source = None if runs.find(out).iteration() else begun
+        if source is None or source == self.method == "universal":
             return None
-        if self.from_ in TRAINERS:
-            raise ValueError(f"--from {self.from_}: of the method {self.from_}, not of {self.method}")
-        return runs.load(self.from_)
+        if source in TRAINERS:
+            raise ValueError(f"--from {source}: names a method; must be a run folder of {self.method}")
+        return runs.load(source)
 
     def _given(self, spec: Spec, seeds: list[int]) -> dict[str, Any]:
         """Return the options that were given, as the run's record would have them."""

@@ -1,5 +1,6 @@
 """jaxlb tune: the best settings of rules."""
 
+import dataclasses
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ import tyro
 
 from jaxlb import checks, metrics, tuning
 from jaxlb.cli import folders
-from jaxlb.cli.common import Draws, Where, console, dumps, grid_of, progress
-from jaxlb.cli.compare import print_table
+from jaxlb.cli.common import Draws, Where, command_line, console, dumps, grid_of, progress
+from jaxlb.cli.compare import Compare, print_table
 from jaxlb.statistics import plus_minus
 
 
@@ -85,6 +86,11 @@ class Tune(Draws, Where):
             sys.stdout.write(dumps(whole))
         else:
             _print(found, described)
+            names = [found.held_out.baseline, *found.best.values()]
+            kept = {field.name for field in dataclasses.fields(Where)} | {"import_"}
+            where = {name: getattr(self, name) for name in kept}
+            line = command_line(Compare(schedulers=",".join(names), **where))
+            console().print(f"next: {line}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _print(found: tuning.Tuning, described: dict[str, Any]) -> None:
@@ -93,15 +99,15 @@ def _print(found: tuning.Tuning, described: dict[str, Any]) -> None:
     print_table(found.held_out, described)
     for rule, name in found.best.items():
         rows = [row for row in found.settings.schedulers if row.name.partition("(")[0] == rule]
-        rows.sort(key=lambda row: (row.name != name, bool(row.mark), getattr(row, found.figure)))
+        sign = -1.0 if about.more_is_better else 1.0
+        rows.sort(key=lambda row: (row.name != name, bool(row.mark), sign * getattr(row, found.figure)))
         shown = []
-        for row in (*rows[:3], rows[-1]):
+        for row in (*rows[:3], *rows[3:][-1:]):
             value, interval = getattr(row, found.figure), getattr(row, f"{found.figure}_ci")
             shown.append(f"{row.title} {plus_minus(value, interval, about.scale)}")
         screen.print(f"{rule}, tuned: [bold]{name}", highlight=False, soft_wrap=True)
-        text = f"of {len(rows)} settings, {about.label} on the tasks that chose: {'; '.join(shown[:-1])}"
-        screen.print(f"  {text}; the last {shown[-1]}.", style="dim", highlight=False, soft_wrap=True)
+        last = f"; the last {shown.pop()}" if len(shown) > 3 else ""
+        text = f"of {len(rows)} settings, {about.label} on the tasks that chose: {'; '.join(shown)}"
+        screen.print(f"  {text}{last}.", style="dim", highlight=False, soft_wrap=True)
     for edge in found.at_the_edge:
         screen.print(f"{edge}: try beyond with --over.", style="yellow", highlight=False, soft_wrap=True)
-    best = ",".join([found.held_out.baseline, *found.best.values()])
-    screen.print(f"next: jaxlb compare --schedulers '{best}'", highlight=False, soft_wrap=True)

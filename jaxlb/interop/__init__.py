@@ -1,16 +1,12 @@
 """jaxlb in other people's programs: names of their own, and the shapes that other libraries have."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxlb.interop.five_value import FiveValueEnv
 from jaxlb.interop.registration import register
 
-if TYPE_CHECKING:
-    from jaxlb.interop.dm_env_adapter import DmEnv
-    from jaxlb.interop.jumanji_adapter import JumanjiEnv
-
-__all__ = ["DmEnv", "FiveValueEnv", "JumanjiEnv", "register"]
+__all__ = ["FiveValueEnv", "register"]
 
 _NEED = {"DmEnv": ("dm_env", "dm-env"), "JumanjiEnv": ("jumanji", "jumanji")}
 """Names that need a package, by its module: imported when they are asked for."""

@@ -43,10 +43,15 @@ class DmEnv(dm_env.Environment):
         return dm_env.restart(np.array(observation))
 
     def step(self, action: Any) -> Any:
-        """Assign the waiting task to a processor; after the end of an episode, begin the next one."""
+        """Assign the waiting task to a processor; after the end of an episode, begin the next one.
+
+        Raises:
+          ValueError: an action that is no processor.
+        """
+        chosen = checks.actions("action", action, (), self._env.num_actions)
         if self._state is None:
             return self.reset()
-        found = self._step(self._next_key(), self._state, np.int32(action), self._params)
+        found = self._step(self._next_key(), self._state, chosen, self._params)
         _, self._state, reward, _, truncated, info = found
         observation, reward = np.array(info["final_observation"]), float(reward)
         if not truncated:

@@ -46,23 +46,6 @@ _reset_lanes, _step_lanes = _over_lanes(_reset, 1), _over_lanes(_step, 3)
 _keys = jax.jit(jax.vmap(jax.random.key))
 
 
-def _actions(name: str, actions: Any, shape: tuple[int, ...], num_actions: int) -> np.ndarray:
-    """Return actions as int32 of a shape; raise ValueError if one is no processor, or no whole number."""
-    try:
-        found = np.asarray(actions)
-    except ValueError:
-        found = np.asarray(None)
-    # A single action may come in an array, as policies return it.
-    if found.shape != shape and (shape or found.size != 1):
-        allowed = f"{shape}, one for each lane" if shape else "one number"
-        raise ValueError(f"{name} has shape {found.shape}: must be {allowed}")
-    checks.leaf(name, found, whole=True)
-    outside = found[(found < 0) | (found >= num_actions)]
-    if outside.size:
-        raise ValueError(f"{name} = {outside.flat[0]}: must be in 0 .. {num_actions - 1}")
-    return found.reshape(shape).astype(np.int32)
-
-
 class ResetNeeded(gymnasium.error.ResetNeeded, ValueError):
     """Gymnasium's error, and a ValueError like all that jaxlb refuses."""
 
@@ -145,7 +128,7 @@ class LoadBalancingEnv(gymnasium.Env[np.ndarray, np.int64]):
           ValueError: an action that is no processor, or no reset before.
         """
         _begun(self._state)
-        chosen = _actions("action", action, (), self.func_env.num_actions)
+        chosen = checks.actions("action", action, (), self.func_env.num_actions)
         self._key, self._state, (first, reward, terminated, truncated, info) = _step_one(
             self.func_env, self.params, self._key, self._state, chosen
         )
@@ -265,7 +248,7 @@ class LoadBalancingVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
           ValueError: another shape, an action that is no processor, or no reset before.
         """
         _begun(self._state)
-        chosen = _actions("actions", actions, (self.num_envs,), self.func_env.num_actions)
+        chosen = checks.actions("actions", actions, (self.num_envs,), self.func_env.num_actions)
         self._key, self._state, seen = _step_lanes(self.func_env, self.params, self._key, self._state, chosen)
         *figures, info = seen
         observation, reward, terminated, truncated = map(np.array, figures)

@@ -95,7 +95,7 @@ class DQNConfig(struct.PyTreeNode):
     evaluation_tasks: int = count(500)
     n_step: int = count(3)
     double: bool = switch(True)
-    reward: Reward = named("weighted", rewards.reward, describe=rewards.described)
+    reward: Reward = named("weighted", rewards.reward, describe=rewards.described, acts=False)
 
     def known_part(self) -> Weights:
         """Return the weights of what is known of each choice beforehand: nothing of a reward of one's own."""
@@ -358,7 +358,10 @@ def _check(env: Systems, params: Any, config: DQNConfig) -> None:
     for one, own in each:
         rewards.check(c.weights, np.shape(own.class_probability)[0], (c.num_lanes,))
         if c.reward != rewards.Weighted():
-            dataclasses.replace(one, reward=c.reward).check(own)
+            dataclasses.replace(one, reward=rewards.reward(c.reward)).check(own)
+    own, default = jax.tree.leaves(c.weights), jax.tree.leaves(Weights())
+    if c.reward != rewards.Weighted() and not all(map(np.array_equal, own, default)):
+        raise ValueError("reward: is one in place of the weights; give it or them")
     if c.weights.completion_exponent is None:
         raise ValueError("completion_exponent = None: must be a number here, which the network is told")
 

@@ -54,15 +54,23 @@ def named(
     options: Iterable[str] = (),
     describe: Callable[[Any], dict[str, Any] | None] | None = None,
     pytree_node: bool = False,
+    acts: bool = True,
 ) -> Any:
     """Define what `make(name, **options)` makes; plain settings have its name, and options by theirs.
 
     `describe` gives these for a value, or None for one that no name makes; without options it is not needed.
+    What only training needs (not `acts`), nobody has to give to load what was trained.
     """
     return struct.field(
         pytree_node=pytree_node,
         default=make(default),
-        metadata={"name": default, "make": make, "options": frozenset(options), "describe": describe},
+        metadata={
+            "name": default,
+            "make": make,
+            "options": frozenset(options),
+            "describe": describe,
+            "acts": acts,
+        },
     )
 
 
@@ -121,7 +129,7 @@ def with_numbers(config: Any, values: Mapping[str, Any]) -> Any:
     for name, value in values.items():
         if name not in allowed and name in frozenset().union(*_plain_names(type(config)).values()):
             why = "cannot differ between trainings of one program, or changes what they are judged by"
-            raise ValueError(f"{name}: {why}; these can differ: {', '.join(allowed)}")
+            raise ValueError(f"{name}: {why}; these can differ: {', '.join(allowed) or 'none'}")
         checks.known("setting", name, allowed)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"{name} = {checks.shown(value)}: must be a number")
@@ -161,9 +169,9 @@ def json_value(value: Any) -> Any:
 
 
 def own_fields(kind: type, settings: Mapping[str, Any]) -> list[str]:
-    """List the fields of a configuration of which `plain` had no name."""
-    fields = dataclasses.fields(kind)
-    return [field.name for field in fields if "make" in field.metadata and field.name not in settings]
+    """List the fields of a configuration of which `plain` had no name, and which a scheduler needs to act."""
+    made = [field.name for field in dataclasses.fields(kind) if field.metadata.get("acts")]
+    return [name for name in made if name not in settings]
 
 
 def check(config: Any) -> None:

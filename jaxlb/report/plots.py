@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from jaxlb.charts import STYLE, plain_log, save, told_apart
+from jaxlb.charts import STYLE, plain_log, save, shown, told_apart
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.report import data
@@ -27,8 +27,8 @@ def completion_tails(comparison: Comparison) -> Figure:
         styles = told_apart(ranked, [comparison.baseline])
         for name in ranked:
             share, title = longer[name], comparison.row(name).title
-            shown = {"label": title} if styles[name]["zorder"] > 2 else {}
-            axes.plot(time, np.where(share > 0, share, np.nan), lw=1.4, **shown, **styles[name])
+            labelled = {"label": title} if shown(styles[name]) else {}
+            axes.plot(time, np.where(share > 0, share, np.nan), lw=1.4, **labelled, **styles[name])
         if len(ranked) > (named := len(axes.get_legend_handles_labels()[0])):
             axes.plot([], [], color="0.8", lw=1.4, label=f"the other {len(ranked) - named}")
         lowest = 1.0 / (comparison.num_lanes * comparison.num_tasks)
