@@ -1,5 +1,6 @@
 """What all pictures share, and bars with intervals."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,21 +52,24 @@ def shown(style: Mapping[str, Any]) -> bool:
     return style["zorder"] == _SHOWN["zorder"]
 
 
-def told_apart(ranked: Sequence[str], always: Iterable[str] = ()) -> dict[str, dict[str, Any]]:
+def told_apart(
+    ranked: Sequence[str], always: Iterable[str] = (), order: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
     """Return the style of each line: of many, all but the first and those that `always` matter are grey.
 
     Args:
       ranked: names of the lines, the most interesting first.
       always: names that have a colour wherever they stand.
+      order: of the colours; None: of the alphabet.
     """
+    order = sorted(ranked) if order is None else list(order)  # colours do not depend on who is best
+    own = {name: line_style(place) | _SHOWN for place, name in enumerate(order)}
     if len(ranked) <= _COLOURED:
-        return {name: line_style(index) | _SHOWN for index, name in enumerate(ranked)}
+        return own
     kept = [name for name in ranked if name in set(always)]
     first = [name for name in ranked if name not in kept][: max(_COLOURED - len(kept), 1)]
-    coloured = [name for name in ranked if name in kept or name in first]
     grey = {"color": "0.8", "linestyle": "-", "zorder": 1.5}
-    styles = {name: line_style(index) | _SHOWN for index, name in enumerate(coloured)}
-    return {name: styles.get(name, grey) for name in ranked}
+    return {name: own[name] if name in kept or name in first else grey for name in ranked}
 
 
 def name_ends(axes: Any, ends: Mapping[str, tuple[float, float]], styles: Mapping[str, Any]) -> None:
@@ -141,7 +145,10 @@ def bars(
             )
         low, high = min(0.0, reach.min()), max(0.0, reach.max())
         room = 0.15 * max(high - low, 1e-6)  # for the numbers
-        axes.set(xlabel=label, xlim=(low - room * (low < 0), high + room * (high > 0 or low == 0)))
+        axes.set(
+            xlabel=textwrap.fill(label, 60),
+            xlim=(low - room * (low < 0), high + room * (high > 0 or low == 0)),
+        )
         figure.suptitle(title, fontsize=9)
         axes.grid(axis="y", visible=False)
         return figure
@@ -167,8 +174,8 @@ def dots(
             ]
             axes.errorbar(x, rows + shift, xerr=half, fmt="o", ms=4, capsize=2, color=f"C{place}", label=name)
         axes.set_yticks(rows, titles)
-        axes.set(xlabel=label, xlim=(0.0, None))
-        axes.legend(loc="lower right")
+        axes.set(xlabel=textwrap.fill(label, 60), xlim=(0.0, None))
+        figure.legend(loc="outside lower center", ncols=len(names))
         figure.suptitle(title, fontsize=9)
         return figure
 
@@ -202,7 +209,7 @@ def curves(
         np.argsort(np.array(list(heights.values())) * (-1.0 if more_is_better else 1.0), 0), 0
     )
     ranks = dict(zip(heights, places.mean(1), strict=True))
-    styles = told_apart(sorted(ranks, key=lambda label: float(ranks[label])), always)
+    styles = told_apart(sorted(ranks, key=lambda label: float(ranks[label])), always, list(ranks))
     ends: dict[str, dict[str, tuple[float, float]]] = {}
     with plt.rc_context(STYLE):
         size = (max(3.2 * len(panels), 5.0) + 1.5, 3.6)
@@ -231,7 +238,7 @@ def curves(
                 if values.min() > 0 and values.max() / values.min() >= least:
                     scale("log")
                     plain_log(axis)
-        grid[0][0].set_ylabel(y_label)
+        grid[0][0].set_ylabel(textwrap.fill(y_label, 40))
         figure.suptitle(title, fontsize=9)
         name_ends(grid[0][-1], list(ends.values())[-1], styles)
         return figure

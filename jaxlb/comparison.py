@@ -121,9 +121,10 @@ class Comparison:
 
     @classmethod
     def of_dict(cls, given: dict[str, Any]) -> "Comparison":
-        """Return the table that `as_dict` was of, read from JSON; it has no histograms."""
+        """Return the table that `as_dict` or compare.json was of, read from JSON; it has no histograms."""
         rows = [Row.of_dict(row) for row in given["schedulers"]]
-        return cls(**given | {"schedulers": rows, "histograms": {}})
+        own = {field.name: given[field.name] for field in dataclasses.fields(cls) if field.name in given}
+        return cls(**own | {"schedulers": rows, "histograms": {}})
 
     def to_json(self) -> str:
         """Write one JSON object."""
@@ -142,6 +143,8 @@ class Comparison:
     def to_latex(self, figures: Sequence[str] = ("mean_completion", "sla_violation_rate")) -> str:
         """Write a LaTeX table (packages booktabs and textcomp), with half of each 95 % interval behind ±.
 
+        Intervals of quantiles are not symmetric, and are left out.
+
         Args:
           figures: of the columns, names of `jaxlb.metrics.FIGURES` with one value a row.
 
@@ -156,7 +159,9 @@ class Comparison:
             [
                 row.title,
                 *(
-                    plus_minus(getattr(row, figure), getattr(row, f"{figure}_ci"), one.scale)
+                    plus_minus(
+                        getattr(row, figure), None if one.plain else getattr(row, f"{figure}_ci"), one.scale
+                    )
                     for figure, one in zip(figures, about, strict=True)
                 ),
             ]

@@ -225,7 +225,9 @@ FIGURES: dict[str, Figure] = {
 
 def check_one_value(figure: str) -> None:
     """Raise ValueError unless it is the name of a figure of one value a scheduler."""
-    checks.known("figure", figure, [name for name, one in FIGURES.items() if not one.by_priority])
+    checks.known("figure", figure, FIGURES)
+    if FIGURES[figure].by_priority:
+        raise ValueError(f"figure {figure!r} has a value for each priority; must be one of one value")
 
 
 def columns(rows: Iterable[Any]) -> dict[str, Figure]:

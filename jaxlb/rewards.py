@@ -128,7 +128,7 @@ def reward(given: Any) -> Reward:
     if not isinstance(given, Reward) or type(given).__hash__ is None:
         raise ValueError(
             f"reward = {checks.shown(given)}: must be {' or '.join(map(repr, REWARDS))}, or like "
-            "jaxlb.rewards.Reward: a frozen dataclass"
+            "jaxlb.rewards.Reward: a frozen dataclass with counts_tasks and __call__"
         )
     return given
 

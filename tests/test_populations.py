@@ -111,9 +111,12 @@ def test_what_brings_nothing_new_is_stopped(tmp_path, capsys):
     )
     capsys.readouterr()
     assert cli.run([*arguments, "--out", str(out), "--patience", "2"]) == 0
-    assert f"stopped early at iteration {2 * last}; --resume goes on from there" in capsys.readouterr().err
+    told = f"stopped early at iteration {2 * last}; --resume with more --patience goes on from there"
+    assert told in capsys.readouterr().err
     assert runs.find(out).iteration() == 2 * last
-    assert cli.run(["train", "dqn", "--out", str(out), "--resume"]) == 0
+    assert cli.run(["train", "dqn", "--out", str(out), "--resume"]) == 0  # as it was started
+    assert runs.find(out).iteration() == 2 * last
+    assert cli.run(["train", "dqn", "--out", str(out), "--resume", "--patience", "99"]) == 0
     assert figures(runs.find(out)) == figures(runs.find(whole))
 
 
@@ -122,7 +125,7 @@ def test_the_command_line_tells_the_best_setting(tmp_path, capsys):
     sweep = ["--sweep", "learning_rate=1e-3,1e-2", "--seeds", "2"]
     assert cli.run(["train", "dqn", *sweep, "--train", *small.DQN, "--out", str(out)]) == 0
     run, told = runs.find(out), capsys.readouterr().out
-    assert f"the best: {run.best_setting()}" in told
+    assert f"the best, by objective: {run.best_setting()}" in " ".join(told.split())
     rows = [line for line in told.splitlines() if re.match(r"\W*0\.0?01 ", line)]
     assert len(rows) == 2
     assert json.loads((out / "run.json").read_text())["result"].startswith(
@@ -211,9 +214,9 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_with_the_same(tmp_path
     monkeypatch.setattr(runs.Run, "save", stopped)
     capsys.readouterr()
     assert cli.run([*started, "--out", str(out)]) == 130
-    assert f"jaxlb train dqn --out {out} --resume --patience 9 goes on from there" in capsys.readouterr().err
+    assert f"jaxlb train dqn --out {out} --resume goes on from there" in capsys.readouterr().err
     monkeypatch.undo()
-    assert cli.run(["train", "dqn", "--out", str(out), "--resume", "--patience", "9"]) == 0
+    assert cli.run(["train", "dqn", "--out", str(out), "--resume"]) == 0
     chex.assert_trees_all_equal(jaxlb.load(out).variables, jaxlb.load(whole).variables)
     assert cli.run(["train", "dqn", "--out", str(out), "--resume", "--from", str(whole)]) == 2
     assert "but the run was started with" in capsys.readouterr().err

@@ -99,13 +99,16 @@ class Train(Writes, Where):
                     progress() as show,
                 ):
                     shown = {"on_rows": log, "on_progress": show, "spread_lanes": self.spread_lanes}
-                    runs.go_on(run, env, params, config, patience=self.patience, initial=initial, **shown)
+                    patience = self.patience
+                    if self.resume and patience is None:  # as it was started
+                        patience = (record.about.get("options") or {}).get("patience")
+                    runs.go_on(run, env, params, config, patience=patience, initial=initial, **shown)
                 if run.iteration() < config.num_iterations:
-                    note(f"stopped early at iteration {run.iteration():,}; --resume goes on from there")
+                    how = "--resume with more --patience goes on from there"
+                    note(f"stopped early at iteration {run.iteration():,}; {how}")
                 _draw(run, env, params, config)
             except KeyboardInterrupt:
                 again = ["jaxlb", "train", self.method, "--out", str(out), "--resume"]
-                again += [] if self.patience is None else ["--patience", str(self.patience)]
                 again = shlex.join([*again, *(["--log", *self.log] if self.log else [])])
                 raise KeyboardInterrupt(
                     f"stopped at iteration {run.iteration():,}; {again} goes on from there"
@@ -178,7 +181,8 @@ def _reached(run: Run) -> tuple[Table, str]:
     """
     training, trainer = run.training, run.training.trainer()
     table = Table(title=f"{trainer.name} on {training.spec().scenario}", title_justify="left")
-    shown = [(name, *curve(name)) for name in trainer.reached]
+    names = trainer.reached if not training.population else (*trainer.reached, trainer.objective)
+    shown = [(name, *curve(name)) for name in dict.fromkeys(names)]
     one = not training.population
     for heading in (*(["seed"] if one else training.population), "best at iteration"):
         table.add_column(heading, justify="right")
@@ -207,6 +211,6 @@ def _reached(run: Run) -> tuple[Table, str]:
         style = "bold" if not one and members[0].setting == best else None
         table.add_row(*name, ", ".join(dict.fromkeys(at)), *figures(tops), style=style)
     if best:
-        table.caption = f"mean over seeds (least-most); the best: {best}"
+        table.caption = f"mean over seeds (least-most); the best, by {curve(trainer.objective)[0]}: {best}"
     of = f"{best}: " if best else ""
     return table, f"{of}{shown[0][1]} {figures([runs.best(run)])[0]}"

@@ -24,7 +24,7 @@ def completion_tails(comparison: Comparison) -> Figure:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         time, longer = data.tails(comparison)
         ranked = sorted(longer, key=lambda name: comparison.row(name).p99_completion)
-        styles = told_apart(ranked, [comparison.baseline])
+        styles = told_apart(ranked, [comparison.baseline], list(longer))
         for name in ranked:
             share, title = longer[name], comparison.row(name).title
             labelled = {"label": title} if shown(styles[name]) else {}
@@ -150,8 +150,11 @@ def panels_of(count: int, sharey: bool = True) -> tuple[Figure, list[Any]]:
         squeeze=False,
         layout="constrained",
     )
-    for axes in list(grid.flat)[count:]:
-        axes.set_visible(False)
+    for place, axes in enumerate(grid.flat):
+        if place >= count:
+            axes.set_visible(False)
+        elif place + columns >= count:  # no panel is below
+            axes.tick_params(labelbottom=True)
     return figure, list(grid.flat)[:count]
 
 
@@ -204,6 +207,8 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
       rows: of a run's `metrics.jsonl`; each setting of a population has a colour.
     """
     panels = {name: panel for name, panel in data.CURVES.items() if name in rows[0]}
+    if "greedy_agreement" in panels:  # the other is that of choices while it explores
+        panels.pop("agreement", None)
     seeds = sorted({row["seed"] for row in rows})
     settings = list(dict.fromkeys(row.get("setting", "") for row in rows))
     colours = [f"C{place}" for place in range(10)] if len(settings) <= 10 else plt.get_cmap("viridis")

@@ -66,6 +66,8 @@ def _act(
     del key
     x = jnp.moveaxis(flatten(observation, stale), 0, -1)
     value = apply(variables, x)
+    if not hasattr(value, "shape"):
+        raise ValueError(f"scheduler {name!r}: apply returns a {type(value).__name__}: must be one array")
     expected = (*x.shape[:-1], len(observation.speed))
     if jnp.shape(value) != expected:
         raise ValueError(
