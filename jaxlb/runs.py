@@ -28,7 +28,7 @@ from jaxlb import checks, files, records, trained, weights
 from jaxlb.devices import device_mesh, side_by_side
 from jaxlb.env import Env
 from jaxlb.learn.settings import own_fields, with_numbers
-from jaxlb.learn.trainer import Systems, Trainer, prepared
+from jaxlb.learn.trainer import Systems, check_initial, prepared, warming
 from jaxlb.trained import Member, Training, describe, training_of
 from jaxlb.types import Scheduler
 
@@ -215,7 +215,7 @@ def go_on(
         state = jax.vmap(begun, in_axes=(axis, 0))(config, keys)
         if initial is None:
             return state
-        return jax.vmap(functools.partial(_warm(trainer, initial), variables=initial.variables))(state)
+        return jax.vmap(functools.partial(warming(trainer, initial), variables=initial.variables))(state)
 
     mesh = jax.set_mesh(device_mesh(config.num_lanes)) if spread_lanes else contextlib.nullcontext()
     with mesh:
@@ -245,25 +245,6 @@ def go_on(
             _check_finite(run, state.diverged)
             if stop:
                 return
-
-
-def check_initial(
-    trainer: Trainer, env: Systems, params: Any, config: Any, initial: Scheduler | None
-) -> None:
-    """Raise ValueError if a training cannot begin with a scheduler's networks."""
-    if initial is not None:
-        warm, ready = _warm(trainer, initial), prepared(params, config)
-        start = functools.partial(trainer.start, env, *ready)
-        jax.eval_shape(lambda key: warm(start(key), initial.variables), jax.random.key(0))
-
-
-def _warm(trainer: Trainer, initial: Scheduler) -> Callable[..., Any]:
-    """Return what lets a training begin with a scheduler's networks."""
-    if trainer.warm is None:
-        raise ValueError(f"initial: a training of {trainer.name} begins anew")
-    if initial.name != trainer.name:
-        raise ValueError(f"initial: is a {initial.name!r}, must be what {trainer.name} trained")
-    return trainer.warm
 
 
 def _stalled(run: Run, patience: int) -> bool:

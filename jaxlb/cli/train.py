@@ -19,7 +19,7 @@ from jaxlb.env import Env
 from jaxlb.environments import Spec
 from jaxlb.learn import TRAINERS
 from jaxlb.learn.settings import configure, with_numbers
-from jaxlb.learn.trainer import prepared
+from jaxlb.learn.trainer import check_initial, prepared
 from jaxlb.learn.universal import TUNING
 from jaxlb.report.data import curve
 from jaxlb.runs import Run
@@ -87,7 +87,7 @@ class Train(Writes, Where):
             config = configure(TRAINERS[self.method].config, **self._settings())
             env, params = spec.make()
             training = describe(env, params, config, seeds, spec, population)
-            runs.check_initial(training.trainer(), env, params, config, initial)
+            check_initial(training.trainer(), env, params, config, initial)
             folders.writable(out)
             runs.make_room(out, self.overwrite)
         about = dataclasses.asdict(training)

@@ -219,6 +219,25 @@ def warmed(state: Any, variables: Any) -> Any:
     return state.replace(variables=own, best=own, target=own.network)
 
 
+def check_initial(
+    trainer: Trainer, env: Systems, params: Any, config: Any, initial: Scheduler | None
+) -> None:
+    """Raise ValueError if a training cannot begin with a scheduler's networks."""
+    if initial is not None:
+        warm, ready = warming(trainer, initial), prepared(params, config)
+        start = functools.partial(trainer.start, env, *ready)
+        jax.eval_shape(lambda key: warm(start(key), initial.variables), jax.random.key(0))
+
+
+def warming(trainer: Trainer, initial: Scheduler) -> Callable[..., Any]:
+    """Return what lets a training begin with a scheduler's networks."""
+    if trainer.warm is None:
+        raise ValueError(f"initial: a training of {trainer.name} begins anew")
+    if initial.name != trainer.name:
+        raise ValueError(f"initial: is a {initial.name!r}, must be what {trainer.name} trained")
+    return trainer.warm
+
+
 def updated(state: State, finite: Array, iteration: Array, **new: Any) -> State:
     """Return the state with what was learned.
 
