@@ -53,16 +53,15 @@ def shown(style: Mapping[str, Any]) -> bool:
 
 
 def told_apart(
-    ranked: Sequence[str], always: Iterable[str] = (), order: Sequence[str] | None = None
+    ranked: Sequence[str], order: Iterable[str], always: Iterable[str] = ()
 ) -> dict[str, dict[str, Any]]:
     """Return the style of each line: of many, all but the first and those that `always` matter are grey.
 
     Args:
       ranked: names of the lines, the most interesting first.
+      order: of the same, in which they get their styles: these do not depend on who is best.
       always: names that have a colour wherever they stand.
-      order: of the colours; None: of the alphabet.
     """
-    order = sorted(ranked) if order is None else list(order)  # colours do not depend on who is best
     own = {name: line_style(place) | _SHOWN for place, name in enumerate(order)}
     if len(ranked) <= _COLOURED:
         return own
@@ -118,6 +117,11 @@ def plain_log(axis: Any) -> None:
     axis.set_minor_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
 
 
+def _halves(intervals: Sequence[Any]) -> list[float]:
+    """Return half of each interval; not a number where there is none, which draws none."""
+    return [np.nan if ends is None else 0.5 * (ends[1] - ends[0]) for ends in intervals]
+
+
 def bars(
     titles: Sequence[str],
     values: Sequence[float],
@@ -129,8 +133,7 @@ def bars(
     """Draw values as horizontal bars, the last on top, with intervals where there are any (not None)."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7, 0.32 * len(titles) + 1.2), layout="constrained")
-        # Not a number where there is none: then none is drawn.
-        half = [np.nan if ends is None else 0.5 * (ends[1] - ends[0]) for ends in intervals]
+        half = _halves(intervals)
         axes.barh(titles, values, xerr=half, color=colors, capsize=2)
         reach = np.array(values) + np.copysign(np.nan_to_num(half), values)
         for place, value in enumerate(values):
@@ -169,9 +172,7 @@ def dots(
         for place, name in enumerate(names):
             shift = 0.18 * (0.5 * (len(names) - 1) - place)
             x = np.array([row[place] for row in values], np.float64)
-            half = [
-                np.nan if row[place] is None else 0.5 * (row[place][1] - row[place][0]) for row in intervals
-            ]
+            half = _halves([row[place] for row in intervals])
             axes.errorbar(x, rows + shift, xerr=half, fmt="o", ms=4, capsize=2, color=f"C{place}", label=name)
         axes.set_yticks(rows, titles)
         axes.set(xlabel=textwrap.fill(label, 60), xlim=(0.0, None))
@@ -209,7 +210,7 @@ def curves(
         np.argsort(np.array(list(heights.values())) * (-1.0 if more_is_better else 1.0), 0), 0
     )
     ranks = dict(zip(heights, places.mean(1), strict=True))
-    styles = told_apart(sorted(ranks, key=lambda label: float(ranks[label])), always, list(ranks))
+    styles = told_apart(sorted(ranks, key=lambda label: float(ranks[label])), ranks, always)
     ends: dict[str, dict[str, tuple[float, float]]] = {}
     with plt.rc_context(STYLE):
         size = (max(3.2 * len(panels), 5.0) + 1.5, 3.6)

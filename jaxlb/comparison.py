@@ -205,14 +205,18 @@ class Comparison:
             title=f"{self.scenario} (orange: baseline; grey: marked; bars at the ends: 95 % interval)",
         )
 
-    def best(self, figure: str, names: Iterable[str] | None = None) -> Row:
-        """Return the row that is the best by a figure: with the least, or the most where more is better.
+    def ranked(self, figure: str, names: Iterable[str] | None = None) -> list[Row]:
+        """Return the rows of those named, or all, the best by a figure first; unsettled ones come last.
 
-        The row is one of those named, or of all; of settled ones if there are any.
+        The best has the least of it, or the most where more is better.
         """
         rows = [row for row in self.schedulers if names is None or row.name in names]
         sign = -1.0 if metrics.FIGURES[figure].more_is_better else 1.0
-        return min(rows, key=lambda row: (bool(row.mark), sign * getattr(row, figure)))
+        return sorted(rows, key=lambda row: (bool(row.mark), sign * getattr(row, figure)))
+
+    def best(self, figure: str, names: Iterable[str] | None = None) -> Row:
+        """Return the first row of `ranked`."""
+        return self.ranked(figure, names)[0]
 
     def row(self, name: str) -> Row:
         """Return the row of one scheduler."""

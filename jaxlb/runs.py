@@ -29,6 +29,7 @@ from jaxlb.devices import device_mesh, side_by_side
 from jaxlb.env import Env
 from jaxlb.learn.settings import own_fields, with_numbers
 from jaxlb.learn.trainer import Systems, check_initial, prepared, warming
+from jaxlb.params import single
 from jaxlb.trained import Member, Training, describe, training_of
 from jaxlb.types import Scheduler
 
@@ -112,12 +113,11 @@ class Run:
 
     def best_setting(self) -> str:
         """Return the setting of the population whose best weights are the best on average over seeds."""
-        members = self.training.members()
         if not self.training.population:
-            return members[0].setting
+            return ""
         reached: dict[str, list[float]] = {}
-        for member in members:
-            reached.setdefault(member.setting, []).append(objective_of(self, best(self, member)))
+        for (setting, _), row in bests(self).items():
+            reached.setdefault(setting, []).append(objective_of(self, row))
         return max(reached, key=lambda setting: sum(reached[setting]))
 
 
@@ -205,9 +205,10 @@ def go_on(
         return
     if done and patience is not None and _stalled(run, patience):
         return
-    params, axis = prepared(params, config)[0], 0 if run.training.population else None
-    each = [prepared((), with_numbers(config, member.values))[1] for member in members]
-    config = each[0] if axis is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    (params, config), axis = prepared(params, config), None
+    if run.training.population:
+        each, axis = [single(with_numbers(config, member.values)) for member in members], 0
+        config = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
 
     def start() -> Any:
         keys = jax.vmap(jax.random.key)(jnp.asarray([member.seed for member in members], jnp.uint32))
@@ -249,9 +250,8 @@ def go_on(
 
 def _stalled(run: Run, patience: int) -> bool:
     """Return whether so many judgements in a row have brought none of the trainings a new best."""
-    bests = [best(run, member)["iteration"] for member in run.training.members()]
-    judged = sorted({row["iteration"] for row in run.logged()})
-    return sum(iteration > max(bests) for iteration in judged) >= patience
+    last = max(row["iteration"] for row in bests(run).values())
+    return len({row["iteration"] for row in run.logged() if row["iteration"] > last}) >= patience
 
 
 def _check_finite(run: Run, diverged: Any) -> None:
@@ -342,17 +342,28 @@ def train(
     return run
 
 
-def best(run: Run, member: Member | None = None) -> dict[str, Any]:
-    """Return the line of the weights that are kept: of one training, or the best of the best setting."""
-    if member is None:
-        setting = run.best_setting()
-        chosen = [one for one in run.training.members() if one.setting == setting]
-        return max((best(run, one) for one in chosen), key=functools.partial(objective_of, run))
-    named = member.setting, member.seed
-    rows = [row for row in run.logged() if (row.get("setting", ""), row["seed"]) == named]
-    if not rows:
-        raise ValueError(f"{run.directory / METRICS}: has no figures of {member.title}")
-    return max(rows, key=functools.partial(objective_of, run))
+def member_of(row: Mapping[str, Any]) -> tuple[str, int]:
+    """Return of which training a line is: its setting, and its seed."""
+    return row.get("setting", ""), row["seed"]
+
+
+def bests(run: Run) -> dict[tuple[str, int], dict[str, Any]]:
+    """Return the line of the weights that are kept, of each training by `member_of`."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in run.logged():
+        top = found.setdefault(member_of(row), row)
+        if objective_of(run, row) > objective_of(run, top):
+            found[member_of(row)] = row
+    if not found:
+        raise ValueError(f"{run.directory / METRICS}: has no figures")
+    return found
+
+
+def best(run: Run) -> dict[str, Any]:
+    """Return the best line of all trainings, of a population those of the best setting."""
+    setting = run.best_setting()
+    lines = (row for (own, _), row in bests(run).items() if own == setting)
+    return max(lines, key=functools.partial(objective_of, run))
 
 
 def objective_of(run: Run, row: Mapping[str, Any]) -> float:

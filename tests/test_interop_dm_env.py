@@ -17,15 +17,22 @@ def system():
     return jaxlb.make("heavy-tail", max_steps_in_episode=LENGTH)
 
 
-def expected(system, key_of_step):
+def keys_of(seed):
+    """The keys of the reset and of each step, as both adapters split theirs."""
+    key, keys = jax.random.key(seed), []
+    for _ in range(LENGTH + 1):
+        key, own = jax.random.split(key)
+        keys.append(own)
+    return keys
+
+
+def expected(system, keys):
     """Steps of the environment itself: what is seen after each, its reward, and whether an episode ends."""
     env, params = system
-    observation, state = env.reset(key_of_step(0), params)
+    observation, state = env.reset(keys[0], params)
     steps = [(observation, None, False)]
     for place, action in enumerate(ACTIONS[:LENGTH]):
-        _, state, reward, _, truncated, info = env.step(
-            key_of_step(place + 1), state, jnp.int32(action), params
-        )
+        _, state, reward, _, truncated, info = env.step(keys[place + 1], state, jnp.int32(action), params)
         steps.append((info["final_observation"], reward, bool(truncated)))
     return steps
 
@@ -35,11 +42,7 @@ def test_dm_env(system):
     dm_env = pytest.importorskip("dm_env")
     adapted = interop.DmEnv(*system, seed=7)
     assert isinstance(adapted, dm_env.Environment)
-    key, keys = jax.random.key(7), []
-    for _ in range(LENGTH + 1):
-        key, own = jax.random.split(key)
-        keys.append(own)
-    steps = expected(system, keys.__getitem__)
+    steps = expected(system, keys_of(7))
     found = [adapted.reset(), *(adapted.step(action) for action in ACTIONS[:LENGTH])]
     for step, (observation, reward, last) in zip(found, steps, strict=True):
         np.testing.assert_allclose(step.observation, observation, rtol=1e-6)
@@ -64,11 +67,7 @@ def test_jumanji(system):
     wrappers = pytest.importorskip("jumanji.wrappers")
     adapted = interop.JumanjiEnv(*system)
     assert isinstance(adapted, jumanji.Environment)
-    key, keys = jax.random.key(7), []
-    for _ in range(LENGTH + 1):
-        key, own = jax.random.split(key)
-        keys.append(own)
-    steps = expected(system, keys.__getitem__)
+    steps = expected(system, keys_of(7))
     state, first = jax.jit(adapted.reset)(jax.random.key(7))
     found, step = [first], jax.jit(adapted.step)
     for action in ACTIONS[:LENGTH]:

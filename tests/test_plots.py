@@ -59,7 +59,7 @@ def test_pictures_hold_every_scheduler(key, tmp_path):
 
 def test_of_many_lines_the_best_and_the_baseline_are_told_apart():
     names = [f"rule {place}" for place in range(18)]
-    styles = charts.told_apart(names, always=["rule 15"])
+    styles = charts.told_apart(names, names, always=["rule 15"])
     coloured = [name for name in names if styles[name]["zorder"] > 2]
     assert coloured == [*names[:7], "rule 15"]
     assert len({(styles[name]["color"], styles[name]["linestyle"]) for name in coloured}) == 8

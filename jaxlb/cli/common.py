@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from jaxlb import checks
+from jaxlb.env import Env
 from jaxlb.environments import Spec
 
 FORMATS = ("png", "pdf", "svg")
@@ -152,6 +153,12 @@ class Where:
         options = checks.settings("--trace-options", self.trace_options)
         trace = None if self.trace is None else [str(self.trace.absolute()), self.trace_format, options]
         return Spec(self.scenario, self.overrides(), trace, self.allow_overload)
+
+
+def described(spec: Spec, env: Env, seed: int, **more: Any) -> dict[str, Any]:
+    """Return how results name where they were found."""
+    trace = None if spec.trace is None else Path(spec.trace[0]).name
+    return {"scenario": env.name, "trace": trace, **more, "seed": seed}
 
 
 def grid_of(option: str, texts: Sequence[str]) -> dict[str, list[Any]]:

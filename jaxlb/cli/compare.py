@@ -12,7 +12,7 @@ from rich.table import Table
 
 from jaxlb import checks, metrics, runs, stationarity
 from jaxlb.cli import folders
-from jaxlb.cli.common import Draws, Where, console, dumps, progress
+from jaxlb.cli.common import Draws, Where, console, described, dumps, progress
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.environments import Spec
@@ -68,14 +68,12 @@ class _Judge(Draws):
         self.formats()
         behaviour = scheduler(self.behaviour) if self.snapshot else None
         env, params = spec.make()
-        trace = None if spec.trace is None else Path(spec.trace[0]).name
-        described = {"scenario": env.name, "trace": trace, "load": float(params.load), "seed": self.seed}
         chosen = chosen_schedulers(self.schedulers, checkpoints, env, params)
         if self.baseline is not None:
             checks.known("baseline", self.baseline, chosen)
         if self.warmup is not None:
             checks.at_least("warmup", self.warmup, 0)
-        return Setup(env, params, chosen, behaviour, described)
+        return Setup(env, params, chosen, behaviour, described(spec, env, self.seed, load=float(params.load)))
 
     def judge(self, setup: Setup) -> Comparison:
         """Compare."""

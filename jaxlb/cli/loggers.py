@@ -182,7 +182,7 @@ def opened(
                     for name, value in row.items()
                     if value is not None and name not in ("setting", "seed", "iteration")
                 }
-                for one in logs[row.get("setting", ""), row["seed"]]:
+                for one in logs[runs.member_of(row)]:
                     one(row["iteration"], values)
 
         yield log

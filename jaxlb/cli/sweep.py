@@ -11,7 +11,7 @@ from rich.table import Table
 
 from jaxlb import checks, metrics, sweeps
 from jaxlb.cli import folders
-from jaxlb.cli.common import Draws, Where, console, dumps, grid_of, note, progress
+from jaxlb.cli.common import Draws, Where, console, described, dumps, grid_of, note, progress
 from jaxlb.cli.compare import chosen_schedulers
 from jaxlb.statistics import plus_minus
 
@@ -60,11 +60,7 @@ class Sweep(Draws, Where):
         checks.seed("seed", self.seed)
         self.formats()
         over = grid_of("--over", self.over)
-        described = {
-            "scenario": env.name,
-            "trace": spec.trace and Path(spec.trace[0]).name,
-            "seed": self.seed,
-        }
+        about = described(spec, env, self.seed)
         keep = self.out / POINTS if self.out and jax.process_count() == 1 else None
         with folders.begin(self, self.out, env.name, kept=keep) as record:
             with progress() as advance:
@@ -83,18 +79,18 @@ class Sweep(Draws, Where):
                     on_progress=advance,
                 )
             if self.out is not None:
-                self._write(found, self.out, described)
+                self._write(found, self.out, about)
             record.finish(f"{len(found.points)} points of {', '.join(found.over)}")
         if self.json:
-            sys.stdout.write(dumps(described | found.as_dict()))
+            sys.stdout.write(dumps(about | found.as_dict()))
         else:
-            _print(found, self.figure, described)
+            _print(found, self.figure, about["trace"])
 
-    def _write(self, found: sweeps.Sweep, out: Path, described: dict[str, Any]) -> None:
+    def _write(self, found: sweeps.Sweep, out: Path, about: dict[str, Any]) -> None:
         """Write tables and pictures."""
         from jaxlb import charts
 
-        (out / "sweep.json").write_text(dumps(described | found.as_dict()), encoding="utf-8")
+        (out / "sweep.json").write_text(dumps(about | found.as_dict()), encoding="utf-8")
         (out / "sweep.csv").write_text(found.to_csv(), encoding="utf-8")
         try:
             for name in dict.fromkeys((self.figure, *DRAWN)):
@@ -103,10 +99,10 @@ class Sweep(Draws, Where):
             note(f"no pictures: {error}")
 
 
-def _print(found: sweeps.Sweep, figure: str, described: dict[str, Any]) -> None:
+def _print(found: sweeps.Sweep, figure: str, trace: str | None) -> None:
     """Print a figure of each scheduler at each point."""
     about, first = metrics.FIGURES[figure], found.points[0].table
-    source = first.scenario + (f" on {described['trace']}" if described["trace"] else "")
+    source = first.scenario + (f" on {trace}" if trace else "")
     table = Table(title=f"{source}: {about.label}", title_justify="left")
     for name in (*found.over, *(row.name for row in first.schedulers)):
         table.add_column(name, justify="right")

@@ -77,7 +77,9 @@ class Train(Writes, Where):
         checks.known("method", self.method, TRAINERS)
         out = Path("runs", f"{self.method}-{self.scenario}") if self.out is None else self.out
         spec, seeds = self.spec(), list(range(self.seed, self.seed + self.seeds))
-        initial = self._initial(out)
+        # As it was started, where that is not said again.
+        begun = ((records.read(out) or {}).get("options") or {}) if self.resume else {}
+        initial, patience = self._initial(out, begun), self.patience or begun.get("patience")
         if self.resume:
             training = runs.find(out).training
             runs.must_agree(self._given(spec, seeds), training)
@@ -99,9 +101,6 @@ class Train(Writes, Where):
                     progress() as show,
                 ):
                     shown = {"on_rows": log, "on_progress": show, "spread_lanes": self.spread_lanes}
-                    patience = self.patience
-                    if self.resume and patience is None:  # as it was started
-                        patience = (record.about.get("options") or {}).get("patience")
                     runs.go_on(run, env, params, config, patience=patience, initial=initial, **shown)
                 if run.iteration() < config.num_iterations:
                     how = "--resume with more --patience goes on from there"
@@ -123,14 +122,14 @@ class Train(Writes, Where):
         given = checks.settings("--train", self.train)
         return TUNING | given if self.from_ == self.method == "universal" else given
 
-    def _initial(self, out: Path) -> Scheduler | None:
-        """Return what the training in a folder begins with, if it has not begun."""
+    def _initial(self, out: Path, begun: dict[str, Any]) -> Scheduler | None:
+        """Return what a training begins with that has no checkpoint yet; it was begun with such options."""
         source = self.from_
         if self.resume:
-            begun = ((records.read(out) or {}).get("options") or {}).get("from_")
-            if source not in (None, begun):
-                raise ValueError(f"resume: from = {source!r}, but the run was started with {begun!r}")
-            source = None if runs.find(out).iteration() else begun
+            if source not in (None, begun.get("from_")):
+                first = begun.get("from_")
+                raise ValueError(f"resume: from = {source!r}, but the run was started with {first!r}")
+            source = None if runs.find(out).iteration() else begun.get("from_")
         if source is None or source == self.method == "universal":
             return None
         if source in TRAINERS:
@@ -200,12 +199,12 @@ def _reached(run: Run) -> tuple[Table, str]:
                 cells.append("{:.3g} ({:.3g}-{:.3g})".format(*(scale * x for x in (mean, least, most))))
         return cells
 
-    best = run.best_setting()
+    best, kept = run.best_setting(), runs.bests(run)
     for _, group in itertools.groupby(
         training.members(), key=lambda member: member.seed if one else member.setting
     ):
         members = list(group)
-        tops = [runs.best(run, member) for member in members]
+        tops = [kept[member.setting, member.seed] for member in members]
         name = [str(members[0].seed)] if one else [f"{value}" for value in members[0].values.values()]
         at = [f"{top['iteration']:,}" for top in tops]
         style = "bold" if not one and members[0].setting == best else None

@@ -11,7 +11,7 @@ import tyro
 
 from jaxlb import checks, metrics, tuning
 from jaxlb.cli import folders
-from jaxlb.cli.common import Draws, Where, command_line, console, dumps, grid_of, progress
+from jaxlb.cli.common import Draws, Where, command_line, console, described, dumps, grid_of, progress
 from jaxlb.cli.compare import Compare, print_table
 from jaxlb.statistics import plus_minus
 
@@ -53,12 +53,7 @@ class Tune(Draws, Where):
             rules = {rules[0]: grid_of("--over", self.over)}
         checks.seed("seed", self.seed)
         self.formats()
-        described = {
-            "scenario": env.name,
-            "trace": spec.trace and Path(spec.trace[0]).name,
-            "load": float(params.load),
-            "seed": self.seed,
-        }
+        about = described(spec, env, self.seed, load=float(params.load))
         with folders.begin(self, self.out, env.name) as record:
             with progress() as advance:
                 found = tuning.tune(
@@ -73,7 +68,7 @@ class Tune(Draws, Where):
                     baseline=self.baseline,
                     on_progress=advance,
                 )
-            whole = described | found.as_dict()
+            whole = about | found.as_dict()
             if self.out is not None:
                 from jaxlb import charts
 
@@ -85,7 +80,7 @@ class Tune(Draws, Where):
         if self.json:
             sys.stdout.write(dumps(whole))
         else:
-            _print(found, described)
+            _print(found, about)
             names = [found.held_out.baseline, *found.best.values()]
             kept = {field.name for field in dataclasses.fields(Where)} | {"import_"}
             where = {name: getattr(self, name) for name in kept}
@@ -93,14 +88,13 @@ class Tune(Draws, Where):
             console().print(f"next: {line}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _print(found: tuning.Tuning, described: dict[str, Any]) -> None:
+def _print(found: tuning.Tuning, where: dict[str, Any]) -> None:
     """Print the best settings, what the others reach, and the judgement."""
     about, screen = metrics.FIGURES[found.figure], console()
-    print_table(found.held_out, described)
+    print_table(found.held_out, where)
     for rule, name in found.best.items():
-        rows = [row for row in found.settings.schedulers if row.name.partition("(")[0] == rule]
-        sign = -1.0 if about.more_is_better else 1.0
-        rows.sort(key=lambda row: (row.name != name, bool(row.mark), sign * getattr(row, found.figure)))
+        own = [row.name for row in found.settings.schedulers if row.name.partition("(")[0] == rule]
+        rows = sorted(found.settings.ranked(found.figure, own), key=lambda row: row.name != name)
         shown = []
         for row in (*rows[:3], *rows[3:][-1:]):
             value, interval = getattr(row, found.figure), getattr(row, f"{found.figure}_ci")

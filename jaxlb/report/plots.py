@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from jaxlb.charts import STYLE, plain_log, save, shown, told_apart
+from jaxlb.charts import STYLE, line_style, plain_log, save, shown, told_apart
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.report import data
@@ -24,7 +24,7 @@ def completion_tails(comparison: Comparison) -> Figure:
         figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
         time, longer = data.tails(comparison)
         ranked = sorted(longer, key=lambda name: comparison.row(name).p99_completion)
-        styles = told_apart(ranked, [comparison.baseline], list(longer))
+        styles = told_apart(ranked, longer, [comparison.baseline])
         for name in ranked:
             share, title = longer[name], comparison.row(name).title
             labelled = {"label": title} if shown(styles[name]) else {}
@@ -211,7 +211,6 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
         panels.pop("agreement", None)
     seeds = sorted({row["seed"] for row in rows})
     settings = list(dict.fromkeys(row.get("setting", "") for row in rows))
-    colours = [f"C{place}" for place in range(10)] if len(settings) <= 10 else plt.get_cmap("viridis")
     with plt.rc_context(STYLE):
         figure, grid = panels_of(len(panels), sharey=False)
         for axes, (name, (label, scale)) in zip(grid, panels.items(), strict=True):
@@ -222,11 +221,13 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
                 lines = scale * np.array(
                     [[row[name] for row in own if row["seed"] == seed] for seed in seeds], np.float64
                 )
-                colour = colours[place] if isinstance(colours, list) else colours(place / (len(settings) - 1))
+                style = line_style(place)
                 if len(settings) == 1:  # of many, they would hide each other
-                    axes.plot(iteration, lines.T, color=colour, lw=0.7, alpha=0.5)
-                axes.plot(iteration, lines.mean(0), color=colour, lw=1.8, marker="o", ms=3, label=setting)
-                axes.fill_between(iteration, lines.min(0), lines.max(0), color=colour, alpha=0.15, lw=0)
+                    axes.plot(iteration, lines.T, **style, lw=0.7, alpha=0.5)
+                axes.plot(iteration, lines.mean(0), **style, lw=1.8, marker="o", ms=3, label=setting)
+                axes.fill_between(
+                    iteration, lines.min(0), lines.max(0), color=style["color"], alpha=0.15, lw=0
+                )
             axes.set_title(label, fontsize=9)
         figure.supxlabel("iteration", fontsize=9)
         if len(settings) > 1:
