@@ -75,6 +75,11 @@ def check(env: Any, params: EnvParams, lanes: Lanes | None) -> None:
     check_lanes(params, lanes)
     workload.check(params, lanes)
     checks.leaf("loss_weight", params.loss_weight, low=0)
+    if env.answers and not hasattr(env.station, "ages"):
+        raise ValueError(
+            f"station = {checks.shown(env.station)}: must hold tasks until they leave, as "
+            "jaxlb.stations.Table() does, where answers = True"
+        )
     if params.speeds is not None or env.loses(params):
         _check_changes(env, "speeds change" if params.speeds is not None else "tasks may be lost")
     if params.speeds is not None:

@@ -28,7 +28,8 @@ def start(env: Static, params: EnvParams, lanes: Lanes, station: Any = None, spe
         station = env.station.init(env.num_processors, lanes)
     params, up = at_present(params, speeds)
     found = env.station.view(station, params.speed)
-    return System(station, observe.start(params, found, up), speeds)
+    monitor = observe.start(params, found, up, env.dispatchers, env.polled_apart)
+    return System(station, monitor, speeds)
 
 
 def empty(env: Static, params: EnvParams, system: System) -> System:
@@ -161,12 +162,21 @@ def _piece(
         key,
         speed,
         up,
+        env.polled_apart,
     )
     after, gone = station.advance(before, speed, gap)
     return System(after, monitor, system.speeds), gone
 
 
-def measure(env: Static, params: EnvParams, system: System, task: Task, seen: Task, key: Key) -> Observation:
+def measure(
+    env: Static,
+    params: EnvParams,
+    system: System,
+    task: Task,
+    seen: Task,
+    key: Key,
+    dispatcher: Array | None = None,
+) -> Observation:
     """Return what a scheduler sees of a task that has arrived; the key is consumed where there is noise.
 
     Args:
@@ -176,6 +186,7 @@ def measure(env: Static, params: EnvParams, system: System, task: Task, seen: Ta
       task: the true one, for the oracle.
       seen: the task as the scheduler may see it.
       key: consumed where there is noise and figures are always fresh.
+      dispatcher: which of several decides, `[...]` int32; None: there is one.
     """
     # In a queue it follows from the wait.
     known = env.station.settled and params.affinity is None
@@ -183,7 +194,7 @@ def measure(env: Static, params: EnvParams, system: System, task: Task, seen: Ta
     params, up = at_present(params, system.speeds)
     found = env.station.view(system.station, params.speed)
     observation = observe.observe(
-        system.monitor, found, params, task, seen, env.wait_visible, key, completion, up
+        system.monitor, found, params, task, seen, env.wait_visible, key, completion, up, dispatcher
     )
     if env.station.settled or not (env.size_visible and observe.is_exact(params, env.wait_visible)):
         return observation
@@ -224,9 +235,19 @@ def allowed(env: Static, params: EnvParams, system: System, task: Task, action: 
 
 
 def assign(
-    env: Static, params: EnvParams, system: System, task: Task, seen: Task, number: Array, action: Array
+    env: Static,
+    params: EnvParams,
+    system: System,
+    task: Task,
+    seen: Task,
+    number: Array,
+    action: Array,
+    dispatcher: Array | None = None,
 ) -> tuple[System, Outcome]:
-    """Give the task that has arrived to processor `action` `[...]`, as `allowed` has it."""
+    """Give the task that has arrived to processor `action` `[...]`, as `allowed` has it.
+
+    Which of several dispatchers `[...]` does so is recorded.
+    """
     last, given = env.num_processors - 1, task
     action = allowed(env, params, system, given, action)
     task, seen = (at_its_processor(params, one, action) for one in (given, seen))
@@ -249,4 +270,5 @@ def assign(
         violation=completion > task.deadline if lost is None else (completion > task.deadline) | lost,
         lost=lost,
     )
-    return System(station, observe.record(system.monitor, assigned, seen.size), system.speeds), outcome
+    monitor = observe.record(system.monitor, assigned, seen.size, dispatcher)
+    return System(station, monitor, system.speeds), outcome

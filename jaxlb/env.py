@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlb import bounds, checks, cycle, departures, rewards, spaces, stations, workload
-from jaxlb.numerics import broadcasts, select
+from jaxlb import bounds, checks, cycle, departures, dispatching, rewards, spaces, stations, workload
+from jaxlb.numerics import at_processor, broadcasts, select
 from jaxlb.observe import flatten
 from jaxlb.params import canonical, with_lane_axis
 from jaxlb.random import split, typed
@@ -43,6 +43,10 @@ class _Settings:
     wait_visible: bool = True
     reward: Reward = field(default_factory=Weighted)
     admission: bool = False
+    dispatchers: int = 1
+    in_turn: bool = False
+    polled_apart: bool = False
+    answers: bool = False
     allow_overload: bool = False
 
     def __post_init__(self) -> None:
@@ -50,7 +54,9 @@ class _Settings:
         checks.at_least("num_processors", self.num_processors, 1)
         stations.check(self.station)
         object.__setattr__(self, "reward", rewards.reward(self.reward))
-        for name in ("size_visible", "wait_visible", "admission", "allow_overload"):
+        checks.at_least("dispatchers", self.dispatchers, 1)
+        switches = ("size_visible", "wait_visible", "admission", "in_turn", "polled_apart", "answers")
+        for name in (*switches, "allow_overload"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} = {getattr(self, name)!r}: must be True or False")
 
@@ -67,6 +73,10 @@ class Env(_Settings):
       wait_visible: whether it sees load and wait; if not, they are inferred from queue lengths.
       reward: from `jaxlb.rewards`, its name there, or one of your own.
       admission: whether a scheduler may refuse a task, which is action P.
+      dispatchers: D; each has a scheduler of its own and sees of what was sent its own part only.
+      in_turn: whether tasks come to dispatchers in turn; if not, each to any, all alike.
+      polled_apart: whether figures that are published are so to each dispatcher at another time.
+      answers: whether schedulers are told who has left; where one asks for it, they are.
       allow_overload: whether a load that no processors could bear is meant: queues grow for ever.
     """
 
@@ -199,13 +209,16 @@ class Env(_Settings):
         if params.speeds is not None:
             key, speeds_key = split(key, 2)
             speeds = params.speeds.start(speeds_key, self.num_processors, lanes)
+        key, dispatching_key = split(key, 2) if self.dispatchers > 1 or self.answers else (key, key)
         state = EnvState(
             system=cycle.start(self, params, lanes, station, speeds),
             task=first_task,
             workload=(),
             steps=jnp.zeros(lanes, jnp.int32),
+            dispatching=dispatching.start(self, lanes, dispatching_key),
         )
-        return self._arrive(state, first_task, params, key)[0]
+        nobody = (first_task, state.steps, _not_lost(lanes)) if self.loses(params) else None
+        return self._arrive(state, first_task, params, key, nobody)[0]
 
     def view(self, state: EnvState, params: EnvParams) -> View:
         """Return what a monitor may measure of the processors, as if they worked at full speed."""
@@ -225,7 +238,21 @@ class Env(_Settings):
     @broadcasts
     def observe(self, state: EnvState, params: EnvParams, key: Key) -> Observation:
         """Return what a scheduler observes; the key is consumed if there is noise and figures are fresh."""
-        return cycle.measure(self, params, state.system, state.task, self.seen(state.task, params), key)
+        seen, own = self.seen(state.task, params), self.dispatcher(state)
+        observation = cycle.measure(self, params, state.system, state.task, seen, key, own)
+        if state.dispatching is None:
+            return observation
+        observation = observation.replace(answers=state.dispatching.answers)
+        if own is None:
+            return observation
+        since = state.dispatching.since
+        return observation.replace(gap=at_processor(since, own), dispatcher=own, since=since)
+
+    def dispatcher(self, state: EnvState) -> Array | None:
+        """Return which dispatcher decides, `[...]` int32; None: there is one."""
+        if state.dispatching is None or self.dispatchers == 1:
+            return None
+        return dispatching.dispatcher(self, state.dispatching, state.steps)
 
     @broadcasts
     def transition(
@@ -245,9 +272,8 @@ class Env(_Settings):
           `[...]`.
         """
         before, outcome, reward = self.assign(state, action, next_task.gap, params)
-        after, departed = self._arrive(before, next_task, params, key)
-        if self.loses(params):
-            departed = departures.with_refused(departed, state.task, state.steps, outcome)
+        lost = (state.task, state.steps, outcome) if self.loses(params) else None
+        after, departed = self._arrive(before, next_task, params, key, lost)
         if params.speeds is not None or self.loses(params):
             reward = reward + cast(Any, self.reward).surprise(
                 self, of_service(params), before, after, departed
@@ -267,8 +293,11 @@ class Env(_Settings):
           params: as in `transition`.
         """
         seen = self.seen(state.task, params)
-        system, outcome = cycle.assign(self, params, state.system, state.task, seen, state.steps, action)
-        after = state.replace(system=system, steps=state.steps + 1)
+        system, outcome = cycle.assign(
+            self, params, state.system, state.task, seen, state.steps, action, self.dispatcher(state)
+        )
+        decided = dispatching.decided(self, state.dispatching, state.steps)
+        after = state.replace(system=system, steps=state.steps + 1, dispatching=decided)
         reward = self.reward(self, of_service(params), state, after, outcome, gap)
         if jnp.shape(reward) != jnp.shape(outcome.completion):
             kind, shape = type(self.reward).__name__, jnp.shape(outcome.completion)
@@ -276,11 +305,25 @@ class Env(_Settings):
         return after, outcome, reward
 
     def _arrive(
-        self, state: EnvState, task: Task, params: EnvParams, key: Key
+        self,
+        state: EnvState,
+        task: Task,
+        params: EnvParams,
+        key: Key,
+        assigned: tuple[Task, Array, Outcome] | None = None,
     ) -> tuple[EnvState, Departures | None]:
-        """Let the task's gap pass."""
-        system, departures = cycle.advance(self, params, state.system, task.gap, key)
-        return state.replace(system=system, task=task), departures
+        """Let the task's gap pass; who has left includes the task `assigned` before, if it was refused."""
+        system, departed = cycle.advance(self, params, state.system, task.gap, key)
+        if assigned is not None:
+            departed = departures.with_refused(departed, *assigned)
+        after = state.replace(system=system, task=task)
+        if state.dispatching is None:
+            return after, departed
+        own = dispatching.passed(state.dispatching, task.gap)
+        if self.answers:
+            left_behind = self.view(after, params).queue_length
+            own = own.replace(answers=dispatching.answers(self, state, task.gap, departed, left_behind))
+        return after.replace(dispatching=own), departed
 
     def seen(self, task: Task, params: EnvParams) -> Task:
         """Return the task as a scheduler may see it: where sizes are hidden, neither they nor deadlines."""
@@ -301,6 +344,13 @@ class Env(_Settings):
     def bearable_load(self, params: EnvParams) -> float:
         """Return the load below which some rule keeps queues from growing, in the worst of several lanes."""
         return bounds.bearable_load(self, params)
+
+
+def _not_lost(lanes: Lanes) -> Outcome:
+    """Return the outcome of a task that is not refused."""
+    zero, no = jnp.zeros(lanes, jnp.float32), jnp.zeros(lanes, bool)
+    nowhere = jnp.zeros(lanes, jnp.int32)
+    return Outcome(action=nowhere, wait=zero, service=zero, completion=zero, violation=no, lost=no)
 
 
 def _fresh(env: Env, key: Key, params: EnvParams, old: EnvState) -> EnvState:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxlb.catalogue import PLAIN, SCENARIOS, Scenario
 from jaxlb.env import Env
 from jaxlb.params import VECTORS, canonical
 from jaxlb.stations import FCFS
-from jaxlb.types import EnvParams
+from jaxlb.types import EnvParams, Scheduler
 from jaxlb.workload import TraceData
 
 _OF_ENV = {field.name for field in dataclasses.fields(Env)} - {"name", "make_params", "allow_overload"}
@@ -48,17 +48,26 @@ def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, 
 
 
 def _station(settings: Mapping[str, Any]) -> Any:
-    """Return the station that settings name, or FCFS; one that knows departures, where tasks may be lost."""
+    """Return the station that settings name, or FCFS; one that knows departures, where those matter."""
     station: Any = settings.get("station", FCFS())
     stations.check(station)
     loses = settings.get("admission") or any(settings.get(name) is not None for name in _LOSSES)
-    return _with_departures(station) if loses and type(station) is FCFS else station
+    told = loses or settings.get("answers")
+    return _with_departures(station) if told and type(station) is FCFS else station
 
 
 def _with_departures(station: FCFS) -> stations.Table:
     """Return the same queues as a table, which holds tasks until they leave."""
     own = station.queue_capacity
     return stations.Table() if own == FCFS().queue_capacity else stations.Table(queue_capacity=own)
+
+
+def answering(env: Env, schedulers: Iterable[Scheduler]) -> Env:
+    """Return an environment that tells of departures, if one of the schedulers asks for that."""
+    if env.answers or all(one.departed is None for one in schedulers):
+        return env
+    station = _with_departures(env.station) if type(env.station) is FCFS else env.station
+    return dataclasses.replace(env, station=station, answers=True)
 
 
 PARTS = ("arrival", "size", "speeds")
@@ -119,10 +128,11 @@ def make(
         rescaled to the mean of the scenario's, gaps to its load, and queues counted up to 128 tasks.
       allow_overload: whether a load that processors cannot bear is meant.
       overrides: values by field name, of `Env` (num_processors, station, size_visible, wait_visible, reward,
-        admission), of its station (queue_capacity, limit, leaving), of `EnvParams` (speed, load, ...), of its
-        arrival process, its size law or its speed process (tail_index, up_time, ...). `arrival`, `size` and
-        `speeds` may be names from `workloads()`. `speed` alone sets the number of processors too; a number of
-        processors alone spreads as many speeds like the scenario's.
+        admission, dispatchers, in_turn, polled_apart, answers), of its station (queue_capacity, limit,
+        leaving), of `EnvParams` (speed, load, ...), of its arrival process, its size law or its speed process
+        (tail_index, up_time, ...). `arrival`, `size` and `speeds` may be names from `workloads()`. `speed`
+        alone sets the number of processors too; a number of processors alone spreads as many speeds like the
+        scenario's.
 
     Returns:
       The environment, static, and its parameters, arrays. `env.default_params` are the scenario's own,

@@ -11,6 +11,7 @@ from jaxlb import checks, lengths, metrics, stationarity, stations, tally
 from jaxlb.comparison import Comparison, Row
 from jaxlb.devices import at_hand
 from jaxlb.env import Env
+from jaxlb.environments import answering
 from jaxlb.loop import Carry, continue_rollout, start_rollout
 from jaxlb.params import canonical
 from jaxlb.random import typed
@@ -119,6 +120,8 @@ class Judges:
             self._programs,
         )
         rules, found = self._rules, dict[str, _Judged]()
+        # If one is told of departures, all are judged by those.
+        env = answering(env, rules.values())
         carries = {name: work.begin(env, rule) for name, rule in rules.items()}
 
         # Compiling takes one core for longer than running takes all of them: compile side by side, run in

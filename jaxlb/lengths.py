@@ -89,7 +89,7 @@ def matter(env: Env, params: EnvParams, state: EnvState, acting: Sequence[tuple[
       state: at a decision, `[N]`.
       acting: schedulers, each with its memory.
     """
-    if not env.station.settled:  # what finds no place is lost
+    if not env.station.settled or env.dispatchers > 1:  # what finds no place is lost; others are not asked
         return True
     # What is measured now, and not some time ago, depends on the same things.
     fresh = with_lane_axis(params, state.task.gap.shape).replace(measure_interval=None)

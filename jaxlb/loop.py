@@ -15,12 +15,14 @@ from flax import struct
 from jaxlb import checks, cycle, departures, lengths, metrics, observe, tally, workload
 from jaxlb.devices import at_hand, over_devices, spread
 from jaxlb.env import Env
+from jaxlb.environments import answering
 from jaxlb.metrics import Summary
 from jaxlb.numerics import broadcasts
 from jaxlb.params import at_its_processor, canonical, with_lane_axis
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import resolved
 from jaxlb.scheduling.base import first_memory
+from jaxlb.scheduling.dispatchers import seated
 from jaxlb.scheduling.policies import check_numbers
 from jaxlb.tally import Totals
 from jaxlb.types import (
@@ -145,8 +147,8 @@ def first_arrival(env: Env, params: EnvParams, key: Key, lanes: Lanes) -> tuple[
 @functools.partial(jax.jit, static_argnames=("env", "lanes"))
 @broadcasts
 def _first_memory(env: Env, scheduler: Scheduler, params: EnvParams, lanes: Lanes) -> Any:
-    nominal = observe.nominal(with_lane_axis(params, lanes))
-    return first_memory(scheduler.name, scheduler.start, env, nominal, lanes)
+    nominal, own = observe.nominal(with_lane_axis(params, lanes)), seated(env, scheduler)
+    return first_memory(own.name, own.start, env, nominal, lanes)
 
 
 @functools.partial(jax.jit, static_argnames="env")
@@ -169,6 +171,8 @@ def continue_rollout(
     lanes, keys = carry.state.task.gap.shape, carry.streams
     params = with_lane_axis(params, lanes)
     num_classes = params.class_probability.shape[0]
+    scheduler = seated(env, scheduler)
+    behaviour = None if behaviour is None else seated(env, behaviour)
 
     def body(_index: Array, carry: Carry) -> Carry:
         before, after = carry.state, carry.index + 1
@@ -276,6 +280,7 @@ def rollout(
     checks.at_least("warmup", warmup, 0)
     env.check(params, (num_lanes,))
     params, key, scheduler = canonical(params), typed(key), resolved(scheduler)
+    env = answering(env, [scheduler])
 
     def run(env: Env) -> tuple[Summary, Carry]:
         # Cloned, since a run with more room is of the same tasks.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxlb.numerics import mean, processor_index, variance
+from jaxlb.numerics import at_processor, mean, processor_index, variance
 from jaxlb.params import affinity_of
 from jaxlb.stations import View
 from jaxlb.types import (
@@ -30,13 +30,23 @@ from jaxlb.types import (
 from jaxlb.workload.speeds import long_run
 
 
-def start(params: EnvParams, found: View, up: Array | None = None) -> MonitorState:
-    """Return a monitor of an empty system, its figures just published; `up` as in `observe`."""
+def start(
+    params: EnvParams, found: View, up: Array | None = None, dispatchers: int = 1, apart: bool = False
+) -> MonitorState:
+    """Return a monitor of an empty system, its figures just published; `up` as in `observe`.
+
+    To each of several dispatchers: `apart` at times that are spread evenly.
+    """
     zero = jnp.zeros_like(found.wait)
     report = Report(
         queue_length=zero.astype(jnp.int32), load=zero, wait=zero, **_whether_up(params, found, up)
     )
     published = Publication(report=report, age=zero[0], assigned=zero)
+    if dispatchers > 1 and params.measure_interval is not None:
+        published = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (dispatchers, *leaf.shape)), published)
+        if apart:
+            phase = processor_index(published.age).astype(jnp.float32) / dispatchers
+            published = published.replace(age=published.age + phase * params.measure_interval)
     return MonitorState(
         smoothed=None if params.load_time_constant is None else zero,
         published=None if params.measure_interval is None else published,
@@ -111,6 +121,7 @@ def advance(
     key: Key,
     served: Array,
     up: Array | None = None,
+    apart: bool = False,
 ) -> MonitorState:
     """Advance the monitor by `gap` `[...]` without arrivals.
 
@@ -126,6 +137,7 @@ def advance(
       key: consumed where there is noise.
       served: the speeds `[P, ...]` at which work is done, which `found` goes by.
       up: as in `observe`.
+      apart: whether figures are published to each of several dispatchers at another time.
     """
 
     def smoothed_after(time: Array) -> Array | None:
@@ -141,25 +153,41 @@ def advance(
     old, speed = monitor.published, speed_after(gap)
     if old is None:
         return monitor.replace(smoothed=smoothed_after(gap), speed=speed)
-    since = old.age + gap
-    last = jnp.floor(since / params.measure_interval) * params.measure_interval
-    then = jnp.clip(last - old.age, 0.0, gap)
-    seen = _measured(params, speed_after(then))
-    report = _measure(after(then), smoothed_after(then), seen, wait_visible, key, up)
-    new = Publication(report=report, age=since - last, assigned=jnp.zeros_like(old.assigned))
-    kept = old.replace(age=since)
-    published = jax.tree.map(lambda new, kept: jnp.where(last > 0, new, kept), new, kept)
-    return MonitorState(smoothed=smoothed_after(gap), published=published, speed=speed)
+
+    def published(old: Publication, key: Key) -> Publication:
+        since = old.age + gap
+        last = jnp.floor(since / params.measure_interval) * params.measure_interval
+        then = jnp.clip(last - old.age, 0.0, gap)
+        seen = _measured(params, speed_after(then))
+        report = _measure(after(then), smoothed_after(then), seen, wait_visible, key, up)
+        new = Publication(report=report, age=since - last, assigned=jnp.zeros_like(old.assigned))
+        kept = old.replace(age=since)
+        return jax.tree.map(lambda new, kept: jnp.where(last > 0, new, kept), new, kept)
+
+    if old.age.ndim > gap.ndim:  # of each dispatcher
+        keys = jax.random.split(key, len(old.age)) if apart else key
+        new = jax.vmap(published, (0, 0 if apart else None))(old, keys)
+    else:
+        new = published(old, key)
+    return MonitorState(smoothed=smoothed_after(gap), published=new, speed=speed)
 
 
-def record(monitor: MonitorState, action: Array, size: Array) -> MonitorState:
-    """Record that work `size` `[...]`, as the scheduler saw it, went to processor `action` `[...]`."""
+def record(
+    monitor: MonitorState, action: Array, size: Array, dispatcher: Array | None = None
+) -> MonitorState:
+    """Record that work `size` `[...]`, as the scheduler saw it, went to processor `action` `[...]`.
+
+    A dispatcher `[...]` sent it, where there are several.
+    """
     published = monitor.published
     if published is None:
         return monitor
-    chosen = processor_index(published.assigned) == action
-    assigned = published.assigned + jnp.where(chosen, size, 0.0)
-    return monitor.replace(published=published.replace(assigned=assigned))
+    each = published.assigned
+    sent = jnp.where(processor_index(each if dispatcher is None else each[0]) == action, size, 0.0)
+    if dispatcher is not None:
+        own = processor_index(each[:, 0]) == dispatcher
+        sent = jnp.where(own[:, None], sent, 0.0)
+    return monitor.replace(published=published.replace(assigned=each + sent))
 
 
 def observe(
@@ -172,6 +200,7 @@ def observe(
     key: Key,
     completion: Array | None = None,
     up: Array | None = None,
+    dispatcher: Array | None = None,
 ) -> Observation:
     """Return what the scheduler observes of the task that just arrived and of the system.
 
@@ -185,8 +214,11 @@ def observe(
       key: consumed where there is noise and figures are always fresh.
       completion: of each choice, for the oracle; None: as in a queue.
       up: bool `[P, ...]`, which processors work, where speeds change; `params` have those of this moment.
+      dispatcher: which of several observes, `[...]` int32; None: there is one.
     """
     seen_at = monitor.published
+    if seen_at is not None and dispatcher is not None:
+        seen_at = jax.tree.map(lambda leaf: _at(leaf, dispatcher), seen_at)
     if seen_at is None:
         told = _measured(params, monitor.speed)
         report = _measure(found, monitor.smoothed, told, wait_visible, key, up)
@@ -222,6 +254,12 @@ def observe(
             completion=completion,
         ),
     )
+
+
+def _at(values: Array, dispatcher: Array) -> Array:
+    """Return what of `values` `[D, ...]`, or `[D, P, ...]`, is that dispatcher's."""
+    at = at_processor if values.ndim == dispatcher.ndim + 1 else jax.vmap(at_processor, (1, None))
+    return at(values, dispatcher)
 
 
 def flatten(observation: Observation, stale: bool = False) -> Array:

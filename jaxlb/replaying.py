@@ -12,12 +12,14 @@ import numpy as np
 from jaxlb import checks, departures, lengths, observe, stations
 from jaxlb.devices import at_hand, over_devices
 from jaxlb.env import Env
+from jaxlb.environments import answering
 from jaxlb.loop import Streams, decide, streams
 from jaxlb.numerics import broadcasts
 from jaxlb.params import canonical, with_lane_axis
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import resolved
 from jaxlb.scheduling.base import first_memory
+from jaxlb.scheduling.dispatchers import seated
 from jaxlb.scheduling.policies import check_numbers
 from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Outcome, Scheduler, Task
 
@@ -67,6 +69,7 @@ def replay(
     floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
     tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats)
     params, key, scheduler = canonical(params), typed(key), resolved(scheduler)
+    env = answering(env, [scheduler])
     lanes, keys = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1, streams(key)
 
     def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:
@@ -131,6 +134,7 @@ def _watched(
     # After the last task comes the first again, which nothing records.
     following = jax.tree.map(lambda leaf: jnp.roll(leaf, -1, axis=0), tasks)
     state = env.start(params, first, fold_in(keys.observe, 0), station)
+    scheduler = seated(env, scheduler)
     memory = first_memory(scheduler.name, scheduler.start, env, observe.nominal(params), lanes)
     settled = departures.none_yet(env.departing(state, params), tasks.gap.shape)
 

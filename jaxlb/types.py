@@ -111,6 +111,52 @@ class Held(struct.PyTreeNode):
     joined: Array
 
 
+class Answers(struct.PyTreeNode):
+    """Tasks that have left since the last arrival, in M places, as dispatchers hear of them.
+
+    Attributes:
+      known: `[M, ...]` bool, whether one has left from this place.
+      word: `[M, ...]` uint32, random, of this task alone.
+      dispatcher: `[M, ...]` int32, which one sent it.
+      processor: `[M, ...]` int32.
+      latency: `[M, ...]` time from arrival to departure, 0 if it was refused.
+      service: `[M, ...]` time that it takes alone.
+      failed: `[M, ...]` bool, refused or left unserved; None where no task ever is.
+      ago: `[M, ...]` time since it left.
+      left_behind: `[P, ...]` int32, tasks that are there now.
+    """
+
+    known: Array
+    word: Array
+    dispatcher: Array
+    processor: Array
+    latency: Array
+    service: Array
+    failed: Array | None
+    ago: Array
+    left_behind: Array
+
+
+class Answer(struct.PyTreeNode):
+    """One task that has left, as a dispatcher hears of it.
+
+    Attributes:
+      processor: `[...]` int32.
+      latency: `[...]` time from arrival to departure, 0 if it was refused.
+      service: `[...]` time that it takes alone.
+      failed: `[...]` bool, refused or left unserved.
+      queue_length: `[...]` int32, tasks that it left behind at its processor.
+      since: `[...]` time from the dispatcher's last decision to the departure.
+    """
+
+    processor: Array
+    latency: Array
+    service: Array
+    failed: Array
+    queue_length: Array
+    since: Array
+
+
 class Observation(struct.PyTreeNode):
     """What a scheduler sees when a task arrives.
 
@@ -132,6 +178,12 @@ class Observation(struct.PyTreeNode):
       affinity: `[P, ...]` factor of its speed for the task, 0: takes none; None: all 1.
       completion: `[P, ...]` time of each choice if nothing else arrives; None: not seen.
       held: the tasks that are there; None: not seen, or the task delays none.
+      dispatcher: `[...]` int32, which one decides; None: there is one. Its schedulers see `gap`, `age` and
+        `assigned` as it does: since its own last task, its own figures, what it sent itself.
+      answers: who has left since the last arrival, for schedulers that have `departed`; None: not told.
+      since: `[D, ...]` time since the last decision of each dispatcher; None: there is one, and it is `gap`.
+      present: `[P, ...]` int32, tasks that are there now, for rules that probe processors, among those that
+        have `departed`; None: not told.
     """
 
     gap: Array
@@ -151,6 +203,10 @@ class Observation(struct.PyTreeNode):
     affinity: Array | None = None
     completion: Array | None = None
     held: Held | None = None
+    dispatcher: Array | None = None
+    answers: Answers | None = None
+    since: Array | None = None
+    present: Array | None = None
 
 
 class Outcome(struct.PyTreeNode):
@@ -245,6 +301,20 @@ class EnvParams(struct.PyTreeNode):
     max_steps_in_episode: Any = 1000
 
 
+class Dispatching(struct.PyTreeNode):
+    """What D dispatchers have of their own, where there are several, or where departures are told.
+
+    Attributes:
+      seed: `[...]` uint32, which decides who gets which task.
+      since: `[D, ...]` time since the last decision of each.
+      answers: who has left since the last arrival; None where that is not told.
+    """
+
+    seed: Array
+    since: Array
+    answers: Answers | None = None
+
+
 class EnvState(struct.PyTreeNode):
     """State of an environment between two decisions: `task` has arrived and waits for its processor.
 
@@ -253,12 +323,14 @@ class EnvState(struct.PyTreeNode):
       task: that has arrived.
       workload: memory of the arrival process; () where tasks are replayed.
       steps: `[...]` int32, tasks assigned in this episode.
+      dispatching: what dispatchers have of their own; None: one, and departures are not told.
     """
 
     system: System
     task: Task
     workload: Any
     steps: Array
+    dispatching: Dispatching | None = None
 
 
 class Static(Protocol):
@@ -307,6 +379,26 @@ class Static(Protocol):
         """Whether load and wait are seen; if not, they are inferred from queue lengths."""
         ...
 
+    @property
+    def dispatchers(self) -> int:
+        """D, each of which gets some of the tasks and sees what it did itself."""
+        ...
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether tasks come to dispatchers in turn, and not at random."""
+        ...
+
+    @property
+    def polled_apart(self) -> bool:
+        """Whether figures are published to each dispatcher at another time."""
+        ...
+
+    @property
+    def answers(self) -> bool:
+        """Whether schedulers are told who has left."""
+        ...
+
 
 class Scheduler(struct.PyTreeNode):
     """A dispatching policy: pure functions, and the variables they need.
@@ -320,9 +412,15 @@ class Scheduler(struct.PyTreeNode):
       start: (env, params, lanes) -> memory, what it carries from task to task; of the static `env` it may use
         what `Static` has.
       act: (variables, memory, observation, key) -> (action, memory); `action` is int32 of the lanes' shape.
+      departed: (variables, memory, answer) -> memory, called as each task leaves that this dispatcher sent,
+        in the order in which they leave; None: it learns nothing of them. Then `lanes` are `()` in all three.
+      told: (memories of all dispatchers, a random word) -> which of them hears of a departure, where that is
+        not the one that sent the task, as processors report to any.
     """
 
     name: str = struct.field(pytree_node=False)
     variables: Any
     start: Callable[[Static, EnvParams, Lanes], Any] = struct.field(pytree_node=False)
     act: Callable[[Any, Any, Observation, Key], tuple[Array, Any]] = struct.field(pytree_node=False)
+    departed: Callable[[Any, Any, Answer], Any] | None = struct.field(pytree_node=False, default=None)
+    told: Callable[[Any, Array], Array] | None = struct.field(pytree_node=False, default=None)

@@ -133,6 +133,8 @@ class Where:
     """Arrival rate x mean size / total speed; if not given, the scenario's."""
     discipline: str | None = None
     """How processors serve, such as ps or srpt; if not given, as the scenario has it."""
+    dispatchers: int | None = None
+    """How many there are, each with a scheduler of its own; if not given, as the scenario has it."""
     set: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Other parameters of the scenario, such as tail_index=1.2 or speed=[1,2]."""
     allow_overload: bool = False
@@ -140,7 +142,7 @@ class Where:
 
     def overrides(self) -> dict[str, Any]:
         """Return the parameters of the scenario that the options set, by name."""
-        given = {"load": self.load, "discipline": self.discipline}
+        given = {name: getattr(self, name) for name in ("load", "discipline", "dispatchers")}
         own = {name: value for name, value in given.items() if value is not None}
         return checks.settings("--set", self.set) | own
 

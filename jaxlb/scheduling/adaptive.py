@@ -13,7 +13,7 @@ from flax import struct
 
 from jaxlb import checks, cycle
 from jaxlb.functions import partial
-from jaxlb.scheduling.base import Start, chosen_acts, first_memories, sampled, starts
+from jaxlb.scheduling.base import Start, chosen_acts, first_memories, no_departures, sampled, starts
 from jaxlb.scheduling.classical import greedy, lwr
 from jaxlb.scheduling.predictive import predictive
 from jaxlb.scheduling.units import mean_service
@@ -145,6 +145,7 @@ def hedge(
             raise ValueError(
                 f"candidates: {checks.shown(rule)}: must be schedulers, as jaxlb.scheduler makes them"
             )
+    no_departures("hedge", *rules)
     checks.leaf("rate", rate, above=0)
     checks.leaf("horizon", horizon, low=1)
     return Scheduler("hedge", rules, partial(_start, starts(rules)), partial(_act, rate, horizon))

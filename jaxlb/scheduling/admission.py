@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxlb import checks
 from jaxlb.functions import partial
-from jaxlb.scheduling.base import expected_completion, first_memory, usable
+from jaxlb.scheduling.base import expected_completion, first_memory, no_departures, usable
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 
@@ -39,6 +39,7 @@ def deadline_admission(inner: Scheduler, factor: float = 1.0) -> Scheduler:
       factor: of the deadline, up to which a task is admitted; in (0, infinity).
     """
     checks.leaf("factor", factor, above=0)
+    no_departures("deadline-admission", inner)
     start = partial(_start, inner.replace(variables=()))
     return Scheduler(
         f"deadline-admission({inner.name})", inner.variables, start, partial(_act, inner.act, factor)

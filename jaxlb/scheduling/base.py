@@ -62,6 +62,15 @@ def first_memory(name: str, start: Start, env: Static, params: EnvParams, lanes:
     return start(env, params, lanes)
 
 
+def no_departures(what: str, *inner: Scheduler) -> None:
+    """Raise ValueError if a scheduler has to be told who has left, where `what` does not pass it on."""
+    for one in inner:
+        if one.departed is not None:
+            raise ValueError(
+                f"scheduler {one.name!r}: cannot be within {what!r}, which does not tell it who has left"
+            )
+
+
 def starts(schedulers: Sequence[Scheduler]) -> tuple[tuple[str, Start], ...]:
     """List the name and `start` of each, for `first_memories`: what is static of them."""
     return tuple((one.name, one.start) for one in schedulers)

@@ -14,7 +14,7 @@ from flax import struct
 
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, broadcasts
-from jaxlb.scheduling.base import after_backlog, cheapest, first_memory
+from jaxlb.scheduling.base import after_backlog, cheapest, first_memory, no_departures
 from jaxlb.scheduling.belief import FORGETTING
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
@@ -75,5 +75,6 @@ def guarded(scheduler: Scheduler) -> Scheduler:
     Args:
       scheduler: such as one that was trained for other systems than this.
     """
+    no_departures("guarded", scheduler)
     start = partial(_start, scheduler.replace(variables=()))
     return Scheduler(f"guarded({scheduler.name})", scheduler.variables, start, partial(_act, scheduler.act))

@@ -13,7 +13,7 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import processor_index
-from jaxlb.scheduling.base import first_memory, relative_load, size_at_each, usable
+from jaxlb.scheduling.base import first_memory, no_departures, relative_load, size_at_each, usable
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 _RANKS = 64
@@ -69,5 +69,6 @@ def guardrails(inner: Scheduler, tightness: float = 2.0) -> Scheduler:
       tightness: how many of the largest tasks of about its size a processor may be ahead, in [1, infinity).
     """
     checks.leaf("tightness", tightness, low=1)
+    no_departures("guardrails", inner)
     start = partial(_start, inner.replace(variables=()))
     return Scheduler(f"guardrails({inner.name})", inner.variables, start, partial(_act, inner.act, tightness))

@@ -41,6 +41,8 @@ MOST_PROCESSORS = 64
 DELAYING = (0.5, 0.5, 0.02)
 """What part of prices counts where a task delays those that were there before it, as under sharing: prices
 are learned where it delays later ones only. By what was best of 0 to 1 on a few systems."""
+_ALIKE = 1e-3
+"""Part of a speed by which another is hardly slower."""
 LEARNING = 8.0
 """Prices count by 1 - 1/e after so many tasks for each processor and for 16 more."""
 CONTEXT = (
@@ -85,8 +87,9 @@ def _of_processors(s: Situation, wait: Array, names: Sequence[str]) -> Array:
     """Return features `[L, ..., P, ...]` of each processor at a `wait`, others having the waits they have."""
     speed, others = s.speed, max(len(s.speed) - 1, 1)
     log_wait, shape = jnp.log1p(8.0 * wait), wait.shape
-    order = speed[:, None] - speed[None]
-    slower = (jnp.where(order > 0, 1.0, jnp.where(order == 0, 0.5, 0.0)) * speed[None]).sum(1)
+    # Equal speeds, once learned, differ by rounding: what hangs on their order must not jump.
+    order = (speed[:, None] - speed[None]) / (_ALIKE * (speed[:, None] + speed[None]))
+    slower = (jnp.clip(0.5 + order, 0.0, 1.0) * speed[None]).sum(1)
     whole = total(speed)
     least = jnp.log(_least_of_others(s.wait + 1.0 / speed))
     rows = {

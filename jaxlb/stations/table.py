@@ -140,6 +140,11 @@ class Table:
         # One that was in service at its deadline may leave later, once it waits again.
         return after, with_lost(departures, leaves, jnp.maximum(jobs.deadline, after.clock - jobs.arrival))
 
+    def ages(self, state: TableState) -> Array:
+        """Return the time since each task came, in the places that it has in `Departures`."""
+        age = state.clock - state.jobs.arrival
+        return age.reshape(-1, *age.shape[2:])
+
     def busy(self, state: TableState, speed: Array) -> Array:
         """Return the time `[P, ...]` until a processor has done all that it has."""
         return state.jobs.until.max(1) / speed

@@ -144,7 +144,7 @@ def _capacities() -> list[Exact]:
             size,
             load,
             {"mean response": response},
-            millions=1.0 if slow else 8.0,
+            millions=1.0 if slow else 16.0 if size == "H2" else 8.0,
             precision=DEAR if slow else 0.01,
             warmup=1000,
             settings=settings,
