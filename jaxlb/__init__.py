@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         train_predictor,
         train_universal,
     )
+    from jaxlb.live import decider
     from jaxlb.runs import load
     from jaxlb.trained import save
 
@@ -59,6 +60,7 @@ __all__ = [
     "__version__",
     "as_scheduler",
     "compare",
+    "decider",
     "device_mesh",
     "flatten",
     "load",
@@ -87,6 +89,7 @@ _IMPORTED_WHEN_NEEDED = {
     "PredictorConfig": "jaxlb.learn",
     "TrainResult": "jaxlb.learn",
     "UniversalConfig": "jaxlb.learn",
+    "decider": "jaxlb.live",
     "load": "jaxlb.runs",
     "save": "jaxlb.trained",
     "train_dqn": "jaxlb.learn",

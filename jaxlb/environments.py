@@ -197,13 +197,13 @@ class Spec:
     """What `make` makes an environment from, as JSON has it.
 
     Attributes:
-      scenario: a name.
+      scenario: a name; None: none, and `overrides` describe all.
       overrides: by name.
       trace: path, format and options for `jaxlb.read_trace`, or None.
       allow_overload: whether a load of 1 or more is meant.
     """
 
-    scenario: str
+    scenario: str | None
     overrides: dict[str, Any]
     trace: list[Any] | None = None
     allow_overload: bool = False

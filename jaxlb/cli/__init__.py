@@ -28,6 +28,7 @@ from jaxlb.cli.cite import Cite
 from jaxlb.cli.common import LOG, Imports
 from jaxlb.cli.compare import Compare, Evaluate
 from jaxlb.cli.demo import Demo
+from jaxlb.cli.export import Export
 from jaxlb.cli.lists import Runs, Scenarios, Schedulers
 from jaxlb.cli.render import Render
 from jaxlb.cli.sweep import Sweep
@@ -43,6 +44,7 @@ COMMANDS: dict[str, type] = {
     "tune": Tune,
     "train": Train,
     "evaluate": Evaluate,
+    "export": Export,
     "render": Render,
     "runs": Runs,
     "verify": Verify,

@@ -1,0 +1,5 @@
+"""The way out of the simulator: what decides in a live system."""
+
+from jaxlb.live.exporting import decider
+
+__all__ = ["decider"]
