@@ -233,6 +233,7 @@ def decider(
     dispatchers: int = 1,
     size_known: bool = True,
     load_known: bool = True,
+    mean_size: float = 1.0,
     seed: int = 0,
 ) -> runtime.Decider:
     """Make what decides in a live system as a scheduler does in the simulator.
@@ -243,12 +244,13 @@ def decider(
     Args:
       scheduler: one, its name, or a run folder.
       processors: their speeds, work per time.
-      env: from `jaxlb.make`, in place of processors and the three below, for rules that know their workload;
+      env: from `jaxlb.make`, in place of processors and the four below, for rules that know their workload;
         of a run, what it was trained on if neither is given.
       params: of that.
       dispatchers: how many there are, this one included.
       size_known: whether `decide` is given sizes.
       load_known: whether it is given loads; if not, they follow from queue lengths.
+      mean_size: of tasks, which matters where sizes or loads are not known.
       seed: for schedulers that draw.
 
     Raises:
@@ -261,6 +263,7 @@ def decider(
             env, params = make(
                 speed=list(processors),
                 load=0.7,
+                mean_size=mean_size,
                 dispatchers=dispatchers,
                 size_visible=size_known,
                 wait_visible=load_known,
