@@ -104,7 +104,6 @@ def main(rounds: int = 5, out: Path = Path("docs/results/live.md")) -> None:
     """Measure in turns, and write the page."""
     env, params = jaxlb.make(speed=SPEED, load=0.7, answers=True)
     lines = []
-    found = exporting.exported("universal", env, params)
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(RULES):
             found = exporting.exported(name, env, params)
@@ -119,8 +118,8 @@ def main(rounds: int = 5, out: Path = Path("docs/results/live.md")) -> None:
             cells = [f"{1e6 * median[title]:.3g} ({whole / median[title]:.2g})" for title in programs]
             lines.append(f"| {name} | {' | '.join(cells)} | {len(text) // 1000} |")
             print(lines[-1], flush=True)
-    steps = len(found.decide.steps)
-    dots = (step for step in found.decide.steps if step.name == "dot_general")
+    universal = exporting.exported("universal", env, params).decide
+    steps, dots = len(universal.steps), (step for step in universal.steps if step.name == "dot_general")
     products = sum(step.outputs[0].size * step.inputs[0].shape[-1] for step in dots)
     head = ["NumPy", "call of JAX", *FLAGS]
     page = f"""# A decision in a live system

@@ -75,6 +75,12 @@ def check(env: Any, params: EnvParams, lanes: Lanes | None) -> None:
     check_lanes(params, lanes)
     workload.check(params, lanes)
     checks.leaf("loss_weight", params.loss_weight, low=0)
+    moves = params.speeds is not None and (params.speeds.drains or params.speeds.interrupted == "handed-over")
+    if env.answers and moves:
+        raise ValueError(
+            "answers: must be False where tasks are handed over, or processors drain: a dispatcher would not "
+            "know where its tasks went; choose schedulers that hear of no departures"
+        )
     if env.answers and not hasattr(env.station, "ages"):
         raise ValueError(
             f"station = {checks.shown(env.station)}: must hold tasks until they leave, as "

@@ -107,6 +107,8 @@ class Judges:
     ) -> Comparison:
         """Compare in a system; the key is consumed."""
         checks.at_least("warmup", warmup, 0)
+        # If one is told of departures, all are judged by those.
+        env = answering(env, [*self._rules.values(), *([] if self._mover is None else [self._mover])])
         env.check(params, (self._num_lanes,))
         if self._mover is not None:
             stations.needs_settled("what a choice would have brought", env.station)
@@ -120,8 +122,6 @@ class Judges:
             self._programs,
         )
         rules, found = self._rules, dict[str, _Judged]()
-        # If one is told of departures, all are judged by those.
-        env = answering(env, rules.values())
         carries = {name: work.begin(env, rule) for name, rule in rules.items()}
 
         # Compiling takes one core for longer than running takes all of them: compile side by side, run in

@@ -278,9 +278,10 @@ def rollout(
     checks.at_least("num_lanes", num_lanes, 1)
     checks.at_least("num_tasks", num_tasks, 1)
     checks.at_least("warmup", warmup, 0)
-    env.check(params, (num_lanes,))
-    params, key, scheduler = canonical(params), typed(key), resolved(scheduler)
+    scheduler = resolved(scheduler)
     env = answering(env, [scheduler])
+    env.check(params, (num_lanes,))
+    params, key = canonical(params), typed(key)
 
     def run(env: Env) -> tuple[Summary, Carry]:
         # Cloned, since a run with more room is of the same tasks.

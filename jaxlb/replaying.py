@@ -49,7 +49,8 @@ def replay(
       ValueError: leaves of different or wrong shapes, no tasks, a gap, size, priority or deadline that cannot
         be, or a bad parameter.
     """
-    shape = np.shape(tasks.gap)
+    scheduler = resolved(scheduler)
+    env, shape = answering(env, [scheduler]), np.shape(tasks.gap)
     if (
         len(shape) not in (1, 2)
         or 0 in shape
@@ -68,8 +69,7 @@ def replay(
     checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
     floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
     tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats)
-    params, key, scheduler = canonical(params), typed(key), resolved(scheduler)
-    env = answering(env, [scheduler])
+    params, key = canonical(params), typed(key)
     lanes, keys = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1, streams(key)
 
     def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:

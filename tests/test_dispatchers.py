@@ -132,6 +132,29 @@ def test_one_dispatcher_that_counts_is_jsq_under_every_discipline():
     assert 0.05 < summary.lost_rate.mean() < 0.2
 
 
+def test_old_queue_lengths_are_corrected_to_those_of_this_moment():
+    """By one dispatcher; several have the figures of the last poll and what each did itself."""
+    tasks, key = drawn(2000, seed=2), jax.random.key(0)
+    fresh = jaxlb.make(speed=SPEED, load=0.7, answers=True)
+    for interval in (0.3, 4.0):
+        old = jaxlb.make(speed=SPEED, load=0.7, measure_interval=interval)
+        for name in ("jsq", "sed"):
+            found = jaxlb.replay(*old, jaxlb.scheduler("corrected", rule=name), tasks, key)
+            assert np.array_equal(found.action, jaxlb.replay(*fresh, name, tasks, key).action)
+            assert not np.array_equal(found.action, jaxlb.replay(*old, name, tasks, key).action)
+    # Where loads follow from lengths, they are corrected too.
+    hidden: dict[str, Any] = {
+        "speed": SPEED,
+        "load": 0.7,
+        "size_visible": False,
+        "wait_visible": False,
+        "queue_capacity": 64,
+    }
+    found = jaxlb.replay(*jaxlb.make(**hidden, measure_interval=4.0), "corrected", tasks, key)
+    expected = jaxlb.replay(*jaxlb.make(**hidden, answers=True), "universal", tasks, key)
+    assert np.array_equal(found.action, expected.action)
+
+
 def test_lanes_are_as_they_are_alone():
     env, params = jaxlb.make(speed=SPEED, load=0.7, dispatchers=3, in_turn=True)
     each = [drawn(300, seed) for seed in range(3)]
@@ -191,6 +214,7 @@ def test_rules_within_others_are_refused_where_they_would_hear_nothing():
     for make in (
         lambda: jaxlb.scheduling.guarded(inner),
         lambda: jaxlb.scheduler("guardrails", rule="c3"),
+        lambda: jaxlb.scheduler("corrected", rule="c3"),
         lambda: jaxlb.scheduler("deadline-admission", rule="c3"),
         lambda: jaxlb.scheduling.adaptive.hedge((inner,)),
     ):

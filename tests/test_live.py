@@ -218,11 +218,44 @@ def test_c_decides_nothing_on_figures_that_cannot_be(tmp_path):
     good = {"time": 1.0, "size": 1.0, "deadline": 2.0, "age": 0.0, "queue_length": [0, 0], "load": [3.0, 0.0]}
     nan = float("nan")
     changes = [{}, {"size": nan}, {"deadline": -1.0}, {"load": [nan, 1.0]}, {"load": [-1.0, 0.0]}]
-    changes += [{"time": 0.5}, {"up": [0.0, 0.0]}, {"priority": 1}, {"up": [1.0, 0.0]}]
+    changes += [{"time": 0.5}, {"time": nan}, {"size": float("inf")}, {"up": [0.0, 0.0]}, {"priority": 1}]
+    changes += [{"up": [1.0, 0.0]}]
     rows = rows_of([("decide", good | change) for change in changes], 2)
     ran = subprocess.run([str(program)], input=rows.tobytes(), capture_output=True, check=True)
-    # Without `up` in what a rule reads, it stays out: greedy of always working processors does not read it.
-    assert ran.stdout.split() == [b"1", b"-1", b"-1", b"-1", b"-1", b"-1", b"-1", b"-1", b"1"]
+    # The last one is down for the processor that has nothing to do.
+    assert ran.stdout.split() == [b"1", *[b"-1"] * 9, b"0"]
+
+
+DOWN: dict[str, Any] = {
+    "size": 1.0,
+    "deadline": 5.0,
+    "load": [3.0, 0.0, 3.0, 0.0],
+    "queue_length": [3, 0, 3, 0],
+}
+DOWN |= {"present": [3, 0, 3, 0], "up": [True, False, True, False]}
+
+
+@pytest.mark.parametrize("name", ["lwr", "universal", "rr", "prequal", "c3", "corrected"])
+def test_no_processor_that_is_down_is_chosen(name):
+    decider = jaxlb.decider(name, [1.0, 2.0, 1.0, 4.0])
+    for now in range(30):
+        chosen = decider.decide(**DOWN, time=float(now))
+        assert chosen in (0, 2)
+        decider.departed(chosen, latency=0.5, time=now + 0.5)
+
+
+@needs_gcc
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(jaxlb.schedulers()) - set(NOT_LIVE)))
+def test_no_rule_in_numpy_or_c_chooses_a_processor_that_is_down(name, tmp_path):
+    env, params = jaxlb.make(speed=[1.0, 2.0, 1.0, 4.0], load=0.7)
+    decider = jaxlb.decider(name, env=env, params=params)
+    assert {decider.decide(**DOWN, time=float(now)) for now in range(30)} <= {0, 2}
+    header = exporting.as_header(exporting.exported(name, env, params), "rule")
+    rows = rows_of([("decide", DOWN | {"time": float(now), "age": 0.0}) for now in range(30)], 4)
+    program = compiled(tmp_path, "rule", header)
+    ran = subprocess.run([str(program)], input=rows.tobytes(), capture_output=True, check=True)
+    assert set(ran.stdout.split()) <= {b"0", b"2"} and len(ran.stdout.split()) == 30
 
 
 def test_words_are_those_of_jax():
@@ -275,6 +308,7 @@ def test_stablehlo_is_of_the_same_decision():
         jnp.asarray(leaf).reshape(of.shape) for leaf, of in zip(found.memory, found.arguments, strict=False)
     ]
     given = {"gap": 0.0, "size": 1.5, "deadline": 3.0, "load": np.arange(8.0), "speed": np.asarray(SPEED)}
+    given |= {"up": np.ones(8, bool)}
     given |= {"wait": given["load"] / given["speed"], "age": 0.0, "assigned": np.zeros(8), "priority": 0}
     inputs = [
         jnp.asarray(given[name], of.dtype)
@@ -303,9 +337,13 @@ def test_figures_that_are_missing_or_cannot_be_are_refused():
     bad: list[tuple[dict[str, Any], str]] = [
         ({"load": None}, "load: must be given, since 'universal' reads it"),
         ({"size": float("nan")}, "size = nan: must be above 0"),
+        ({"size": 1e39}, r"size = 1e\+39: must be above 0 and finite"),
+        ({"size": "two"}, "size = 'two': must be a number"),
+        ({"load": {}}, "load = {}: must be a number for each"),
+        ({"time": float("inf")}, "time = inf: must be finite"),
         ({"size": 0.0}, "size = 0.0: must be above 0"),
         ({"load": [1.0]}, r"load has shape \(1,\): must be \(2,\)"),
-        ({"load": [1.0, -2.0]}, r"load = \[1.0, -2.0\]: must be at least 0"),
+        ({"load": [1.0, -2.0]}, r"load = \[1.0, -2.0\]: must be at least 0 and finite"),
         ({"time": 4.0}, "time = 4.0: must not go back"),
         ({"age": -1.0}, "age = -1.0"),
         ({"priority": 3}, "priority = 3"),
@@ -321,20 +359,28 @@ def test_figures_that_are_missing_or_cannot_be_are_refused():
     fresh.decide(**good)
     np.testing.assert_equal(decider._state, fresh._state)
     counting = jaxlb.decider("least-request", [1.0, 2.0])
-    for given, words in (
-        ({"processor": 2, "latency": 1.0}, "processor = 2"),
-        ({"processor": 0, "latency": -1.0}, "latency"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            counting.departed(given.pop("processor"), **given)
+    for rule in (counting, decider):
+        for processor, latency, words in ((2, 1.0, "processor = 2"), (0, -1.0, "latency")):
+            with pytest.raises(ValueError, match=words):
+                rule.departed(processor, latency=latency)
+        with pytest.raises(ValueError, match="time = nan: must be finite"):
+            rule.departed(0, latency=1.0, time=float("nan"))
 
 
 def test_schedulers_that_cannot_go_live_are_refused(tmp_path, capsys):
     for name, words in (("oracle", "reads the truth"), ("hedge", "cannot be exported, since it does")):
         with pytest.raises(ValueError, match=words):
             jaxlb.decider(name, [1.0, 2.0])
-    with pytest.raises(ValueError, match="processors: must be given"):
-        jaxlb.decider("lwr")
+    for processors, words in (
+        (None, "must be given"),
+        ([1.0], "must be two at least"),
+        (4, "must be a list"),
+    ):
+        with pytest.raises(ValueError, match=f"processors.*: {words}"):
+            jaxlb.decider("lwr", processors)
+    env, params = jaxlb.make("stable", affinity=[[1.0, 1.0, 0.0, 1.0]], load=0.5)
+    with pytest.raises(ValueError, match="affinity must be None"):
+        jaxlb.decider("lwr", env=env, params=params)
     with pytest.raises(ValueError, match="must not be given beside env"):
         env, params = jaxlb.make("stable")
         jaxlb.decider("lwr", [1.0], env=env, params=params)
@@ -342,6 +388,7 @@ def test_schedulers_that_cannot_go_live_are_refused(tmp_path, capsys):
         (["lwr"], "--processors or --scenario"),
         (["lwr", "--processors", "1,x"], "must be numbers"),
         (["lwr", "--processors", "1,2", "--to", "onnx"], "unknown --to 'onnx'"),
+        (["c3", "--processors", "1,2", "--to", "stablehlo"], "hears of departures"),
         (["lrw", "--processors", "1,2"], "did you mean"),
     ):
         assert run(["export", *options, "--out", str(tmp_path / "none")]) == 2
@@ -366,6 +413,9 @@ def test_a_run_goes_live_for_the_processors_it_was_trained_for(tmp_path, capsys)
         name: np.asarray(getattr(seen, name)) for name in ("size", "deadline", "load", "queue_length")
     }
     assert jaxlb.decider(folder).decide(**given) == action
+    # The same speeds, given: the rest is still what was trained on.
+    again = jaxlb.decider(folder, np.asarray(params.speed).tolist())
+    assert again.about == jaxlb.decider(folder).about
     assert run(["export", folder, "--to", "c,npz", "--out", str(tmp_path / "live")]) == 0
     assert {path.name for path in (tmp_path / "live").iterdir()} == {"dqn.h", "dqn.npz", "jaxlb_live.py"}
     capsys.readouterr()

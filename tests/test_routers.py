@@ -182,6 +182,11 @@ def test_prequal_chooses_among_what_it_has_probed():
     # All hot: the least in flight.
     router.memory = pool.replace(levels=jnp.ones(64))
     assert router.act(gap=1.0) == 1
+    # Of hot ones, the worst goes: that of most in flight.
+    router.memory = pool.replace(
+        in_flight=jnp.asarray([9.0, 7.0, 1.0] + [0.0] * 13), levels=jnp.ones(64), turn=jnp.asarray(True)
+    )
+    assert router.act(gap=0.0, present=[20] * 4) == 2 and 9.0 not in router.memory.in_flight[:16].tolist()
     # Answers that are too old are gone; with fewer than two, any.
     router.memory = pool
     assert (jnp.isin(router.memory.processor, jnp.asarray([0, 1]))).sum() == 2

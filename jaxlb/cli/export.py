@@ -99,7 +99,8 @@ def _stablehlo(found: Exported, name: str) -> Callable[[Path], list[Path]]:
     def write(out: Path) -> list[Path]:
         path, about = out / f"{name}.mlir", out / f"{name}.json"
         path.write_text(text, encoding="utf-8")
-        about.write_text(json.dumps(found.about, indent=2) + "\n", encoding="utf-8")
+        memory = [leaf.tolist() for leaf in found.memory]
+        about.write_text(json.dumps(found.about | {"memory": memory}) + "\n", encoding="utf-8")
         return [path, about]
 
     return write

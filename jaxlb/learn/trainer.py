@@ -119,6 +119,8 @@ def check(trainer: Trainer, env: Systems, params: Any, config: Any) -> None:
     for one, _ in systems(env, params):
         if one.admission:
             raise ValueError(f"admission: must be False, since training of {trainer.name} refuses no task")
+        if one.dispatchers > 1:
+            raise ValueError(f"dispatchers: must be 1, since training of {trainer.name} knows one")
     trainer.check(env, params, config)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from jaxlb.environments import make
 from jaxlb.live import header, python_code, runtime
 from jaxlb.live.program import Program, traced
 from jaxlb.params import canonical
-from jaxlb.scheduling import resolved
+from jaxlb.scheduling import resolved, schedulers
 from jaxlb.scheduling.base import first_memory
 from jaxlb.types import Answer, Array, EnvParams, Key, Observation, Scheduler, Task, Truth
 from jaxlb.version import __version__
@@ -59,6 +60,10 @@ def exported(scheduler: str | Path | Scheduler, env: Env, params: EnvParams) -> 
     """
     if env.admission:
         raise ValueError("env: must not refuse tasks: admission must be False")
+    if params.affinity is not None:
+        raise ValueError("params: affinity must be None, since a live system says by `up` who takes a task")
+    if env.num_processors < 2:
+        raise ValueError("processors: must be two at least, or there is nothing to decide")
     if is_run(scheduler):
         run = runs.find(Path(str(scheduler)))
         run.training.check(env, params)
@@ -155,8 +160,10 @@ def _observation(env: Env, params: EnvParams, rule: Scheduler) -> Observation:
     state = env.start(params, task, jax.random.key(0))
     seen = env.observe(state, params, jax.random.key(0))
     present = seen.queue_length if rule.departed is not None else None
+    # Live, any processor may be down, whatever the environment's do.
+    up = jnp.ones(env.num_processors, bool) if seen.up is None else seen.up
     return seen.replace(
-        completion=None, held=None, dispatcher=None, answers=None, since=None, present=present
+        completion=None, held=None, dispatcher=None, answers=None, since=None, present=present, up=up
     )
 
 
@@ -177,7 +184,9 @@ def is_run(scheduler: Any) -> bool:
     """Return whether this is a run folder, or a file of weights, and no name."""
     if isinstance(scheduler, Path):
         return True
-    return isinstance(scheduler, str) and ("/" in scheduler or Path(scheduler).exists())
+    if not isinstance(scheduler, str) or scheduler.partition("(")[0].strip() in schedulers():
+        return False
+    return "/" in scheduler or Path(scheduler).exists()
 
 
 def as_python(found: Exported) -> tuple[str, dict[str, np.ndarray]]:
@@ -207,7 +216,14 @@ def _decided(
 
 
 def as_stablehlo(found: Exported) -> str:
-    """Return a decision as StableHLO: (leaves of the memory, inputs) -> (action, leaves of the memory)."""
+    """Return a decision as StableHLO: (leaves of the memory, inputs) -> (action, leaves of the memory).
+
+    Raises:
+      ValueError: the scheduler has to be told of departures, which this is not.
+    """
+    if found.departed is not None:
+        name = found.about["scheduler"]
+        raise ValueError(f"scheduler {name!r}: hears of departures, which no StableHLO is written for")
     return jax.export.export(jax.jit(found.function))(*found.arguments).mlir_module()
 
 
@@ -243,9 +259,9 @@ def decider(
 
     Args:
       scheduler: one, its name, or a run folder.
-      processors: their speeds, work per time.
-      env: from `jaxlb.make`, in place of processors and the four below, for rules that know their workload;
-        of a run, what it was trained on if neither is given.
+      processors: their speeds, work per time; of a run, None: those that it was trained for.
+      env: from `jaxlb.make`, in place of processors and the four below, for rules that know their workload. A
+        run has what it was trained on in place of the four.
       params: of that.
       dispatchers: how many there are, this one included.
       size_known: whether `decide` is given sizes.
@@ -259,17 +275,21 @@ def decider(
     if (env is None) != (params is None):
         raise ValueError("env and params go together: give both or none")
     if env is None or params is None:
-        if processors is not None:
+        if processors is not None and (np.ndim(processors) != 1 or not np.size(processors)):
+            raise ValueError(f"processors = {processors!r}: must be a list, a speed for each")
+        speed = {} if processors is None else {"speed": np.asarray(processors, float).tolist()}
+        if is_run(scheduler):  # what it was trained on, but for the speeds
+            spec = runs.find(Path(str(scheduler))).training.spec()
+            env, params = replace(spec, overrides=spec.overrides | speed).make()
+        elif processors is not None:
             env, params = make(
-                speed=list(processors),
+                **speed,
                 load=0.7,
                 mean_size=mean_size,
                 dispatchers=dispatchers,
                 size_visible=size_known,
                 wait_visible=load_known,
             )
-        elif is_run(scheduler):
-            env, params = runs.find(Path(str(scheduler))).training.spec().make()
         else:
             raise ValueError("processors: must be given, a speed for each, where env and params are not")
     elif processors is not None:

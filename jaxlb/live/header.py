@@ -18,10 +18,10 @@ _USAGE = """/* {scheduler} of jaxlb {jaxlb}, for {number} processors. Written by
    {name}_task task = {{.time = now, .size = 2.0f, .deadline = 5.0f, .age = 0.25f, .up = {{1, ...}}}};
    ... its arrays too: of each processor, as last measured `age` ago;
    int processor = {name}_decide(&memory, &task);      -1: a figure cannot be, and nothing is decided
-   {name}_departed(&memory, processor, latency, service, 0, queue_length, now);
+   {name}_departed(&memory, processor, latency, service, failed, queue_length, now);
 
    Sizes and loads are work, times are in the unit in which the speeds of processors are work per time.
-   What it reads: {needs}. All else may stay 0, but `up`. */
+   What it reads: {needs}, and `up`. All else may stay 0, but `size` and `up`. */
 """
 
 
@@ -121,7 +121,9 @@ def header(
             "}",
             f"static inline int {name}_departed({name}_memory *m, int32_t processor, float latency,",
             "    float service, _Bool failed, int32_t queue_length, double time) {",
-            f"  if (processor < 0 || processor >= {number} || !(latency >= 0) || !(service >= 0)) return -1;",
+            f"  if (processor < 0 || processor >= {number} || queue_length < 0) return -1;",
+            "  if (!(latency >= 0) || isinf(latency) || !(service >= 0) || isinf(service)) return -1;",
+            "  if (!isfinite(time)) return -1;",
             "  const float since = m->count ? (float)(time - m->last) : 0.0f;",
             "  (void)failed; (void)queue_length; (void)since;",
             *(f"  {line}" for line in told),
@@ -145,13 +147,15 @@ def _figures(name: str, number: int, about: dict[str, Any]) -> list[str]:
         load = f"(float)t->queue_length[i] * {mean}"
     return [
         f"const float size = {size}, gap = m->count ? (float)(t->time - m->last) : 0.0f;",
-        "if (!(gap >= 0) || !(size >= 0) || !(t->deadline >= 0) || !(t->age >= 0)) return -1;",
+        "if (!isfinite(t->time) || !(gap >= 0) || !(size > 0) || isinf(size)) return -1;",
+        "if (!(t->deadline >= 0) || !(t->age >= 0) || isinf(t->age)) return -1;",
         f"if (t->priority < 0 || t->priority >= {about['classes']}) return -1;",
         f"float load[{number}], wait[{number}], speed[{number}], assigned[{number}] = {{0}};",
         "float average = 0, variance = 0; int some = 0;",
         f"for (int i = 0; i < {number}; i++) {{",
         f"  load[i] = {load}; speed[i] = t->speed_is_measured ? t->speed[i] : {name}_speed[i];",
-        "  if (!(load[i] >= 0) || isinf(load[i]) || !(speed[i] > 0) || t->queue_length[i] < 0) return -1;",
+        "  if (!(load[i] >= 0) || isinf(load[i]) || !(speed[i] > 0) || isinf(speed[i])) return -1;",
+        "  if (t->queue_length[i] < 0 || t->present[i] < 0) return -1;",
         f"  wait[i] = load[i] / speed[i]; average += load[i] / {number}; some |= t->up[i];",
         "}",
         "if (!some) return -1;",

@@ -158,10 +158,8 @@ class Decider:
         Raises:
           ValueError: a figure is missing, or cannot be.
         """
-        now = clock.monotonic() if time is None else float(time)
+        now = self._time(time)
         gap = 0.0 if self._last is None else now - self._last
-        if not gap >= 0:
-            raise ValueError(f"time = {time!r}: must not go back")
         number, about = len(self._speed), self.about
         if not isinstance(priority, (int, np.integer)) or not 0 <= priority < about["classes"]:
             raise ValueError(
@@ -191,6 +189,8 @@ class Decider:
         }
         if "key" in about["inputs"]:
             given["key"] = fold_in(self._key, self._count & 0xFFFFFFFF)
+        if gap < 0:
+            raise ValueError(f"time = {time!r}: must not go back from {self._last!r}; `reset` forgets that")
         if given["up"].shape != (number,):
             raise ValueError(f"up has shape {given['up'].shape}: must be ({number},), one for each processor")
         if not given["up"].any():
@@ -222,13 +222,10 @@ class Decider:
           failed: whether it left unserved.
           time: when it left; None: now.
         """
-        if self._departed is None:
-            return
         number = len(self._speed)
         if not isinstance(processor, (int, np.integer)) or not 0 <= processor < number:
             raise ValueError(f"processor = {processor!r}: must be a whole number from 0 to {number - 1}")
-        now = clock.monotonic() if time is None else float(time)
-        took = self._number("latency", latency)
+        now, took = self._time(time), self._number("latency", latency)
         given: dict[str, Any] = {
             "processor": np.int32(processor),
             "latency": took,
@@ -237,6 +234,8 @@ class Decider:
             "queue_length": np.int32(self._number("queue_length", queue_length)),
             "since": np.float32(0.0 if self._last is None else now - self._last),
         }
+        if self._departed is None:
+            return
         with np.errstate(all="ignore"):
             self._state = list(
                 self._departed(*self._state, *(given[name] for name in self.about["departed_inputs"]))
@@ -252,20 +251,25 @@ class Decider:
             assigned[processor] += np.float32(work)
         return assigned
 
+    def _time(self, value: Any) -> float:
+        if value is None:
+            return clock.monotonic()
+        now = _float("time", value)
+        if not math.isfinite(now):
+            raise ValueError(f"time = {value!r}: must be finite")
+        return now
+
     def _number(self, name: str, value: Any, above: bool = False, infinite: bool = False) -> np.float32:
         if value is None:
             if name in self.needs:
                 raise ValueError(f"{name}: must be given, since {self.about['scheduler']!r} reads it")
             return np.float32(1.0)
-        number = float(value)
-        if (
-            math.isnan(number)
-            or number < 0
-            or (above and number == 0)
-            or (math.isinf(number) and not infinite)
-        ):
-            raise ValueError(f"{name} = {value!r}: must be {'above' if above else 'at least'} 0")
-        return np.float32(number)
+        with np.errstate(over="ignore"):
+            number = np.float32(_float(name, value))
+        if not (number > 0 if above else number >= 0) or (np.isinf(number) and not infinite):
+            bound = "above 0" if above else "at least 0"
+            raise ValueError(f"{name} = {value!r}: must be {bound}{'' if infinite else ' and finite'}")
+        return number
 
     def _each(self, name: str, values: Any, above: bool = False) -> np.ndarray:
         number = len(self._speed)
@@ -273,16 +277,30 @@ class Decider:
             if name in self.needs:
                 raise ValueError(f"{name}: must be given, since {self.about['scheduler']!r} reads it")
             return np.zeros(number, np.float32)
-        array = np.asarray(values, np.float32)
+        try:
+            array = np.asarray(values, np.float32)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} = {values!r}: must be a number for each processor") from None
         if array.shape != (number,):
             raise ValueError(f"{name} has shape {array.shape}: must be ({number},), one for each processor")
         if not (np.isfinite(array).all() and (array > 0 if above else array >= 0).all()):
-            raise ValueError(f"{name} = {array.tolist()}: must be {'above' if above else 'at least'} 0")
+            bound = "above 0" if above else "at least 0"
+            raise ValueError(f"{name} = {values!r}: must be {bound} and finite, each of them")
         return array
 
 
+def _float(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} = {value!r}: must be a number") from None
+
+
 def load(path: Any, seed: int = 0) -> Decider:
-    """Read what `jaxlb export --to npz` wrote; `seed` is for schedulers that draw."""
+    """Read what `jaxlb export --to npz` wrote; `seed` is for schedulers that draw.
+
+    The file has a program, which runs: load only what you, or somebody you trust, have written.
+    """
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     about = json.loads(str(arrays.pop("about")))

@@ -20,6 +20,7 @@ from jaxlb.scheduling import (
     size_based,
     universal,
 )
+from jaxlb.scheduling import corrected as _corrected
 from jaxlb.scheduling import guardrails as _guardrails
 from jaxlb.scheduling.base import stateless, with_memory
 from jaxlb.scheduling.guard import guarded
@@ -55,6 +56,15 @@ def guardrails(rule: str = "greedy", tightness: float = 2.0) -> Scheduler:
       tightness: how many of the largest tasks of about its size a processor may be ahead.
     """
     return _guardrails.guardrails(scheduler(rule), tightness)
+
+
+def corrected(rule: str = "universal") -> Scheduler:
+    """Correct old queue lengths by what this dispatcher has sent and heard of since; a rule chooses by them.
+
+    Args:
+      rule: a name of `schedulers()`.
+    """
+    return _corrected.corrected(scheduler(rule))
 
 
 _FACTORIES: dict[str, Callable[..., Scheduler]] = {
@@ -95,6 +105,7 @@ _FACTORIES: dict[str, Callable[..., Scheduler]] = {
     "replicas": fleets.replicas,
     "deadline-admission": deadline_admission,
     "guardrails": guardrails,
+    "corrected": corrected,
     "hedge": adaptive.hedge,
     "universal": universal.universal,
     "oracle": classical.oracle,

@@ -49,6 +49,8 @@ class Memory(struct.PyTreeNode):
 
 
 def _start(each: tuple[tuple[str, Start], ...], env: Static, params: EnvParams, lanes: Lanes) -> Memory:
+    if env.dispatchers > 1:
+        raise ValueError("scheduler 'hedge': must have one dispatcher, since it simulates the whole system")
     if env.loses(params):
         raise ValueError(
             "scheduler 'hedge': must have an environment that loses no tasks, since it compares completion "

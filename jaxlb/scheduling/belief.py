@@ -28,6 +28,7 @@ class Belief(struct.PyTreeNode):
     size_visible: bool = struct.field(pytree_node=False)
     wait_visible: bool = struct.field(pytree_node=False)
     most: float | tuple[float, ...] = struct.field(pytree_node=False)  # as stations have it
+    alone: bool = struct.field(pytree_node=False)  # whether there is one dispatcher
     delays: bool = struct.field(pytree_node=False)  # whether a task may delay those that were there before it
     count: Array  # int32, decisions seen
     first_size: Array  # [...] work
@@ -73,6 +74,7 @@ def start(env: Static, params: EnvParams, lanes: Lanes) -> Belief:
         size_visible=env.size_visible,
         wait_visible=env.wait_visible,
         most=env.station.most,
+        alone=env.dispatchers == 1,
         delays=env.station.delays,
         count=jnp.int32(0),
         first_size=one,
@@ -209,7 +211,8 @@ def backlog(belief: Belief) -> Array:
     """Return the work `[P, ...]` that processors are believed to hold."""
     b = belief
     if not b.wait_visible:
-        return b.reckoned if b.size_visible else b.measured + b.given
+        # Others send tasks too: then what is counted tells more than one's own account.
+        return b.reckoned if b.size_visible and b.alone else b.measured + b.given
     trusted = (b.reckoned_error < 0.8 * b.measured_error) & (b.count > 20)
     return jnp.where(trusted, b.reckoned, b.measured + b.given)
 

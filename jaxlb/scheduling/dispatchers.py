@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb.functions import partial
+from jaxlb.params import VECTORS
 from jaxlb.scheduling.base import Start, first_memory
 from jaxlb.types import Answer, Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
@@ -37,12 +38,15 @@ def seated(env: Static, scheduler: Scheduler) -> Scheduler:
 
 def _start(name: str, start: Start, env: Static, params: EnvParams, lanes: Lanes) -> Any:
     def of_lane(lane: Array) -> Any:
-        def own(speed: Array | None) -> Array | None:
-            if speed is None or not lanes:
-                return speed
-            return jnp.broadcast_to(speed, (speed.shape[0], *lanes))[:, lane]
+        def own(x: Array | None, axes: int = 1) -> Array | None:
+            return (
+                x
+                if x is None or x.ndim <= axes
+                else jnp.broadcast_to(x, (*x.shape[:axes], *lanes))[..., lane]
+            )
 
-        its = params.replace(speed=own(params.speed), nominal_speed=own(params.nominal_speed))
+        vectors = {vector: own(getattr(params, vector)) for vector in VECTORS}
+        its = params.replace(**vectors, affinity=own(params.affinity, 2))
         return first_memory(name, start, env, its, ())
 
     if lanes:

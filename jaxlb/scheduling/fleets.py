@@ -18,6 +18,7 @@ from jaxlb.scheduling.units import mean_service
 from jaxlb.types import Answer, Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 _POOL, _PROBES, _LEVELS = 16, 3, 64
+"""Answers that are kept, probes a task, and numbers in flight that are remembered."""
 _HOT = 2.0**-0.25
 """Of the numbers in flight lately probed, the share below which a processor is cold."""
 
@@ -96,7 +97,7 @@ def _prequal(max_age: float, variables: tuple, memory: Pool, o: Observation, key
     m = _without(m, m.uses >= reuse)
     # One goes, in turn the oldest and the worst.
     there = m.processor >= 0
-    worst = jnp.where(_is_hot(m) & there, 1e20 + m.in_flight, m.latency)
+    worst = jnp.where(_is_hot(m) & there, 1e20 * (1.0 + m.in_flight), m.latency)
     key_of_worst = jnp.where(m.turn, worst, m.age)
     goes = first_smallest(jnp.where(there, -key_of_worst, jnp.inf))
     m = _without(m, jnp.arange(_POOL, dtype=jnp.int32) == goes).replace(turn=~m.turn)
@@ -120,7 +121,11 @@ def _probed(m: Pool, o: Observation, each: Array, key: Key) -> Pool:
             "uses": jnp.float32(0.0),
         }
         m = m.replace(**{name: getattr(m, name).at[into].set(value) for name, value in new.items()})
-        m = m.replace(levels=m.levels.at[m.probed % _LEVELS].set(level), probed=m.probed + 1)
+        # Of one that is down, nothing is learned. What is counted goes round, so that it stays small.
+        taken = each[p] > 0
+        levels = m.levels.at[m.probed % _LEVELS].set(jnp.where(taken, level, m.levels[m.probed % _LEVELS]))
+        following = jnp.where(m.probed >= 2 * _LEVELS - 1, _LEVELS, m.probed + 1)
+        m = m.replace(levels=levels, probed=jnp.where(taken, following, m.probed))
     return m
 
 
@@ -153,7 +158,7 @@ def _shorter(memories: Array, word: Array) -> Array:
 _TOLD = {"any": _any, "shorter-of-two": _shorter}
 
 
-def _no_reports(env: Static, params: EnvParams, lanes: Lanes) -> Array:
+def _none_reported(env: Static, params: EnvParams, lanes: Lanes) -> Array:
     del params, lanes
     return jnp.zeros(env.num_processors, bool)
 
@@ -184,7 +189,7 @@ def jbt(threshold: int = 0, told: str = "any") -> Scheduler:
     """
     checks.at_least("threshold", threshold, 0)
     checks.known("told", told, _TOLD)
-    return Scheduler("jbt", (), _no_reports, _jbt, partial(_below, threshold), _TOLD[told])
+    return Scheduler("jbt", (), _none_reported, _jbt, partial(_below, threshold), _TOLD[told])
 
 
 def _no_estimates(env: Static, params: EnvParams, lanes: Lanes) -> Array:
@@ -280,7 +285,8 @@ def _slow_start(aggression: float, memory: Warming, o: Observation, key: Key) ->
     del key
     up = memory.up + o.gap
     if o.up is not None:
-        up = jnp.where(o.up, up, 0.0)
+        down = ~o.up if o.affinity is None else ~o.up & (o.affinity > 0)
+        up = jnp.where(down, 0.0, up)
     share = jnp.clip((up / memory.window) ** (1.0 / aggression), 0.1, 1.0)
     earned = usable(o, o.speed * share, 0.0)
     credit = memory.credit + earned
@@ -292,7 +298,7 @@ def _slow_start(aggression: float, memory: Warming, o: Observation, key: Key) ->
 def slow_start(window: float = 1000.0, aggression: float = 1.0) -> Scheduler:
     """Take turns in shares of speed x max(0.1, (time since it came up / window)^(1 / aggression)).
 
-    Smooth weighted Round Robin with Envoy's slow start.
+    Smooth weighted Round Robin with Envoy's slow start. One that is full counts as down.
 
     Args:
       window: mean services after which a processor has its whole share.

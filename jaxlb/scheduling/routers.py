@@ -92,7 +92,8 @@ def peak_ewma(time_constant: float = 333.0, default: float = 1.0, peaks: bool = 
       time_constant: mean services in which an average forgets; 10 s where a request takes 30 ms.
       default: latency before the first answer, in mean services.
       peaks: whether a latency above the average replaces it, and averages fall while nothing comes, as in
-        Finagle, tower and linkerd; if not, a plain average as in Envoy.
+        Finagle, tower and linkerd; if not, a plain average as in Envoy, but of every answer, and not of what
+        came in 100 ms.
     """
     checks.leaf("time_constant", time_constant, above=0)
     checks.leaf("default", default, low=0)
@@ -211,7 +212,7 @@ def client_wrr(time_constant: float = 333.0, penalty: float = 1.0) -> Scheduler:
     """Take turns in shares of what processors report: served / (utilisation + penalty x failures / served).
 
     Both per time, and of this dispatcher's own requests: gRPC's client-side weighted Round Robin. One that
-    has reported nothing has the median of the others.
+    has served nothing yet, or lately, has the median of the others, even if all that it had failed.
 
     Args:
       time_constant: mean services in which reports are forgotten.
