@@ -181,9 +181,10 @@ def page(cells: dict[str, Any], lanes: int, tasks: int, directory: Path) -> str:
         f"Written by `python benchmarks/routers.py --lanes {lanes} --tasks {tasks}`. {lanes} lanes",
         f"x {tasks:,} tasks after as many of warm-up, the same for all rules. Cells differ in how often",
         "figures are polled (in mean services; by each dispatcher at another time), and in how many",
-        "dispatchers there are, each with its",
-        "own memory. Where `?` stands, the row was not stationary. Rules have their default options; the",
-        f"universal scheduler has never seen a second dispatcher in training. {machine()}.",
+        "dispatchers there are, each with its own memory. Where `?` stands, the row was not stationary.",
+        "Rules have their default options; the universal scheduler has never seen a second dispatcher in",
+        "training. `corrected` is the universal scheduler behind an account of what was sent and came back,",
+        f"as the routers' own rules have one. {machine()}.",
         "",
     ]
     for system, (text, _) in SYSTEMS.items():

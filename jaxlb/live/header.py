@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxlb.live import c_code
-from jaxlb.live.c_code import TYPES, Constants
+from jaxlb.live.c_parts import HEAD, TYPES, Constants, literal
 from jaxlb.live.program import Program
 
 SENT = 1024
@@ -74,7 +74,7 @@ def header(
     usage = _USAGE.format(
         name=name, number=number, needs=", ".join(about["needs"]) or "nothing of these", **_only(about)
     )
-    speeds = ", ".join(c_code.literal(np.float32(speed)) for speed in about["speed"])
+    speeds = ", ".join(literal(np.float32(speed)) for speed in about["speed"])
     guard = f"{name.upper()}_H"
     return "\n".join(
         [
@@ -86,7 +86,7 @@ def header(
             "#include <string.h>",
             "#ifndef JAXLB_HEAD",
             "#define JAXLB_HEAD",
-            c_code.HEAD.strip(),
+            HEAD.strip(),
             "#endif",
             f"enum {{ {name}_processors = {number} }};",
             f"static const float {name}_speed[{number}] = {{{speeds}}};",
@@ -141,7 +141,7 @@ def _only(about: dict[str, Any]) -> dict[str, Any]:
 
 def _figures(name: str, number: int, about: dict[str, Any]) -> list[str]:
     """Return what makes the figures of an observation from those of a task."""
-    mean = c_code.literal(np.float32(about["mean_size"]))
+    mean = literal(np.float32(about["mean_size"]))
     size, load = ("t->size", "t->load[i]") if about["size_known"] else (mean, "t->load[i]")
     if not about["load_known"]:
         load = f"(float)t->queue_length[i] * {mean}"
