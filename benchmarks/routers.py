@@ -226,6 +226,7 @@ def main(
                 cells[name] = _measured(system, age, number, lanes, tasks)
                 kept.write_text(json.dumps(cells, indent=1, default=float) + "\n", encoding="utf-8")
                 print(f"{name}: {cells[name]['seconds']:.0f} s", flush=True)
+                jax.clear_caches()  # programs of many cells would leave no room for maps of memory
     (out / "routers.md").write_text(page(cells, lanes, tasks, out), encoding="utf-8")
 
 

@@ -23,6 +23,7 @@ _EACH: dict[str, Any] = {
     "exp": "expf({0})",
     "exp2": "exp2f({0})",
     "log": "logf({0})",
+    "log2": "log2f({0})",
     "log1p": "log1pf({0})",
     "expm1": "expm1f({0})",
     "tanh": "tanhf({0})",

@@ -25,6 +25,7 @@ _EACH: dict[str, Any] = {
     "exp": "np.exp({0})",
     "exp2": "np.exp2({0})",
     "log": "np.log({0})",
+    "log2": "np.log2({0})",
     "log1p": "np.log1p({0})",
     "expm1": "np.expm1({0})",
     "tanh": "np.tanh({0})",
