@@ -61,6 +61,22 @@ SYSTEMS: dict[str, tuple[str, Callable[..., tuple[jaxlb.Env, jaxlb.EnvParams]]]]
 }
 
 
+_WORDS = """## In words
+
+Where nobody knows how large a request is:
+
+- **Keep account of what you sent and what came back**: `corrected`, before the universal scheduler or
+  before least connections, is worth more than the rule behind it. With one router it makes the age of
+  polls irrelevant.
+- With fresh counts, least connections is enough, and with several routers it is best.
+- With several routers and old polls, `corrected` and `c3` are close on completion, and `c3` misses
+  fewer deadlines.
+- Never go by old counts alone (`lwr`, `least-connections`, `power-of-d`, `tidal`, `universal` as it
+  is): all send to the same servers until the next poll.
+- Two choices by one's own latencies or requests (`peak-ewma`, `least-request`) never come first here.
+"""
+
+
 def _measured(system: str, age: float | None, dispatchers: int, lanes: int, tasks: int) -> dict[str, Any]:
     """Return the figures of all rules in one cell."""
     own = {} if age is None else {"measure_interval": age * 8.0 / sum(_SPEED)}
@@ -187,6 +203,10 @@ def page(cells: dict[str, Any], lanes: int, tasks: int, directory: Path) -> str:
         f"as the routers' own rules have one. {machine()}.",
         "",
     ]
+    lines += [_WORDS, ""]
+    missing = [system for system in SYSTEMS if not any(name.startswith(f"{system}, ") for name in cells)]
+    if missing:
+        lines += [f"Not measured yet: {', '.join(missing)}.", ""]
     for system, (text, _) in SYSTEMS.items():
         if not any(name.startswith(f"{system}, ") for name in cells):
             continue
