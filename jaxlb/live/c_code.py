@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from jaxlb.live.c_parts import TYPES, Code, Constants, index_of, loops
+from jaxlb.live.c_parts import TYPES, Code, index_of, loops
 from jaxlb.live.c_structured import STRUCTURED
-from jaxlb.live.program import ELEMENTWISE, Program, Step, is_mixed
+from jaxlb.live.program import ELEMENTWISE, Constants, Program, Step, is_mixed
 
 
 def body(program: Program, inputs: Sequence[str], outputs: Sequence[str], constants: Constants) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlb.live.program import Step, Value
+from jaxlb.live.program import Constants, Step, Value
 
 TYPES = {"float32": "float", "int32": "int32_t", "uint32": "uint32_t", "bool": "_Bool"}
 _EACH: dict[str, Any] = {
@@ -112,23 +112,12 @@ def literal(number: Any) -> str:
     return f"{int(number)}u" if isinstance(number, np.unsignedinteger) else f"{int(number)}"
 
 
-class Constants:
-    """Arrays of a header by name."""
-
-    def __init__(self, prefix: str):
-        """Begin with none."""
-        self._prefix, self._names = prefix, dict[tuple[str, bytes], str]()
-        self.lines: list[str] = []
-
-    def name(self, array: np.ndarray) -> str:
-        """Return the name of an array, flat."""
-        flat = np.ascontiguousarray(array).reshape(-1)
-        same = str(flat.dtype), flat.tobytes()
-        if same not in self._names:
-            name = self._names[same] = f"{self._prefix}_c{len(self._names)}"
-            numbers = ", ".join(map(literal, flat))
-            self.lines.append(f"static const {TYPES[str(flat.dtype)]} {name}[{flat.size}] = {{{numbers}}};")
-        return self._names[same]
+def declared(constants: Constants) -> list[str]:
+    """Return the declarations of constants."""
+    return [
+        f"static const {TYPES[str(array.dtype)]} {name}[{array.size}] = {{{', '.join(map(literal, array))}}};"
+        for name, array in constants.arrays.items()
+    ]
 
 
 class Code:

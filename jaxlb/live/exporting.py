@@ -15,7 +15,7 @@ from jaxlb import observe, runs
 from jaxlb.env import Env
 from jaxlb.environments import make
 from jaxlb.live import header, python_code, runtime
-from jaxlb.live.program import Program, traced
+from jaxlb.live.program import Constants, Program, traced
 from jaxlb.params import canonical
 from jaxlb.scheduling import resolved, schedulers
 from jaxlb.scheduling.base import first_memory
@@ -191,7 +191,7 @@ def is_run(scheduler: Any) -> bool:
 
 def as_python(found: Exported) -> tuple[str, dict[str, np.ndarray]]:
     """Return the text of the programs, which needs NumPy only, and the arrays that go with it."""
-    constants = python_code.Constants()
+    constants = Constants()
     memory = [f"m{index}" for index in range(found.about["state"])]
     try:
         source = python_code.function("decide", found.decide, memory + found.about["inputs"], constants)

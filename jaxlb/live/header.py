@@ -1,12 +1,13 @@
 """A scheduler as one C header: a memory, and three functions."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlb.live import c_code
-from jaxlb.live.c_parts import HEAD, TYPES, Constants, literal
-from jaxlb.live.program import Program
+from jaxlb.live.c_parts import HEAD, TYPES, declared, literal
+from jaxlb.live.program import Constants, Program
 
 SENT = 1024
 """Tasks sent since figures were measured that are kept account of; of more, the oldest are forgotten."""
@@ -29,7 +30,7 @@ def header(
     name: str, about: dict[str, Any], memory: list[np.ndarray], decide: Program, departed: Program | None
 ) -> str:
     """Return the text of the header; all names in it begin with `name`."""
-    number, constants = len(about["speed"]), Constants(name)
+    number, constants = len(about["speed"]), Constants(f"{name}_")
     first = [constants.name(leaf) for leaf in memory]
     leaves = [f"m->m{index}" for index in range(len(memory))]
     given = {
@@ -50,8 +51,6 @@ def header(
         "key": "key",
         **{one: one for one in ("processor", "latency", "service", "failed", "since")},
     }
-    if number == 1:
-        given |= {key: f"{given[key]}[0]" for key in (*_EACH, "wait", "assigned")}
     decision = c_code.body(
         decide, leaves + [given[key] for key in about["inputs"]], ["action", *leaves], constants
     )
@@ -72,10 +71,15 @@ def header(
             departed, leaves + [of_answer[key] for key in about["departed_inputs"]], leaves, constants
         )
     usage = _USAGE.format(
-        name=name, number=number, needs=", ".join(about["needs"]) or "nothing of these", **_only(about)
+        name=name,
+        number=number,
+        needs=", ".join(about["needs"]) or "nothing of these",
+        scheduler=about["scheduler"],
+        jaxlb=about["jaxlb"],
     )
     speeds = ", ".join(literal(np.float32(speed)) for speed in about["speed"])
     guard = f"{name.upper()}_H"
+    account = _account(number) if "assigned" in about["inputs"] else _Account()
     return "\n".join(
         [
             usage,
@@ -90,12 +94,11 @@ def header(
             "#endif",
             f"enum {{ {name}_processors = {number} }};",
             f"static const float {name}_speed[{number}] = {{{speeds}}};",
-            *constants.lines,
+            *declared(constants),
             "typedef struct {",
             *(f"  {field}" for field in fields),
-            f"  double last, sent_at[{SENT}];",
-            f"  float sent_work[{SENT}];",
-            f"  int32_t sent_to[{SENT}], sent_first, sent_number;",
+            *account.fields,
+            "  double last;",
             "  uint32_t key[2], count;",
             f"}} {name}_memory;",
             "typedef struct {",
@@ -109,14 +112,11 @@ def header(
             "}",
             f"static inline int {name}_decide({name}_memory *m, const {name}_task *t) {{",
             *(f"  {line}" for line in _figures(name, number, about)),
+            *account.before,
             "  int32_t action;",
             *(f"  {line}" for line in decision),
             "  m->last = t->time; m->count++;",
-            f"  if (m->sent_number == {SENT}) {{",
-            f"    m->sent_first = (m->sent_first + 1) % {SENT}; m->sent_number--;",
-            "  }",
-            f"  const int place = (m->sent_first + m->sent_number++) % {SENT};",
-            "  m->sent_at[place] = t->time; m->sent_to[place] = action; m->sent_work[place] = size;",
+            *account.after,
             "  return action;",
             "}",
             f"static inline int {name}_departed({name}_memory *m, int32_t processor, float latency,",
@@ -135,8 +135,40 @@ def header(
     )
 
 
-def _only(about: dict[str, Any]) -> dict[str, Any]:
-    return {key: about[key] for key in ("scheduler", "jaxlb")}
+class _Account(NamedTuple):
+    """Of the work sent to each processor since figures were measured: fields and statements."""
+
+    fields: Sequence[str] = ()
+    before: Sequence[str] = ()
+    after: Sequence[str] = ()
+
+
+def _account(number: int) -> _Account:
+    return _Account(
+        fields=[
+            f"  double sent_at[{SENT}];",
+            f"  float sent_work[{SENT}];",
+            f"  int32_t sent_to[{SENT}], sent_first, sent_number;",
+        ],
+        before=[
+            f"  float assigned[{number}] = {{0}};",
+            "  const double measured = t->time - t->age * (1.0 + 1e-6); /* an age is rounded */",
+            "  while (m->sent_number && (t->age == 0 || m->sent_at[m->sent_first] < measured)) {",
+            f"    m->sent_first = (m->sent_first + 1) % {SENT}; m->sent_number--;",
+            "  }",
+            "  for (int i = 0; i < m->sent_number; i++) {",
+            f"    const int at = (m->sent_first + i) % {SENT};",
+            "    assigned[m->sent_to[at]] += m->sent_work[at];",
+            "  }",
+        ],
+        after=[
+            f"  if (m->sent_number == {SENT}) {{",
+            f"    m->sent_first = (m->sent_first + 1) % {SENT}; m->sent_number--;",
+            "  }",
+            f"  const int place = (m->sent_first + m->sent_number++) % {SENT};",
+            "  m->sent_at[place] = t->time; m->sent_to[place] = action; m->sent_work[place] = size;",
+        ],
+    )
 
 
 def _figures(name: str, number: int, about: dict[str, Any]) -> list[str]:
@@ -150,7 +182,7 @@ def _figures(name: str, number: int, about: dict[str, Any]) -> list[str]:
         "if (!isfinite(t->time) || !(gap >= 0) || !(size > 0) || isinf(size)) return -1;",
         "if (!(t->deadline >= 0) || !(t->age >= 0) || isinf(t->age)) return -1;",
         f"if (t->priority < 0 || t->priority >= {about['classes']}) return -1;",
-        f"float load[{number}], wait[{number}], speed[{number}], assigned[{number}] = {{0}};",
+        f"float load[{number}], wait[{number}], speed[{number}];",
         "float average = 0, variance = 0; int some = 0;",
         f"for (int i = 0; i < {number}; i++) {{",
         f"  load[i] = {load}; speed[i] = t->speed_is_measured ? t->speed[i] : {name}_speed[i];",
@@ -161,13 +193,6 @@ def _figures(name: str, number: int, about: dict[str, Any]) -> list[str]:
         "if (!some) return -1;",
         f"for (int i = 0; i < {number}; i++)",
         f"  variance += (load[i] - average) * (load[i] - average) / {number};",
-        "const double measured = t->time - t->age * (1.0 + 1e-6); /* an age is rounded */",
-        "while (m->sent_number && (t->age == 0 || m->sent_at[m->sent_first] < measured)) {",
-        f"  m->sent_first = (m->sent_first + 1) % {SENT}; m->sent_number--;",
-        "}",
-        "for (int i = 0; i < m->sent_number; i++) {",
-        f"  const int at = (m->sent_first + i) % {SENT}; assigned[m->sent_to[at]] += m->sent_work[at];",
-        "}",
-        "(void)gap; (void)wait; (void)variance; (void)assigned;",
+        "(void)gap; (void)wait; (void)variance;",
         *(["uint32_t key[2]; jaxlb_threefry(m->key, 0, m->count, key);"] if "key" in about["inputs"] else []),
     ]

@@ -81,6 +81,24 @@ class Value(NamedTuple):
         return math.prod(self.shape)
 
 
+class Constants:
+    """Arrays of programs by name, flat; the same array has one name."""
+
+    def __init__(self, prefix: str = ""):
+        """Begin with none; names begin with the prefix."""
+        self.arrays: dict[str, np.ndarray] = {}
+        self._prefix, self._names = prefix, dict[tuple[str, bytes], str]()
+
+    def name(self, array: np.ndarray) -> str:
+        """Return the name of an array."""
+        flat = np.ascontiguousarray(array).reshape(-1)
+        same = str(flat.dtype), flat.tobytes()
+        if same not in self._names:
+            self._names[same] = f"{self._prefix}c{len(self._names)}"
+            self.arrays[self._names[same]] = flat
+        return self._names[same]
+
+
 class Step(NamedTuple):
     """An instruction."""
 

@@ -4,9 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
-from jaxlb.live.program import ELEMENTWISE, Program, Step, Value, is_mixed, row_put, rows_taken
+from jaxlb.live.program import ELEMENTWISE, Constants, Program, Step, Value, is_mixed, row_put, rows_taken
 
 _EACH: dict[str, Any] = {
     "add": "{0} + {1}",
@@ -58,24 +56,6 @@ _REDUCE = {
     "reduce_or": "np.logical_or",
     "reduce_and": "np.logical_and",
 }
-
-
-class Constants:
-    """Arrays of a program by name."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self.arrays: dict[str, np.ndarray] = {}
-        self._names: dict[tuple[str, bytes], str] = {}
-
-    def name(self, array: np.ndarray) -> str:
-        """Return the name of an array, flat."""
-        flat = np.ascontiguousarray(array).reshape(-1)
-        same = str(flat.dtype), flat.tobytes()
-        if same not in self._names:
-            self._names[same] = f"c{len(self._names)}"
-            self.arrays[self._names[same]] = flat
-        return self._names[same]
 
 
 def function(name: str, program: Program, inputs: Sequence[str], constants: Constants) -> str:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb.functions import partial
-from jaxlb.numerics import first_smallest
+from jaxlb.numerics import first_smallest, processor_index
 from jaxlb.params import work_at
 from jaxlb.stations import capacity, response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
@@ -131,6 +131,18 @@ def cheapest(observation: Observation, cost: Array, tiebreak: Array | None = Non
         last = usable(observation, after_backlog(observation), jnp.inf)
         cost = jnp.where(jnp.isfinite(cost).any(0), cost, last)
     return first_smallest(cost, tiebreak)
+
+
+def take_turn(observation: Observation, weight: Array, credit: Array) -> tuple[Array, Array]:
+    """Return the usable processor of most credit, and the credit after its turn, `[P, ...]`.
+
+    Every processor earns its weight `[P, ...]`, and the one that is chosen pays all: smooth weighted Round
+    Robin.
+    """
+    earned = usable(observation, weight, 0.0)
+    credit = credit + earned
+    action = cheapest(observation, -credit)
+    return action, credit - jnp.where(processor_index(credit) == action, earned.sum(0), 0.0)
 
 
 def sampled(weights: Array, key: Key, lanes: Lanes) -> Array:

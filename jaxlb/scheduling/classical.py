@@ -14,6 +14,7 @@ from jaxlb.scheduling.base import (
     relative_load,
     sampled,
     stateless,
+    take_turn,
     uniform_per_processor,
     usable,
     with_memory,
@@ -118,11 +119,7 @@ def _no_credit(env: Static, params: EnvParams, lanes: Lanes) -> Array:
 
 def _wrr(credit: Array, observation: Observation, key: Key) -> tuple[Array, Array]:
     del key
-    earned = usable(observation, observation.speed, 0.0)
-    credit = credit + earned
-    action = cheapest(observation, -credit)
-    paid = jnp.where(processor_index(credit) == action, earned.sum(0), 0.0)
-    return action, credit - paid
+    return take_turn(observation, observation.speed, credit)
 
 
 def wrr() -> Scheduler:

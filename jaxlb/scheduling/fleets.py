@@ -13,7 +13,7 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import first_smallest, processor_index
-from jaxlb.scheduling.base import cheapest, sampled, uniform_per_processor, usable
+from jaxlb.scheduling.base import cheapest, sampled, take_turn, uniform_per_processor, usable, with_memory
 from jaxlb.scheduling.units import mean_service
 from jaxlb.types import Answer, Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
@@ -260,12 +260,7 @@ def tidal_water_filling() -> Scheduler:
     each sends what this one has sent since the figures were published, fill the queues up to (Goren and
     others 2020). Speeds count alike.
     """
-    return Scheduler("tidal", (), _nothing_sent, partial(_without_variables, _tidal))
-
-
-def _without_variables(act: Any, variables: tuple, memory: Any, o: Observation, key: Key) -> tuple:
-    del variables
-    return act(memory, o, key)
+    return with_memory("tidal", _nothing_sent, _tidal)
 
 
 class Warming(struct.PyTreeNode):
@@ -288,11 +283,8 @@ def _slow_start(aggression: float, memory: Warming, o: Observation, key: Key) ->
         down = ~o.up if o.affinity is None else ~o.up & (o.affinity > 0)
         up = jnp.where(down, 0.0, up)
     share = jnp.clip((up / memory.window) ** (1.0 / aggression), 0.1, 1.0)
-    earned = usable(o, o.speed * share, 0.0)
-    credit = memory.credit + earned
-    action = cheapest(o, -credit)
-    paid = jnp.where(processor_index(credit) == action, earned.sum(0), 0.0)
-    return action, memory.replace(credit=credit - paid, up=up)
+    action, credit = take_turn(o, o.speed * share, memory.credit)
+    return action, memory.replace(credit=credit, up=up)
 
 
 def slow_start(window: float = 1000.0, aggression: float = 1.0) -> Scheduler:
@@ -306,8 +298,7 @@ def slow_start(window: float = 1000.0, aggression: float = 1.0) -> Scheduler:
     """
     checks.leaf("window", window, above=0)
     checks.leaf("aggression", aggression, above=0)
-    act = partial(_without_variables, partial(_slow_start, aggression))
-    return Scheduler("slow-start", (), partial(_warm, window), act)
+    return with_memory("slow-start", partial(_warm, window), partial(_slow_start, aggression))
 
 
 def _slots(env: Static, params: EnvParams, lanes: Lanes) -> Array:
@@ -334,5 +325,4 @@ def replicas(waiting: float = 4.0) -> Scheduler:
       waiting: what a task that waits counts.
     """
     checks.leaf("waiting", waiting, low=0)
-    act = partial(_without_variables, partial(_replicas, waiting))
-    return Scheduler("replicas", (), _slots, act)
+    return with_memory("replicas", _slots, partial(_replicas, waiting))

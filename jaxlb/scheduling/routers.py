@@ -14,7 +14,7 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.functions import partial
 from jaxlb.numerics import at_processor, processor_index
-from jaxlb.scheduling.base import cheapest, sampled, usable
+from jaxlb.scheduling.base import cheapest, sampled, take_turn, usable
 from jaxlb.scheduling.units import mean_service
 from jaxlb.types import Answer, Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
@@ -199,13 +199,11 @@ def _client_wrr(
     weight = served / jnp.where(known, utilisation + penalty * failed / jnp.where(known, served, 1.0), 1.0)
     median = jnp.nanmedian(jnp.where(known, weight, jnp.nan))
     weight = jnp.where(known, weight, jnp.where(known.any(), median, 1.0))
-    earned = usable(o, weight, 0.0)
-    credit = m.credit + earned
-    action = cheapest(o, -credit)
-    credit = credit.at[action].add(-earned.sum())
+    action, credit = take_turn(o, weight, m.credit)
+    whole = usable(o, weight, 0.0).sum()
     m = m.replace(served=kept * m.served, failed=kept * m.failed, busy=kept * m.busy)
     # Weights change, and with them what one turn is worth: what is owed is kept within one.
-    return action, m.replace(credit=jnp.clip(credit, -earned.sum(), earned.sum()))
+    return action, m.replace(credit=jnp.clip(credit, -whole, whole))
 
 
 def client_wrr(time_constant: float = 333.0, penalty: float = 1.0) -> Scheduler:
