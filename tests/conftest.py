@@ -33,12 +33,12 @@ def key():
     return jax.random.key(0)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def programs():
-    """What has been compiled is dropped after a file that has left much of it: memory maps have an end."""
+    """What has been compiled is dropped once there is much of it: Linux ends a process at 65,530 memory maps."""
     yield
     maps = Path("/proc/self/maps")
-    if not maps.exists() or maps.read_text().count("\n") > 10_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
         jax.clear_caches()
 
 

@@ -157,6 +157,7 @@ def rules(speeds, env, params):
     return {
         "rr": round_robin(),
         "wrr": weighted_round_robin(),
+        "slow-start": weighted_round_robin(),  # all have always been up
         "jsq": lambda size, lengths, waits, services: first(lengths),
         "least-connections": lambda size, lengths, waits, services: first(
             [lengths[i] / speeds[i] for i in everyone], speeds
@@ -182,10 +183,11 @@ def rules(speeds, env, params):
     }
 
 
-DRAWING = {"random", "weighted-random", "static-split", "jiq", "power-of-d", "hedge"}
+DRAWING = {"random", "weighted-random", "static-split", "jiq", "power-of-d", "tidal", "replicas", "hedge"}
+HEARING = {name for name in jaxlb.schedulers() if jaxlb.scheduler(name).departed}  # by hand in test_routers.py
 ESTIMATING = {"predictive", "universal"}  # estimates of equal loads differ by rounding, so ties are no test
 NAMES = sorted(
-    set(jaxlb.schedulers()) - DRAWING - ESTIMATING - {"optimal", "deadline-admission"}
+    set(jaxlb.schedulers()) - DRAWING - HEARING - ESTIMATING - {"optimal", "deadline-admission"}
 )  # these have tests of their own
 
 
