@@ -35,7 +35,7 @@ def key():
 
 @pytest.fixture(autouse=True)
 def programs():
-    """What has been compiled is dropped once there is much of it: Linux ends a process at 65,530 memory maps."""
+    """What has been compiled is dropped when there is much of it: Linux ends a process at 65,530 maps."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:

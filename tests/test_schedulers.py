@@ -9,7 +9,9 @@ from scipy import stats
 import jaxlb
 from jaxlb import workload
 from jaxlb.params import with_lane_axis
+from jaxlb.replaying import watch
 from jaxlb.scheduling import resolved
+from tests import small
 from tests.choices import choose, observation
 
 
@@ -34,6 +36,23 @@ from tests.choices import choose, observation
 )
 def test_choices(name, seen, expected):
     assert choose(name, observation(**seen))[0] == expected
+
+
+RULES = [name for name in jaxlb.schedulers() if name not in ("optimal", "hedge", "deadline-admission")]
+
+
+@pytest.mark.parametrize("rule", small.mostly_slow(RULES, ["lwr"]))
+def test_no_rule_chooses_a_processor_that_is_down(rule, key):
+    heard = bool(jaxlb.scheduler(rule).departed)
+    env, params = jaxlb.make(
+        "heavy-tail", speeds="failing", up_time=5.0, down_time=5.0, load=0.5, answers=heard
+    )
+    tasks = jaxlb.workload.sample(key, params, 300, (8,))
+    outcome, up = watch(env, params, jaxlb.scheduler(rule), tasks, key, lambda one, memory, seen: seen.up)
+    chosen = np.take_along_axis(np.asarray(up), np.asarray(outcome.action)[:, None], 1)[:, 0]
+    assert (chosen | ~np.asarray(up).any(1)).all()
+    assert 0.1 < np.asarray(up).mean() < 0.9
+    assert len(np.unique(outcome.action)) > 1
 
 
 def test_jsq_ties_can_go_to_the_fastest_or_be_split_evenly():

@@ -184,7 +184,7 @@ def rules(speeds, env, params):
 
 
 DRAWING = {"random", "weighted-random", "static-split", "jiq", "power-of-d", "tidal", "replicas", "hedge"}
-HEARING = {name for name in jaxlb.schedulers() if jaxlb.scheduler(name).departed}  # by hand in test_routers.py
+HEARING = {name for name in jaxlb.schedulers() if jaxlb.scheduler(name).departed}  # see test_routers.py
 ESTIMATING = {"predictive", "universal"}  # estimates of equal loads differ by rounding, so ties are no test
 NAMES = sorted(
     set(jaxlb.schedulers()) - DRAWING - HEARING - ESTIMATING - {"optimal", "deadline-admission"}

@@ -138,30 +138,6 @@ def test_a_split_without_a_rate_for_those_that_are_up_takes_any_of_them(key):
     assert (chosen | ~np.asarray(up).any(1)).all()
 
 
-RULES = [name for name in jaxlb.schedulers() if name not in ("optimal", "hedge", "deadline-admission")]
-
-
-@pytest.mark.parametrize("rule", small.mostly_slow(RULES, ["lwr"]))
-def test_no_rule_chooses_a_processor_that_is_down(rule, key):
-    env, params = jaxlb.make("heavy-tail", speeds="failing", up_time=5.0, down_time=5.0, load=0.5)
-    scheduler = jaxlb.scheduler(rule)
-    tasks = jaxlb.workload.sample(key, params, 300, (8,))
-
-    def act(variables, memory, observation, key):
-        action, memory = scheduler.act(variables, memory, observation, key)
-        up = observation.up
-        chosen = jnp.take_along_axis(up, action[None], 0)[0]
-        return jnp.where(chosen | ~up.any(0), action, 100), memory
-
-    # What is out of bounds is clipped to the last one: compared with what it chooses itself.
-    outcomes = [
-        jaxlb.replay(env, params, one, tasks, jax.random.clone(key))
-        for one in (scheduler, scheduler.replace(act=act))
-    ]
-    np.testing.assert_array_equal(outcomes[0].action, outcomes[1].action)
-    assert len(np.unique(outcomes[0].action)) > 1
-
-
 @pytest.mark.slow
 def test_a_lane_does_not_depend_on_its_neighbours(key):
     env, params = jaxlb.make("heavy-tail", speeds="failing", up_time=3.0, down_time=1.0, load=0.5)
