@@ -140,6 +140,35 @@ class Comparison:
 
         return pd.DataFrame([row.cells() for row in self.schedulers]).set_index("name")
 
+    def as_text(self) -> list[list[str]]:
+        """Return the figures that tables for people have as text: a line of headings, then one a row."""
+        shown = metrics.columns(self.schedulers)
+        head = [str(figure.heading).format(baseline=self.baseline) for figure in shown.values()]
+        lines = [["scheduler", *head]]
+        for row in self.schedulers:
+            cells = [row.title]
+            for name, figure in shown.items():
+                value, interval = getattr(row, name), None if figure.plain else getattr(row, f"{name}_ci")
+                if figure.by_priority:
+                    cells.append(" / ".join(f"{figure.scale * one:.3g}" for one in value))
+                elif figure.paired and row.name == self.baseline:
+                    cells.append("")
+                else:
+                    cells.append(plus_minus(value, interval, figure.scale))
+            lines.append(cells)
+        return lines
+
+    def __str__(self) -> str:
+        """Write the table, a line for each scheduler."""
+        columns = list(zip(*self.as_text(), strict=True))
+        widths = [max(map(len, column)) for column in columns]
+        lines = [
+            "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
+            for line in self.as_text()
+        ]
+        counted = f"{self.num_lanes:,} lanes x {self.num_tasks:,} tasks after {self.warmup:,} of warm-up"
+        return "\n".join([f"{self.scenario}: {counted}", *lines])
+
     def to_latex(self, figures: Sequence[str] = ("mean_completion", "sla_violation_rate")) -> str:
         """Write a LaTeX table (packages booktabs and textcomp), with half of each 95 % interval behind ±.
 

@@ -34,7 +34,7 @@ def compare(
     *,
     num_lanes: int,
     num_tasks: int,
-    warmup: int = 0,
+    warmup: int | None = None,
     baseline: str | None = None,
     behaviour: str | Scheduler | None = None,
     on_progress: Callable[[str, float], None] | None = None,
@@ -51,7 +51,8 @@ def compare(
       key: consumed; decides the tasks.
       num_lanes: environments side by side; one gives no intervals.
       num_tasks: tasks counted in each.
-      warmup: tasks run before that, not counted.
+      warmup: tasks run before that, not counted; None: as many as theory asks for, at least a quarter of the
+        tasks, at most as many.
       baseline: name of the scheduler that differences are taken to; None: "lwr", or else the first.
       behaviour: snapshot evaluation: this scheduler's choices move every system on, and all others are asked
         in the states it visits and scored on what their own choice would have brought.
@@ -102,16 +103,19 @@ class Judges:
         env: Env,
         params: EnvParams,
         key: Key,
-        warmup: int = 0,
+        warmup: int | None = None,
         on_progress: Callable[[str, float], None] | None = None,
     ) -> Comparison:
         """Compare in a system; the key is consumed."""
-        checks.at_least("warmup", warmup, 0)
+        if warmup is not None:
+            checks.at_least("warmup", warmup, 0)
         # If one is told of departures, all are judged by those.
         env = answering(env, [*self._rules.values(), *([] if self._mover is None else [self._mover])])
         env.check(params, (self._num_lanes,))
         if self._mover is not None:
             stations.needs_settled("what a choice would have brought", env.station)
+        if warmup is None:
+            warmup = stationarity.sensible_warmup(env, params, self._num_tasks)
         work = _Work(
             canonical(params),
             typed(key),

@@ -170,6 +170,7 @@ FIGURES: dict[str, Figure] = {
         "tasks of each priority that took longer than their deadline, or were lost",
         "share",
         of_run=functools.partial(_by_priority, "class_violations", "class_count"),
+        heading="by priority %",
         scale=100.0,
         by_priority=True,
     ),
@@ -231,9 +232,18 @@ def check_one_value(figure: str) -> None:
 
 
 def columns(rows: Iterable[Any]) -> dict[str, Figure]:
-    """Return the figures that tables of these rows for people have: of losses only where there are some."""
-    loses = any(row.lost_rate > 0 for row in rows)
-    return {name: one for name, one in FIGURES.items() if one.heading and (loses or one is not LOST)}
+    """Return the figures that tables of these rows for people have.
+
+    Those of losses are there if there are some, those by priority if there are several.
+    """
+    rows = list(rows)
+
+    def told(name: str, figure: Figure) -> bool:
+        if figure is LOST:
+            return any(row.lost_rate > 0 for row in rows)
+        return bool(figure.heading) and not (figure.by_priority and len(getattr(rows[0], name)) == 1)
+
+    return {name: figure for name, figure in FIGURES.items() if told(name, figure)}
 
 
 def estimates(run: LaneFigures, baseline: LaneFigures) -> dict[str, Estimate | list[Estimate]]:

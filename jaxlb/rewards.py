@@ -112,8 +112,14 @@ class HoldingCost:
         return -env.station.holding_cost(after.system.station, params.speed, gap)
 
 
-REWARDS = {"weighted": Weighted(), "holding-cost": HoldingCost()}
+REWARDS: dict[str, Reward] = {"weighted": Weighted(), "holding-cost": HoldingCost()}
 """By name, for `make`."""
+
+
+def add(name: str, made: Reward) -> None:
+    """Register a name with `reward` for one of your own; see `jaxlb.register`."""
+    checks.free("reward", name, REWARDS)
+    REWARDS[name] = reward(made)
 
 
 def reward(given: Any) -> Reward:

@@ -28,7 +28,7 @@ from jaxlb import checks, files, records, trained, weights
 from jaxlb.devices import device_mesh, side_by_side
 from jaxlb.env import Env
 from jaxlb.learn.settings import own_fields, with_numbers
-from jaxlb.learn.trainer import Systems, check_initial, prepared, warming
+from jaxlb.learn.trainer import Systems, begun, check_initial, prepared
 from jaxlb.params import single
 from jaxlb.trained import Member, Training, describe, training_of
 from jaxlb.types import Scheduler
@@ -192,7 +192,8 @@ def go_on(
       on_progress: called with a line and the share that is done.
       spread_lanes: whether the lanes of each training are spread over all devices, not the trainings.
       patience: stop once so many judgements in a row have brought none of the trainings a new best.
-      initial: a scheduler that was trained by this method, with whose networks a new training begins.
+      initial: a scheduler that a new training begins with: the networks of one that this method trained, or,
+        of a DQN, any that it acts as at first.
 
     Raises:
       ValueError: the method, or the networks, of `initial` are others.
@@ -212,11 +213,8 @@ def go_on(
 
     def start() -> Any:
         keys = jax.vmap(jax.random.key)(jnp.asarray([member.seed for member in members], jnp.uint32))
-        begun = functools.partial(trainer.start, env, params)
-        state = jax.vmap(begun, in_axes=(axis, 0))(config, keys)
-        if initial is None:
-            return state
-        return jax.vmap(functools.partial(warming(trainer, initial), variables=initial.variables))(state)
+        one = functools.partial(begun, trainer, env, params, initial=initial)
+        return jax.vmap(one, in_axes=(axis, 0))(config, keys)
 
     mesh = jax.set_mesh(device_mesh(config.num_lanes)) if spread_lanes else contextlib.nullcontext()
     with mesh:
@@ -305,7 +303,8 @@ def train(
         seeds and speeds are compared, other parameters and functions of your own are not.
       overwrite: whether it is replaced.
       patience: stop once so many judgements in a row have brought none of the trainings a new best.
-      initial: a scheduler that was trained by this method, with whose networks a new training begins.
+      initial: a scheduler that a new training begins with: the networks of one that this method trained, or,
+        of a DQN, any that it acts as at first.
       on_rows: called with the figures of each judgement, a dictionary for each training; true stops it.
 
     Returns:

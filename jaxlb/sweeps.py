@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxlb import checks, files, metrics, stationarity
+from jaxlb import checks, files, metrics
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.environments import changed
@@ -199,8 +199,7 @@ def sweep(
             if on_progress is not None:
                 on_progress(name, (place + share) / len(points))
 
-        some = stationarity.sensible_warmup(*system, num_tasks) if warmup is None else warmup
-        table = judges.compare(*system, jax.random.clone(key), some, progress)
+        table = judges.compare(*system, jax.random.clone(key), warmup, progress)
         done.append(Point(values, table))
         kept.add(done[-1].as_dict())
     return Sweep(grid, done)

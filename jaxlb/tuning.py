@@ -189,7 +189,6 @@ def tune(
     of_rule = {rule: settings_of(rule, grid) for rule, grid in grids.items()}
     for name in itertools.chain([baseline], *of_rule.values()):
         scheduler(name)
-    some = stationarity.sensible_warmup(env, params, num_tasks) if warmup is None else warmup
     keys = jax.random.split(typed(key))
     count = sum(map(len, of_rule.values()))
     judged = 2 * len(of_rule) + 1
@@ -202,7 +201,7 @@ def tune(
         return progress
 
     every = [name for names in of_rule.values() for name in names]
-    table = Judges(every, num_lanes, num_tasks).compare(env, params, keys[0], some, part(0, count))
+    table = Judges(every, num_lanes, num_tasks).compare(env, params, keys[0], warmup, part(0, count))
     fit = _keeping_up(env, table)
     best = {
         rule: table.best(figure, [name for name in names if name in fit] or names).name
@@ -212,7 +211,7 @@ def tune(
     for rule, name in best.items():
         shown |= {rule: rule, f"{rule}, tuned": name}
     held_out = Judges(shown, num_lanes, num_tasks, baseline).compare(
-        env, params, keys[1], some, part(count, judged)
+        env, params, keys[1], warmup, part(count, judged)
     )
     edges = [text for rule, grid in grids.items() for text in _edges(rule, grid, best[rule])]
     return Tuning(figure, best, edges, table, held_out)

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 import jaxlb  # noqa: F401
+from jaxlb.learn import networks
 
 # Compiling is most of what tests do, and these halve it. What an optimised program might do otherwise is
 # tested where XLA_FLAGS is set, if only to nothing, as CI does for the tests of what computes.
@@ -49,6 +50,8 @@ def registries():
         sys.modules["jaxlb.catalogue"].SCENARIOS,
         sys.modules["jaxlb.scheduling"]._FACTORIES,
         *sys.modules["jaxlb.workload"]._NAMED.values(),
+        networks._OWN,
+        sys.modules["jaxlb.rewards"].REWARDS,
         sys.modules["gymnasium"].registry if "gymnasium" in sys.modules else {},
     ]
     before = [dict(table) for table in tables]

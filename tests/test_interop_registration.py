@@ -1,5 +1,6 @@
 """Names that users give to their own scenarios, schedulers and workloads."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,13 +9,17 @@ import gymnasium
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import struct
 
 import jaxlb
+from jaxlb import cli, runs
 from jaxlb.functions import partial
 from jaxlb.scheduling import stateless
+from jaxlb.scheduling.learned import Network
 from jaxlb.stations import FCFS
 from jaxlb.workload import arrivals, sizes
+from tests import small
 
 
 def rush_hour(num_processors=6):
@@ -108,6 +113,46 @@ def test_every_named_workload_makes_tasks(part, name, key):
     assert bool((tasks.size > 0).all()) and bool((tasks.gap >= 0).all())
 
 
+class PerProcessor(nn.Module):
+    """The same layer for every processor."""
+
+    @nn.compact
+    def __call__(self, features):
+        return (nn.Dense(1)(features.processor) + nn.Dense(1)(features.task)[..., None, :])[..., 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tardiness:
+    """Time after the deadline."""
+
+    counts_tasks = False
+
+    def __call__(self, env, params, before, after, outcome, gap):
+        return -jnp.log1p(jnp.maximum(outcome.completion - before.task.deadline, 0.0))
+
+
+def linear():
+    """The same layer for every processor."""
+    return Network(PerProcessor().init, PerProcessor().apply)
+
+
+def test_a_network_and_a_reward_are_known_by_name_to_every_command(tmp_path, capsys):
+    jaxlb.register("linear", linear)
+    jaxlb.register("tardiness", Tardiness)
+    run = tmp_path / "run"
+    settings = ["--train", *small.DQN[:-1], "network=linear", "reward=tardiness"]
+    assert cli.run(["train", "dqn", *settings, "--out", str(run)]) == 0
+    # Nobody has to give what has a name.
+    assert jaxlb.load(run).name == "dqn"
+    assert runs.find(run).training.settings["reward"] == "tardiness"
+    options = ["--schedulers", "lwr", "--lanes", "4", "--tasks", "20"]
+    assert cli.run(["evaluate", str(run), *options, "--set", "reward=tardiness"]) == 0
+    assert "dqn" in capsys.readouterr().out
+    assert cli.run(["compare", "--set", "reward=tardiness", *options]) == 0
+    with pytest.raises(ValueError, match="network 'linear': is one of your own, and has no option widths"):
+        jaxlb.learn.networks.network("linear", widths=(8,))
+
+
 def overloaded(num_processors=2):
     return rush_hour(num_processors).replace(speed=(-1.0, 1.0))
 
@@ -126,6 +171,8 @@ def overloaded(num_processors=2):
         ("mine", favourite(), {}, "must be callable without arguments"),
         ("mine", "heavy-tail", {}, "must be callable without arguments"),
         ("mine", lambda place: favourite(place), {}, "must be callable without arguments"),
+        ("gnn", linear, {}, "name = 'gnn': taken by another network"),
+        ("weighted", Tardiness, {}, "name = 'weighted': taken by another reward"),
         ("mine", lambda: 5, {}, "the factory of 'mine' makes a int: must make EnvParams"),
         ("mine", lambda: rush_hour(), {}, "first parameter None: must be num_processors"),
         ("mine", lambda load=0.5: rush_hour(), {}, "first parameter load=0.5: must be num_processors"),

@@ -1,5 +1,6 @@
 """Populations: settings of a trainer side by side in one program; and trainings that are stopped early."""
 
+import functools
 import json
 import re
 
@@ -10,7 +11,10 @@ import pytest
 
 import jaxlb
 from jaxlb import cli, runs
+from jaxlb.learn.dqn import DQN
 from jaxlb.learn.settings import configure
+from jaxlb.learn.trainer import begun, prepared
+from jaxlb.replaying import watch
 from tests import small
 
 RATES = {"learning_rate": [1e-3, 1e-2], "discount": [0.9, 0.99]}
@@ -178,7 +182,9 @@ def test_a_training_begins_with_what_another_has_learned(tmp_path, capsys):
         runs.train(tmp_path / "fourth", env, params, other, initial=jaxlb.load(first))
     capsys.readouterr()
     for method, start, message in (
-        ("dqn", "universal", "--from universal: names a method"),
+        ("dqn", "c3", "scheduler 'c3': cannot be within 'a training', which does not tell it who has left"),
+        ("gnn", "lwr", "initial: a training of gnn begins anew"),
+        ("universal", "lwr", "initial: is a 'lwr', must be what universal trained"),
         ("dqn", "dqn", "--from dqn: names a method"),
         ("gnn", str(first), "initial: a training of gnn begins anew"),
         ("universal", str(first), "initial: is a 'dqn', must be what universal trained"),
@@ -187,6 +193,28 @@ def test_a_training_begins_with_what_another_has_learned(tmp_path, capsys):
         out = tmp_path / f"refused-{method}"
         assert cli.run(["train", method, "--from", start, "--out", str(out)]) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rule", small.mostly_slow(["lwr", "sita-e", "universal"], ["sita-e"]))
+def test_a_training_begins_as_a_rule_acts(rule, key):
+    """In states that the rule visits, nine choices of ten are its own; of a new network, far fewer."""
+    env, params = jaxlb.make("heavy-tail")
+    given = jaxlb.DQNConfig(num_lanes=32, memory_rows=8, batch_size=256)
+    ready, scheduler = prepared(params, given), jaxlb.scheduler(rule)
+    tasks = jaxlb.workload.sample(key, params, 300, (16,))
+
+    def agreement(initial):
+        state = jax.jit(functools.partial(begun, DQN, env, *ready, initial=initial))(jax.random.key(1))
+        ours = DQN.acting(given, state.best, dict(DQN.features))
+
+        def asked(one, memory, seen):
+            fresh = ours.start(env, params, seen.size.shape)
+            return ours.act(ours.variables, fresh, seen, jax.random.key(0))[0]
+
+        outcome, chosen = watch(env, params, scheduler, tasks, jax.random.key(2), asked)
+        return float((outcome.action == chosen).mean())
+
+    assert agreement(scheduler) > 0.9 > 0.1 + agreement(None)
 
 
 def test_what_is_refused_leaves_the_run_that_was_there(tmp_path, capsys):

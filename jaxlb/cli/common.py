@@ -43,7 +43,7 @@ class _Screen(Console):
 def console() -> Console:
     """Return a console that writes to standard output, for people."""
     # A pipe has no width; a wide table is what its reader wants.
-    return _Screen(width=None if sys.stdout.isatty() else 132)
+    return _Screen(width=None if sys.stdout.isatty() else 240)
 
 
 def note(text: str) -> None:

@@ -10,7 +10,7 @@ import jax
 import tyro
 from rich.table import Table
 
-from jaxlb import checks, metrics, runs, stationarity
+from jaxlb import checks, metrics, runs
 from jaxlb.cli import folders
 from jaxlb.cli.common import Draws, Where, console, described, dumps, progress
 from jaxlb.comparison import Comparison
@@ -18,7 +18,6 @@ from jaxlb.env import Env
 from jaxlb.environments import Spec
 from jaxlb.judging import compare
 from jaxlb.scheduling import scheduler, schedulers
-from jaxlb.statistics import plus_minus
 from jaxlb.types import EnvParams, Scheduler
 
 DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"
@@ -85,9 +84,7 @@ class _Judge(Draws):
                 jax.random.key(self.seed),
                 num_lanes=self.lanes,
                 num_tasks=self.tasks,
-                warmup=stationarity.sensible_warmup(setup.env, setup.params, self.tasks)
-                if self.warmup is None
-                else self.warmup,
+                warmup=self.warmup,
                 baseline=self.baseline,
                 behaviour=setup.behaviour,
                 on_progress=advance,
@@ -191,20 +188,12 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
         title += f", asked in the states that {comparison.behaviour} visits"
     table = Table(title=title, title_justify="left")
     table.add_column("scheduler", no_wrap=True)
-    shown = metrics.columns(comparison.schedulers)
-    for figure in shown.values():
-        table.add_column(str(figure.heading).format(baseline=comparison.baseline), justify="right")
-    for row in comparison.schedulers:
+    (_, *headings), *lines = comparison.as_text()
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row, cells in zip(comparison.schedulers, lines, strict=True):
         base = row.name == comparison.baseline
-        cells = [
-            ""
-            if base and figure.paired
-            else plus_minus(
-                getattr(row, name), None if figure.plain else getattr(row, f"{name}_ci"), figure.scale
-            )
-            for name, figure in shown.items()
-        ]
-        table.add_row(row.title, *cells, style="dim" if row.mark else "bold" if base else None)
+        table.add_row(*cells, style="dim" if row.mark else "bold" if base else None)
     screen = console()
     screen.print(table)
     counted = f"{comparison.num_lanes:,} lanes x {comparison.num_tasks:,} tasks"
@@ -213,7 +202,7 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
         "± is half the 95 % interval over lanes" if comparison.num_lanes > 1 else "one lane: no intervals"
     )
     screen.print(f"{counted}; {intervals}; the difference is paired.", style="dim", highlight=False)
-    if "lost_rate" in shown:
+    if "lost_rate" in metrics.columns(comparison.schedulers):
         text = "Completion and slowdown are those of tasks that were served: who loses more serves fewer."
         screen.print(text, style="yellow", highlight=False, soft_wrap=True)
     for row in comparison.schedulers:

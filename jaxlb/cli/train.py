@@ -23,6 +23,7 @@ from jaxlb.learn.trainer import check_initial, prepared
 from jaxlb.learn.universal import TUNING
 from jaxlb.report.data import curve
 from jaxlb.runs import Run
+from jaxlb.scheduling import scheduler, schedulers
 from jaxlb.trained import describe
 from jaxlb.types import EnvParams, Scheduler
 
@@ -38,7 +39,8 @@ class Train(Writes, Where):
     """Settings of the trainer, such as num_iterations=5000 sla_weight=2 network=per-processor."""
     from_: Annotated[str | None, tyro.conf.arg(name="from", metavar="RUN")] = None
     """Run folder, or file of weights, of the same method whose networks it begins with; or universal, of that
-    method, which tunes what comes with the package to the scenario."""
+    method, which tunes what comes with the package to the scenario; or, for a dqn, any scheduler that it acts
+    as at first."""
     seed: int = 0
     """Of the first training."""
     seeds: int = 1
@@ -132,6 +134,8 @@ class Train(Writes, Where):
             source = None if runs.find(out).iteration() else begun.get("from_")
         if source is None or source == self.method == "universal":
             return None
+        if source.partition("(")[0] in schedulers():
+            return scheduler(source)
         if source in TRAINERS:
             raise ValueError(f"--from {source}: names a method; must be a run folder of {self.method}")
         return runs.load(source)

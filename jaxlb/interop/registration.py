@@ -6,15 +6,16 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from jaxlb import workload
+from jaxlb import rewards, workload
 from jaxlb.environments import add as add_scenario
 from jaxlb.environments import scenarios
 from jaxlb.scheduling import add as add_scheduler
+from jaxlb.scheduling.learned import Network, Recurrent
 from jaxlb.types import EnvParams, Scheduler
 
 
 def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
-    """Give a scenario, scheduler, arrival process or size law of your own a name.
+    """Give a scenario, scheduler, arrival process, size law, network or reward of your own a name.
 
     What `factory()` makes tells which of them it is; the first line of its docstring describes it in lists.
 
@@ -22,6 +23,8 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
       default is the scenario's.
     - `Scheduler`: for `jaxlb.scheduler`. Its parameters are the scheduler's options.
     - An arrival process, or a size law: for `jaxlb.make(..., arrival=name)`, or `size=name`.
+    - A `jaxlb.learn.networks.Network`, for the setting `network` of trainers, or a `jaxlb.rewards.Reward`,
+      for `jaxlb.make(..., reward=name)` and the setting `reward`. Both have no options.
 
     Args:
       name: letters, digits, "-", "_" and ".".
@@ -52,10 +55,17 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
     elif _has(made, "mean", "second_moment", "inverse_survival", "check"):
         made.check()
         workload.add("size", name, factory)
+    elif isinstance(made, (Network, Recurrent)):
+        # It needs libraries that a simulation does not.
+        from jaxlb.learn import networks
+
+        networks.add(name, made)
+    elif dataclasses.is_dataclass(made) and isinstance(made, rewards.Reward):
+        rewards.add(name, made)
     else:
         raise ValueError(
             f"the factory of {name!r} makes a {type(made).__name__}: must make EnvParams (a scenario), "
-            "a Scheduler, an arrival process or a size law"
+            "a Scheduler, an arrival process, a size law, a Network or a Reward"
         )
 
 

@@ -27,7 +27,7 @@ from flax import struct
 from jaxlb import checks, rewards
 from jaxlb.devices import differing
 from jaxlb.env import Env
-from jaxlb.learn import collecting, networks, replay, trainer
+from jaxlb.learn import collecting, imitating, networks, replay, trainer
 from jaxlb.learn.collecting import Collected, Step
 from jaxlb.learn.replay import Memory
 from jaxlb.learn.settings import count, group, named, number, switch
@@ -298,10 +298,7 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
     norm = optax.tree.norm(gradient)
     network, optimiser = descend(_optimiser(c), gradient, state.optimiser, variables.network)
     error = found.pop("error")
-    figures = found | {
-        "gradient_norm": norm,
-        "learning_rate": falling(c)(state.iteration),
-    }
+    figures = found | {"gradient_norm": norm, "learning_rate": falling(c)(state.iteration)}
     state = trainer.updated(
         state,
         jnp.isfinite(loss) & jnp.isfinite(norm),
@@ -394,6 +391,7 @@ DQN = Trainer(
     start=start_dqn,
     advance=continue_dqn,
     warm=lambda state, variables: trainer.warmed(state, variables).replace(counted=1.0 / MOMENTS_RATE),
+    imitate=imitating.begun,
     variables=_variables,
     acting=lambda config, variables, names: learned.dqn(config.network, variables, features.Names(**names)),
     fits=_fits,

@@ -289,6 +289,14 @@ NETWORKS: dict[str, Callable[..., Network | Recurrent]] = {
 }
 OPTIONS = sorted({name for make in NETWORKS.values() for name in inspect.signature(make).parameters})
 """The options of networks."""
+_OWN: dict[str, Network | Recurrent] = {}
+"""Those that users have given names, which have no options."""
+
+
+def add(name: str, made: Network | Recurrent) -> None:
+    """Register a name with `network` for one of your own; see `jaxlb.register`."""
+    checks.free("network", name, NETWORKS | _OWN)
+    _OWN[name] = made
 
 
 def network(name: str, **options: Any) -> Network | Recurrent:
@@ -297,7 +305,11 @@ def network(name: str, **options: Any) -> Network | Recurrent:
     Raises:
       ValueError: an unknown name or a bad option.
     """
-    checks.known("network", name, NETWORKS)
+    checks.known("network", name, NETWORKS | _OWN)
+    if name in _OWN:
+        if options:
+            raise ValueError(f"network {name!r}: is one of your own, and has no option {next(iter(options))}")
+        return _OWN[name]
     for option in options:
         checks.known(f"option of network {name!r}", option, inspect.signature(NETWORKS[name]).parameters)
     widths = options.get("widths")
@@ -310,7 +322,10 @@ def network(name: str, **options: Any) -> Network | Recurrent:
 
 
 def described(network: Network | Recurrent) -> dict[str, Any] | None:
-    """Describe a network by the name and options that `network` takes, as JSON; None if it is one's own."""
+    """Describe a network by the name and options that `network` takes, as JSON; None if none makes it."""
+    for name, own in _OWN.items():
+        if own == network:
+            return {"network": name}
     module = next(iter(getattr(network.init, "args", ())), None)
     name = _NAMES.get((type(module), type(network)))
     if name is None or NETWORKS[name](**_options(name, module)) != network:

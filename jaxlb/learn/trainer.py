@@ -17,6 +17,7 @@ from jaxlb.learn import settings
 from jaxlb.numerics import broadcasts
 from jaxlb.params import canonical, single
 from jaxlb.random import typed
+from jaxlb.scheduling.base import no_departures
 from jaxlb.types import Array, EnvParams, Key, Scheduler
 
 Systems = Env | tuple[Env, ...]
@@ -44,8 +45,10 @@ class Trainer(NamedTuple):
       start: (env, params, config, key) -> state, before the first iteration; the key is consumed.
       advance: (env, params, config, state) -> (state, progress), the iterations up to the next judgement,
         and that. A state is a `TrainState`, with keys of its own.
-      warm: (state before the first iteration, variables) -> the same, but going on from those; None: such a
-        training begins anew.
+      warm: (state before the first iteration, variables) -> the same, but going on from those, which the
+        method trained before; None: such a training begins anew.
+      imitate: (env, params, config, state before the first iteration, scheduler) -> the same, but acting as
+        any scheduler does; None: it cannot.
       by_parts: as `advance`, but calling programs of its own, where one program for several systems would
         take too long to compile.
       variables: (config, number of processors) -> variables before training, of which only structure and
@@ -74,6 +77,7 @@ class Trainer(NamedTuple):
     inspect: Callable[[Env, EnvParams, Any, Any, Key], Any] | None = None
     by_parts: Callable[[Any, Any, Any, Any], tuple[Any, Any]] | None = None
     warm: Callable[[Any, Any], Any] | None = None
+    imitate: Callable[[Any, Any, Any, Any, Scheduler], Any] | None = None
 
 
 class TrainResult(struct.PyTreeNode):
@@ -226,18 +230,28 @@ def check_initial(
 ) -> None:
     """Raise ValueError if a training cannot begin with a scheduler's networks."""
     if initial is not None:
-        warm, ready = warming(trainer, initial), prepared(params, config)
-        start = functools.partial(trainer.start, env, *ready)
-        jax.eval_shape(lambda key: warm(start(key), initial.variables), jax.random.key(0))
+        begin = functools.partial(begun, trainer, env, *prepared(params, config), initial=initial)
+        jax.eval_shape(begin, jax.random.key(0))
 
 
-def warming(trainer: Trainer, initial: Scheduler) -> Callable[..., Any]:
-    """Return what lets a training begin with a scheduler's networks."""
+def begun(
+    trainer: Trainer, env: Systems, params: Any, config: Any, key: Key, initial: Scheduler | None = None
+) -> Any:
+    """Return the state before the first iteration; the key is consumed.
+
+    It begins with the networks of what the method trained before, or acting as another scheduler.
+    """
+    state = trainer.start(env, params, config, key)
+    if initial is None:
+        return state
     if trainer.warm is None:
         raise ValueError(f"initial: a training of {trainer.name} begins anew")
-    if initial.name != trainer.name:
+    if initial.name == trainer.name:
+        return trainer.warm(state, initial.variables)
+    if trainer.imitate is None:
         raise ValueError(f"initial: is a {initial.name!r}, must be what {trainer.name} trained")
-    return trainer.warm
+    no_departures("a training", initial)
+    return trainer.imitate(env, params, config, state, initial)
 
 
 def updated(state: State, finite: Array, iteration: Array, **new: Any) -> State:

@@ -108,6 +108,7 @@ def section(
                 "paired": figure.paired,
             }
             for name, figure in metrics.columns(rows).items()
+            if not figure.by_priority
         ],
         "schedulers": [
             row.as_dict() | {"kind": kinds[row.name], "trained": trained.get(row.name), "mark": row.mark}

@@ -348,7 +348,8 @@ def shipped(path: Path = WEIGHTS) -> tuple[PriceNetwork, Any]:
     network = prices(about["widths"])
     like = jax.eval_shape(lambda: untrained(network, jax.random.key(0)))
     like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float16), like)
-    return network, jax.tree.map(jnp.float32, weights.read(path, like))
+    with jax.ensure_compile_time_eval():  # kept, so it must not belong to a trace that asks first
+        return network, jax.tree.map(jnp.float32, weights.read(path, like))
 
 
 def universal(objective: str | Weights | Objective = "completion") -> Scheduler:

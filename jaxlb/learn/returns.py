@@ -1,0 +1,54 @@
+"""The running scale of discounted returns, by which a training loop divides its rewards."""
+
+import jax.numpy as jnp
+from flax import struct
+
+from jaxlb.numerics import deviation
+from jaxlb.types import Array, Lanes
+
+
+class Returns(struct.PyTreeNode):
+    """Discounted returns of N lanes, and their moments over all steps so far.
+
+    Attributes:
+      current: `[N]` of the rewards up to now.
+      mean: over lanes and steps.
+      variance: the same.
+      count: steps that these are of.
+    """
+
+    current: Array
+    mean: Array
+    variance: Array
+    count: Array
+
+
+def no_returns(lanes: Lanes) -> Returns:
+    """Return returns before the first step."""
+    zero = jnp.float32(0.0)
+    return Returns(jnp.zeros(lanes, jnp.float32), zero, zero, zero)
+
+
+def scaled(returns: Returns, reward: Array, done: Array, discount: float = 0.99) -> tuple[Array, Returns]:
+    """Divide rewards by the standard deviation of discounted returns so far, these included.
+
+    What is learned from them is what the rewards themselves would teach: they are neither shifted nor cut.
+
+    Args:
+      returns: so far.
+      reward: `[N]` of this step.
+      done: `[N]` bool, whether an episode ended with it.
+      discount: of the reward one step later.
+
+    Returns:
+      The rewards, divided, and the returns with this step.
+    """
+    current = discount * returns.current + reward
+    count = returns.count + 1.0
+    gap = current.mean() - returns.mean
+    mean = returns.mean + gap / count
+    # Of a mixture: within its parts, and between them.
+    within = (returns.count * returns.variance + current.var()) / count
+    variance = within + gap**2 * returns.count / count**2
+    after = Returns(jnp.where(done, 0.0, current), mean, variance, count)
+    return reward / deviation(mean, variance), after
