@@ -15,7 +15,7 @@ from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.judging import Judges
 from jaxlb.random import typed
-from jaxlb.scheduling import scheduler
+from jaxlb.scheduling import options_of, scheduler
 from jaxlb.types import EnvParams, Key, Scheduler
 
 Grid = Mapping[str, Sequence[Any]]
@@ -225,8 +225,12 @@ def _grids(rules: Any) -> dict[str, Grid]:
         for rule in rules:
             scheduler(rule)
             if rule not in GRIDS:
-                known = ", ".join(sorted(GRIDS))
-                raise ValueError(f"{rule}: say which options to try; without, these are tuned: {known}")
+                own, known = ", ".join(options_of(rule)), ", ".join(sorted(GRIDS))
+                if not own:
+                    raise ValueError(f"{rule}: has no options to tune; these have: {known}")
+                raise ValueError(
+                    f"{rule}: say which of its options ({own}) to try; without, these are tuned: {known}"
+                )
         rules = {rule: GRIDS[rule] for rule in rules}
     if not rules:
         raise ValueError("rules: must be at least one")

@@ -139,7 +139,8 @@ def test_options_are_written_as_they_are_read():
 @pytest.mark.parametrize(
     ("rules", "options", "message"),
     [
-        ("lwr", {}, "lwr: say which options to try; without, these are tuned: card, "),
+        ("lwr", {}, "lwr: has no options to tune; these have: card, "),
+        ("lsq", {}, r"lsq: say which of its options \(ask\) to try; without, these are tuned: card, "),
         ("lwl-2", {}, "unknown scheduler 'lwl-2'"),
         ({"card": {"band": 0.1}}, {}, "card: band = 0.1: must be a list of values"),
         ({"card": {"band": []}}, {}, r"card: band = \[\]: must be a list of values"),

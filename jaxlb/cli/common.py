@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,14 @@ class Imports:
                 else:
                     importlib.import_module(name)
             except Exception as error:  # whatever a user's file raises
-                raise ValueError(f"--import {name}: {type(error).__name__}: {error}") from error
+                where = traceback.extract_tb(error.__traceback__)
+                own = [
+                    f" (line {frame.lineno})"
+                    for frame in where
+                    if Path(frame.filename).stem == Path(name).stem
+                ]
+                place = own[-1] if own else ""
+                raise ValueError(f"--import {name}{place}: {type(error).__name__}: {error}") from error
 
 
 def _import_file(path: Path) -> None:

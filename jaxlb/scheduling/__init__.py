@@ -140,6 +140,11 @@ def scheduler(name: str, **options: object) -> Scheduler:
     return _FACTORIES[name](**options)
 
 
+def options_of(name: str) -> list[str]:
+    """List the options of the scheduler of that name."""
+    return list(inspect.signature(_FACTORIES[name]).parameters)
+
+
 def resolved(given: object) -> Scheduler:
     """Return a scheduler as it is, or the one of that name with its default options.
 

@@ -4,6 +4,7 @@ A task takes two random words: 23 bits for the gap, 26 for the size, 15 for the 
 probabilities are resolved to 1/32768). What a process needs beyond that, it draws itself.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -71,11 +72,19 @@ _KIND = {"arrival": "arrival process", "size": "size law", "speeds": "speed proc
 
 
 def workloads() -> dict[str, dict[str, str]]:
-    """List names that `make` takes as `arrival`, `size` and `speeds`, each with a line of its docstring."""
+    """List names that `make` takes as `arrival`, `size` and `speeds`: what each is, and its parameters."""
     return {
-        part: {name: checks.first_line(factory) for name, factory in named.items()}
-        for part, named in _NAMED.items()
+        part: {name: _described(factory) for name, factory in named.items()} for part, named in _NAMED.items()
     }
+
+
+def _described(factory: Callable[..., Any]) -> str:
+    """Return the first line of a docstring, and the parameters with their defaults."""
+    given = [
+        f"{name}={value.default}" if isinstance(value.default, (int, float, str)) else name
+        for name, value in inspect.signature(factory).parameters.items()
+    ]
+    return checks.first_line(factory) + (f" ({', '.join(given)})" if given else "")
 
 
 def named(part: str, name: str) -> Any:
