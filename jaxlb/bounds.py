@@ -68,7 +68,7 @@ def check(env: Any, params: EnvParams, lanes: Lanes | None) -> None:
         )
         raise ValueError(
             f"load = {np.max(params.load):g}: must be below {bound}, or queues grow for ever; allow_overload "
-            "permits it"
+            "(--allow-overload) permits it"
         )
     steps = params.max_steps_in_episode
     checks.leaf("max_steps_in_episode", steps, whole=True, low=1, high=checks.MAX_COUNT)

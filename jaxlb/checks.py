@@ -60,12 +60,22 @@ def known(kind: str, name: object, allowed: Iterable[str]) -> None:
     raise ValueError(f"unknown {kind} {str(name)!r}; {hint}")
 
 
-def free(kind: str, name: object, taken: Iterable[str]) -> None:
-    """Raise ValueError unless `name` may become the name of a new `kind`."""
+def free(kind: str, name: object, taken: Mapping[str, Any], new: Any) -> None:
+    """Raise ValueError unless `name` may become the name of a new `kind`.
+
+    A name may be given again to what is called the same, as a cell of a notebook does that is run twice.
+    """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise ValueError(f"name = {name!r}: must be letters, digits, '-', '_' and '.', at least one of them")
-    if name in taken:
+    if name in taken and _called(taken[name]) != _called(new):
         raise ValueError(f"name = {name!r}: taken by another {kind}")
+
+
+def _called(made: Any) -> Any:
+    """Return what a function, a class or an instance is called, where that tells it from others."""
+    made = inspect.unwrap(made) if callable(made) else made
+    made = made if hasattr(made, "__qualname__") else type(made)
+    return made if "<" in made.__qualname__ else (made.__module__, made.__qualname__)
 
 
 def first_line(documented: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxlb import checks, files, metrics
-from jaxlb.statistics import Histogram, latex, plus_minus
+from jaxlb.statistics import Histogram, latex_table, plus_minus
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,8 @@ class Comparison:
             for line in self.as_text()
         ]
         counted = f"{self.num_lanes:,} lanes x {self.num_tasks:,} tasks after {self.warmup:,} of warm-up"
-        return "\n".join([f"{self.scenario}: {counted}", *lines])
+        hints = [f"{row.name} is not stationary: {row.hint}." for row in self.schedulers if row.hint]
+        return "\n".join([f"{self.scenario}: {counted}", *lines, *hints])
 
     def to_latex(self, figures: Sequence[str] = ("mean_completion", "sla_violation_rate")) -> str:
         """Write a LaTeX table (packages booktabs and textcomp), with half of each 95 % interval behind ±.
@@ -196,9 +197,7 @@ class Comparison:
             ]
             for row in self.schedulers
         ]
-        head, *body = (" & ".join(map(latex, line)) + r" \\" for line in lines)
-        frame = [rf"\begin{{tabular}}{{l{'r' * len(figures)}}}", r"\toprule", head, r"\midrule", *body]
-        return "\n".join([*frame, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        return latex_table(lines)
 
     def plot(self, figure: str = "mean_completion") -> Any:
         """Draw a figure of every scheduler with its 95 % interval, the least on top, as a matplotlib Figure.

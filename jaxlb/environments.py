@@ -28,7 +28,7 @@ def scenarios() -> dict[str, str]:
 
 def add(name: str, make_params: Callable[[int], EnvParams], settings: dict[str, Any]) -> None:
     """Register a name with `make` for what `make_params(num_processors)` makes; see `jaxlb.register`."""
-    checks.free("scenario", name, SCENARIOS)
+    checks.free("scenario", name, {own: one.make_params for own, one in SCENARIOS.items()}, make_params)
     for setting in settings:
         checks.known("setting", setting, _static(settings) - {"num_processors"})
     first = next(iter(inspect.signature(make_params).parameters.values()), None)

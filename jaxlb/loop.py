@@ -21,7 +21,7 @@ from jaxlb.numerics import broadcasts
 from jaxlb.params import at_its_processor, canonical, with_lane_axis
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import resolved
-from jaxlb.scheduling.base import first_memory
+from jaxlb.scheduling.base import acted, first_memory
 from jaxlb.scheduling.dispatchers import seated
 from jaxlb.scheduling.policies import check_numbers
 from jaxlb.tally import Totals
@@ -79,7 +79,7 @@ def decide(
     """Observe, act, assign, and go to the next arrival; the keys are consumed."""
     noise_key, arrive_key = jax.random.split(observe_key)
     observation = env.observe(state, params, noise_key)
-    action, memory = scheduler.act(scheduler.variables, memory, observation, act_key)
+    action, memory = acted(scheduler, memory, observation, act_key)
     state, outcome, reward = env.transition(state, action, next_task, params, arrive_key)
     return state, memory, observation, outcome, reward
 

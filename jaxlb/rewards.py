@@ -118,7 +118,7 @@ REWARDS: dict[str, Reward] = {"weighted": Weighted(), "holding-cost": HoldingCos
 
 def add(name: str, made: Reward) -> None:
     """Register a name with `reward` for one of your own; see `jaxlb.register`."""
-    checks.free("reward", name, REWARDS)
+    checks.free("reward", name, REWARDS, made)
     REWARDS[name] = reward(made)
 
 

@@ -90,7 +90,7 @@ def unsettled(run: Evidence, env: Static, params: EnvParams, rule: str = "this r
     within = 0.01 * mean if interval is None else interval[1] - mean
     if missing * mean > (1.0 - missing) * within:
         never = "" if enough else "; sizes of infinite variance have no mean wait to settle at"
-        return f"starting empty takes {100 * missing:.2g} % off the waits, by theory: {advice}{never}"
+        return f"waits are {100 * missing:.2g} % too short, by theory, as queues began empty: {advice}{never}"
     return None
 
 

@@ -1,5 +1,6 @@
 """Figures of independent lanes and their intervals: means, ratios, quantiles of completions, counted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,3 +142,10 @@ _LATEX = str.maketrans(
 def latex(text: str) -> str:
     """Write text as LaTeX has it."""
     return text.translate(_LATEX)
+
+
+def latex_table(lines: Sequence[Sequence[str]]) -> str:
+    """Write lines of text, the first of headings, as a LaTeX table."""
+    head, *body = (" & ".join(map(latex, line)) + r" \\" for line in lines)
+    frame = [rf"\begin{{tabular}}{{l{'r' * (len(lines[0]) - 1)}}}", r"\toprule", head, r"\midrule", *body]
+    return "\n".join([*frame, r"\bottomrule", r"\end{tabular}"]) + "\n"

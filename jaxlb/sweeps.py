@@ -13,10 +13,11 @@ import jax
 import numpy as np
 
 from jaxlb import checks, files, metrics
-from jaxlb.comparison import Comparison
+from jaxlb.comparison import Comparison, Row
 from jaxlb.env import Env
 from jaxlb.environments import changed
 from jaxlb.judging import Judges
+from jaxlb.statistics import latex_table, plus_minus
 from jaxlb.types import EnvParams, Key, Scheduler
 from jaxlb.version import __version__
 
@@ -74,6 +75,34 @@ class Sweep:
     def to_json(self) -> str:
         """Write one JSON object."""
         return json.dumps(self.as_dict(), indent=2, allow_nan=False)
+
+    @classmethod
+    def of_dict(cls, given: Mapping[str, Any]) -> "Sweep":
+        """Return the sweep that `as_dict` or sweep.json was of, read from JSON; tables have no histograms."""
+        points = [Point(one["values"], Comparison.of_dict(one["table"])) for one in given["points"]]
+        return cls(given["over"], points)
+
+    def to_latex(self, figure: str = "mean_completion") -> str:
+        """Write a figure as a LaTeX table (packages booktabs and textcomp): a line a point, a column a rule.
+
+        Args:
+          figure: a name of `jaxlb.metrics.FIGURES`, of one value a row.
+
+        Raises:
+          ValueError: an unknown one.
+        """
+        metrics.check_one_value(figure)
+        about = metrics.FIGURES[figure]
+
+        def cell(row: Row) -> str:
+            interval = None if about.plain else getattr(row, f"{figure}_ci")
+            shown = plus_minus(getattr(row, figure), interval, about.scale)
+            return f"{shown} ({row.mark})" if row.mark else shown
+
+        lines = [[*self.over, *(row.name for row in self.points[0].table.schedulers)]]
+        for point in self.points:
+            lines.append([*map(str, point.values.values()), *map(cell, point.table.schedulers)])
+        return latex_table(lines)
 
     def to_dataframe(self) -> Any:
         """Return the columns of `to_csv` as a pandas.DataFrame."""
@@ -190,7 +219,7 @@ def sweep(
     kept = files.Kept(None if keep is None else Path(keep), about)
     if [one["values"] for one in kept.found] != points[: len(kept.found)]:
         raise kept.other()
-    done = [Point(one["values"], Comparison.of_dict(one["table"])) for one in kept.found]
+    done = Sweep.of_dict({"over": grid, "points": kept.found}).points
     for place, (values, system) in enumerate(zip(points, systems, strict=True)):
         if place < len(done):
             continue

@@ -366,3 +366,8 @@ class Scheduler(struct.PyTreeNode):
     act: Callable[[Any, Any, Observation, Key], tuple[Array, Any]] = struct.field(pytree_node=False)
     departed: Callable[[Any, Any, Answer], Any] | None = struct.field(pytree_node=False, default=None)
     told: Callable[[Any, Array], Array] | None = struct.field(pytree_node=False, default=None)
+
+    def __repr__(self) -> str:
+        """Return its name, and how many numbers it has learned."""
+        count = sum(getattr(leaf, "size", 1) for leaf in jax.tree.leaves(self.variables))
+        return f"Scheduler({self.name!r}, {count:,} variables)"

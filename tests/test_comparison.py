@@ -266,6 +266,19 @@ def test_a_figure_is_added_in_one_place(key, monkeypatch, capsys):
     assert "wait" in capsys.readouterr().out
 
 
+def test_a_table_prints_as_one(key):
+    table = small(key, schedulers=("rr", "lwr"), warmup=0)
+    title, head, *rows = str(table).splitlines()
+    assert title == "seed: 40 lanes x 150 tasks after 0 of warm-up"
+    assert head.split()[:3] == ["scheduler", "completion", "p50"] and "by priority %" in head
+    assert rows[0].startswith("rr (not stationary)") and rows[1].startswith("lwr")
+    assert f"{100 * table.row('lwr').sla_violation_rate_by_priority[0]:.3g} / " in rows[1]
+    assert rows[2] == f"rr is not stationary: {table.row('rr').hint}."
+    one = jaxlb.compare(*jaxlb.make("stable"), ["lwr"], key, num_lanes=4, num_tasks=20)
+    assert one.warmup == stationarity.sensible_warmup(*jaxlb.make("stable"), 20)
+    assert "priority" not in str(one)
+
+
 def test_snapshot_asks_all_in_the_same_states(key):
     behaviour = jaxlb.scheduler("weighted-random")
     table = small(key, schedulers=("rr", "greedy", "oracle", "weighted-random"), behaviour=behaviour)

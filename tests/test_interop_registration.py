@@ -153,6 +153,39 @@ def test_a_network_and_a_reward_are_known_by_name_to_every_command(tmp_path, cap
         jaxlb.learn.networks.network("linear", widths=(8,))
 
 
+def test_what_a_run_folder_remembers_is_imported(tmp_path, capsys):
+    """Its network and its reward are registered by a file; without it, nothing knows them."""
+    parts = tmp_path / "parts.py"
+    parts.write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "import jaxlb\n"
+        "from tests.test_interop_registration import Tardiness, linear\n"
+        "jaxlb.register('linear', linear)\njaxlb.register('tardiness', Tardiness)\n"
+    )
+    run = str(tmp_path / "run")
+    settings = ["--train", *small.DQN[:-1], "network=linear", "reward=tardiness"]
+    assert cli.run(["train", "dqn", "--import", str(parts), *settings, "--out", run]) == 0
+    options = ["--schedulers", "lwr", "--lanes", "4", "--tasks", "20"]
+    commands = (["evaluate", run, *options], ["compare", "--checkpoint", run, *options])
+    for command in (*commands, ["train", "dqn", "--resume", "--out", run]):
+        sys.modules["jaxlb.learn.networks"]._OWN.clear()
+        del sys.modules["parts"]
+        assert cli.run(command) == 0
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_a_name_may_be_given_again_to_the_same(key):
+    """As a cell of a notebook does that is run twice."""
+    for _ in range(2):
+        jaxlb.register("rush-hour", rush_hour)
+        jaxlb.register("favourite", favourite)
+        jaxlb.register("triangular", Triangular)
+        jaxlb.register("linear", linear)
+        jaxlb.register("tardiness", Tardiness)
+    with pytest.raises(ValueError, match="name = 'favourite': taken by another scheduler"):
+        jaxlb.register("favourite", lambda: favourite(1))
+
+
 def overloaded(num_processors=2):
     return rush_hour(num_processors).replace(speed=(-1.0, 1.0))
 

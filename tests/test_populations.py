@@ -188,7 +188,7 @@ def test_a_training_begins_with_what_another_has_learned(tmp_path, capsys):
         ("dqn", "dqn", "--from dqn: names a method"),
         ("gnn", str(first), "initial: a training of gnn begins anew"),
         ("universal", str(first), "initial: is a 'dqn', must be what universal trained"),
-        ("dqn", str(tmp_path / "nothing"), "no training here"),
+        ("dqn", str(tmp_path / "nothing"), "must be a run folder, or a scheduler of `jaxlb schedulers`"),
     ):
         out = tmp_path / f"refused-{method}"
         assert cli.run(["train", method, "--from", start, "--out", str(out)]) == 2

@@ -266,3 +266,28 @@ def test_a_start_that_takes_too_few_arguments_is_told_what_it_must_take(key):
     hedge = jaxlb.scheduler("hedge", candidates=(jaxlb.scheduler("lwr"), own))
     with pytest.raises(ValueError, match=said):
         jaxlb.rollout(env, params, hedge, key, 2, 10)
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (
+            lambda v, m, o, key: (o.wait.min(0), m),
+            r"its action is float32\[4\], must be int32\[4\], the index",
+        ),
+        (lambda v, m, o, key: (jnp.int32(o.wait), m), r"its action is int32\[4, 4\], must be int32\[4\]"),
+        (lambda v, m, o, key: (o.priority, (m, m)), r"its memory is .* before a task and .* after it"),
+        (
+            lambda v, m, o, key: (o.priority, o.wait),
+            r"its memory is int32\[4\] before a task and float32\[4, 4\] after it: must stay",
+        ),
+    ],
+)
+def test_what_is_no_choice_is_refused_by_the_schedulers_name(act, message, key):
+    env, params = jaxlb.make("stable")
+    wrong = jaxlb.Scheduler("wrong", (), lambda env, params, lanes: jnp.zeros(lanes, jnp.int32), act)
+    with pytest.raises(ValueError, match=f"scheduler 'wrong': {message}"):
+        jaxlb.rollout(env, params, wrong, key, 4, 10)
+    _, state = env.reset(key, params)
+    with pytest.raises(ValueError, match=r"action: is float.*, must be a whole number"):
+        env.step(jax.random.clone(key), state, 1.5, params)

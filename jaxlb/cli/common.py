@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
+import itertools
 import json
 import logging
 import re
@@ -22,7 +23,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from jaxlb import checks
+from jaxlb import checks, records
 from jaxlb.env import Env
 from jaxlb.environments import Spec
 
@@ -59,15 +60,23 @@ class Imports:
     import_: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="import")] = ()
     """Module, or file, that registers parts of your own first; may be given several times."""
 
+    def run_folders(self) -> Sequence[Path]:
+        """Return the run folders that the command reads, which remember what they need."""
+        return ()
+
     def import_parts(self) -> None:
-        """Import them, from the working folder too.
+        """Import them, and what the run folders remember, from the working folder too.
 
         Raises:
           ValueError: one cannot be imported.
         """
-        if self.import_ and "" not in sys.path:
+        kept = [(records.read(folder) or {}).get("options") or {} for folder in self.run_folders()]
+        names = [*itertools.chain(*(one.get("import_", ()) for one in kept)), *self.import_]
+        if names and "" not in sys.path:
             sys.path.insert(0, "")
-        for name in self.import_:
+        # A file that is remembered by its whole path, and given by another, is one.
+        whole = {str(Path(one).absolute()) if one.endswith(".py") else one: one for one in names}
+        for name in whole.values():
             try:
                 if name.endswith(".py"):
                     _import_file(Path(name).absolute())

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from jaxlb import checks, metrics, runs
 from jaxlb.cli import folders
-from jaxlb.cli.common import Draws, Where, console, described, dumps, progress
+from jaxlb.cli.common import Draws, Where, console, described, dumps, note, progress
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.environments import Spec
@@ -118,6 +118,10 @@ class Compare(_Judge, Where):
     checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Run folder of a trained scheduler, which joins the table; may be given several times."""
 
+    def run_folders(self) -> Sequence[Path]:
+        """Return the run folders that the command reads."""
+        return self.checkpoint
+
     def run(self) -> None:
         """Compare, print, write."""
         self.judge_and_report(self.setup(self.spec(), self.checkpoint))
@@ -133,6 +137,10 @@ class Evaluate(_Judge, Where):
     """A name from `jaxlb scenarios`; if not given, the run's, with all it was trained on."""
     schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "rr,lwr,greedy,oracle"
     """Names from `jaxlb schedulers`, such as lwr or guarded-sita(big=2,share=0.8), separated by commas."""
+
+    def run_folders(self) -> Sequence[Path]:
+        """Return the run folders that the command reads."""
+        return (self.directory,)
 
     def run(self) -> None:
         """Compare, print, write."""
@@ -172,7 +180,9 @@ def _trained(directory: Path, env: Env, params: EnvParams) -> dict[str, Schedule
     """Return the schedulers that a run trained, by the names that the table gives them."""
     run = runs.find(directory)
     run.training.check(env, params)
-    name, found = directory.resolve().name, run.load()
+    name, found, best = directory.resolve().name, run.load(), run.best_setting()
+    if best:
+        note(f"{directory}: {best}, the best setting")
     return {name if len(found) == 1 else f"{name}, seed {seed}": one for seed, one in found.items()}
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +33,10 @@ class Export(Writes, Where):
     """c: one header; npz: NumPy, with the module that reads it; stablehlo: for compilers."""
     out: Path
     """Folder for the files."""
+
+    def run_folders(self) -> Sequence[Path]:
+        """Return the run folders that the command reads."""
+        return (Path(self.scheduler),) if exporting.is_run(self.scheduler) else ()
 
     def run(self) -> None:
         """Write the files."""

@@ -64,8 +64,11 @@ def begin(
             raise KeyboardInterrupt(f"stopped; {again} goes on") from None
         raise KeyboardInterrupt(f"stopped before there were results; {again} begins again") from None
     except ValueError:
+        # What was refused has left no run; that of another it leaves as it was.
         if before is not None:
             file.write_text(before, encoding="utf-8")
+        elif not resumed and [path.name for path in directory.iterdir()] == [RECORD]:
+            file.unlink()
         raise
     written = (path.name for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != ".")
     note(f"wrote {', '.join(written)} to {directory}")

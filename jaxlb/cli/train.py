@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -61,6 +62,13 @@ class Train(Writes, Where):
     log: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     """Loggers that get the figures too."""
 
+    def run_folders(self) -> Sequence[Path]:
+        """Return the run folders that the command reads."""
+        return ([self._out()] if self.resume else []) + ([Path(self.from_)] if self.from_ else [])
+
+    def _out(self) -> Path:
+        return Path("runs", f"{self.method}-{self.scenario}") if self.out is None else self.out
+
     def run(self) -> None:
         """Train, log, save, draw."""
         checks.at_least("seeds", self.seeds, 1)
@@ -77,8 +85,7 @@ class Train(Writes, Where):
             )
         loggers.check(self.log)
         checks.known("method", self.method, TRAINERS)
-        out = Path("runs", f"{self.method}-{self.scenario}") if self.out is None else self.out
-        spec, seeds = self.spec(), list(range(self.seed, self.seed + self.seeds))
+        out, spec, seeds = self._out(), self.spec(), list(range(self.seed, self.seed + self.seeds))
         # As it was started, where that is not said again.
         begun = ((records.read(out) or {}).get("options") or {}) if self.resume else {}
         initial, patience = self._initial(out, begun), self.patience or begun.get("patience")
@@ -87,6 +94,8 @@ class Train(Writes, Where):
             runs.must_agree(self._given(spec, seeds), training)
             spec, config = training.spec(), training.config()
             env, params = spec.make()
+            if runs.find(out).iteration() == config.num_iterations:
+                note(f"{out} is finished: there is nothing to go on with")
         else:
             config = configure(TRAINERS[self.method].config, **self._settings())
             env, params = spec.make()
@@ -138,6 +147,8 @@ class Train(Writes, Where):
             return scheduler(source)
         if source in TRAINERS:
             raise ValueError(f"--from {source}: names a method; must be a run folder of {self.method}")
+        if not Path(source).exists():
+            raise ValueError(f"--from {source}: must be a run folder, or a scheduler of `jaxlb schedulers`")
         return runs.load(source)
 
     def _given(self, spec: Spec, seeds: list[int]) -> dict[str, Any]:
@@ -200,7 +211,7 @@ def _reached(run: Run) -> tuple[Table, str]:
                 cells.append(runs.figure(None if None in values else values[0], scale))
             else:
                 least, mean, most = min(values), sum(values) / len(values), max(values)
-                cells.append("{:.3g} ({:.3g}-{:.3g})".format(*(scale * x for x in (mean, least, most))))
+                cells.append("{:.3g} ({:.3g} to {:.3g})".format(*(scale * x for x in (mean, least, most))))
         return cells
 
     best, kept = run.best_setting(), runs.bests(run)
@@ -214,6 +225,6 @@ def _reached(run: Run) -> tuple[Table, str]:
         style = "bold" if not one and members[0].setting == best else None
         table.add_row(*name, ", ".join(dict.fromkeys(at)), *figures(tops), style=style)
     if best:
-        table.caption = f"mean over seeds (least-most); the best, by {curve(trainer.objective)[0]}: {best}"
+        table.caption = f"mean over seeds (least to most); the best, by {curve(trainer.objective)[0]}: {best}"
     of = f"{best}: " if best else ""
     return table, f"{of}{shown[0][1]} {figures([runs.best(run)])[0]}"

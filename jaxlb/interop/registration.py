@@ -33,8 +33,8 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
         wait_visible, reward.
 
     Raises:
-      ValueError: a name that is taken or cannot be one, a factory that needs arguments or makes something
-        else, settings of what is no scenario, a scenario whose parameters are out of bounds.
+      ValueError: a name that another thing has or cannot be one, a factory that needs arguments or makes
+        something else, settings of what is no scenario, a scenario whose parameters are out of bounds.
     """
     try:
         inspect.signature(factory).bind()
@@ -59,7 +59,7 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
         # It needs libraries that a simulation does not.
         from jaxlb.learn import networks
 
-        networks.add(name, made)
+        networks.add(name, factory)
     elif dataclasses.is_dataclass(made) and isinstance(made, rewards.Reward):
         rewards.add(name, made)
     else:
@@ -81,6 +81,8 @@ def _to_gymnasium(name: str) -> None:
         return
     import gymnasium
 
+    if f"jaxlb/{name}-v0" in gymnasium.registry:  # the name was given again: it makes what is new
+        return
     module = "jaxlb.interop.gymnasium_envs"
     gymnasium.register(
         id=f"jaxlb/{name}-v0",

@@ -1,5 +1,6 @@
 """Networks from features to a number for each processor: Flax Linen modules behind (init, apply)."""
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
@@ -289,14 +290,14 @@ NETWORKS: dict[str, Callable[..., Network | Recurrent]] = {
 }
 OPTIONS = sorted({name for make in NETWORKS.values() for name in inspect.signature(make).parameters})
 """The options of networks."""
-_OWN: dict[str, Network | Recurrent] = {}
+_OWN: dict[str, Callable[[], Network | Recurrent]] = {}
 """Those that users have given names, which have no options."""
 
 
-def add(name: str, made: Network | Recurrent) -> None:
-    """Register a name with `network` for one of your own; see `jaxlb.register`."""
-    checks.free("network", name, NETWORKS | _OWN)
-    _OWN[name] = made
+def add(name: str, factory: Callable[[], Network | Recurrent]) -> None:
+    """Register a name with `network` for what `factory()` makes; see `jaxlb.register`."""
+    checks.free("network", name, NETWORKS | _OWN, factory)
+    _OWN[name] = functools.cache(functools.wraps(factory)(lambda: factory()))
 
 
 def network(name: str, **options: Any) -> Network | Recurrent:
@@ -309,7 +310,7 @@ def network(name: str, **options: Any) -> Network | Recurrent:
     if name in _OWN:
         if options:
             raise ValueError(f"network {name!r}: is one of your own, and has no option {next(iter(options))}")
-        return _OWN[name]
+        return _OWN[name]()
     for option in options:
         checks.known(f"option of network {name!r}", option, inspect.signature(NETWORKS[name]).parameters)
     widths = options.get("widths")
@@ -324,7 +325,7 @@ def network(name: str, **options: Any) -> Network | Recurrent:
 def described(network: Network | Recurrent) -> dict[str, Any] | None:
     """Describe a network by the name and options that `network` takes, as JSON; None if none makes it."""
     for name, own in _OWN.items():
-        if own == network:
+        if own() == network:
             return {"network": name}
     module = next(iter(getattr(network.init, "args", ())), None)
     name = _NAMES.get((type(module), type(network)))

@@ -178,6 +178,11 @@ def check(config: Any) -> None:
     """Raise ValueError if a setting is out of its bounds; numbers under a trace pass."""
     for field in dataclasses.fields(config):
         value, about = getattr(config, field.name), field.metadata
+        if "make" in about and about["acts"] and isinstance(value, str):
+            raise ValueError(
+                f"{field.name} = {value!r}: is a name, must be what it names; "
+                f"{about['make'].__module__}.{about['make'].__name__}({value!r}) makes that"
+            )
         if "low" in about:
             checks.at_least(field.name, value, about["low"])
         elif "bounds" in about and not (value is None and field.default is None):

@@ -173,7 +173,7 @@ def add(name: str, factory: Callable[..., Scheduler]) -> None:
 
     What it has made is kept: functions that it makes anew each time would be compiled anew each time.
     """
-    checks.free("scheduler", name, _FACTORIES)
+    checks.free("scheduler", name, _FACTORIES, factory)
 
     @functools.cache
     @functools.wraps(factory)

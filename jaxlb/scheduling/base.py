@@ -62,6 +62,36 @@ def first_memory(name: str, start: Start, env: Static, params: EnvParams, lanes:
     return start(env, params, lanes)
 
 
+def acted(scheduler: Scheduler, memory: Any, observation: Observation, key: Key) -> tuple[Array, Any]:
+    """Let a scheduler act; return its action and its memory. The key is consumed.
+
+    Raises:
+      ValueError: the action is no whole number of every lane, or the memory becomes another kind of one.
+    """
+    name, lanes = scheduler.name, observation.size.shape
+    action, after = scheduler.act(scheduler.variables, memory, observation, key)
+    kind, shape = jnp.result_type(action), jnp.shape(action)
+    if not jnp.issubdtype(kind, jnp.integer) or shape not in (lanes, ()):
+        raise ValueError(
+            f"scheduler {name!r}: its action is {kind}{list(shape)}, must be int32{list(lanes)}, "
+            "the index of a processor for each lane"
+        )
+    before, now = jax.tree.structure(memory), jax.tree.structure(after)
+    if before != now:
+        raise ValueError(f"scheduler {name!r}: its memory is {before} before a task and {now} after it")
+    for (path, old), new in zip(
+        jax.tree_util.tree_leaves_with_path(memory), jax.tree.leaves(after), strict=True
+    ):
+        was, is_now = ((jnp.result_type(leaf), jnp.shape(leaf)) for leaf in (old, new))
+        if was != is_now:
+            texts = [f"{kind}{list(shape)}" for kind, shape in (was, is_now)]
+            raise ValueError(
+                f"scheduler {name!r}: its memory{jax.tree_util.keystr(path)} is {texts[0]} before a task and "
+                f"{texts[1]} after it: must stay what it is"
+            )
+    return action, after
+
+
 def no_departures(what: str, *inner: Scheduler) -> None:
     """Raise ValueError if a scheduler has to be told who has left, where `what` does not pass it on."""
     for one in inner:

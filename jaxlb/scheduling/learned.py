@@ -106,7 +106,13 @@ def known_rewards(observation: Observation, forecast: Array, weights: Weights) -
 
 def values(network: Network, variables: Variables, x: Features, known: Array) -> Array:
     """Return the value of each choice `[..., P]`."""
-    return known + network.apply(variables.network, features.standardise(variables.moments, x))
+    found = network.apply(variables.network, features.standardise(variables.moments, x))
+    if jnp.shape(found) != known.shape:
+        raise ValueError(
+            f"network: apply returns shape {jnp.shape(found)} for features of processors "
+            f"{x.processor.shape}: must be {known.shape}, a number for each processor"
+        )
+    return known + found
 
 
 def untrained(

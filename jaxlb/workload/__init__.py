@@ -99,7 +99,7 @@ def named(part: str, name: str) -> Any:
 
 def add(part: str, name: str, factory: Callable[[], Any]) -> None:
     """Register a name with `make` for what `factory()` makes; see `jaxlb.register`."""
-    checks.free(_KIND[part], name, _NAMED[part])
+    checks.free(_KIND[part], name, _NAMED[part], factory)
     _NAMED[part][name] = factory
 
 
