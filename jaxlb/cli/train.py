@@ -15,7 +15,7 @@ from rich.table import Table
 
 from jaxlb import checks, records, runs
 from jaxlb.cli import folders, loggers
-from jaxlb.cli.common import Where, Writes, console, grid_of, note, progress
+from jaxlb.cli.common import Draws, Where, console, grid_of, note, progress
 from jaxlb.env import Env
 from jaxlb.environments import Spec
 from jaxlb.learn import TRAINERS
@@ -30,7 +30,7 @@ from jaxlb.types import EnvParams, Scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train(Writes, Where):
+class Train(Draws, Where):
     """Train a scheduler into a run folder."""
 
     method: tyro.conf.Positional[str]
@@ -75,6 +75,7 @@ class Train(Writes, Where):
         checks.seed("seed", self.seed, self.seeds)
         if self.patience is not None:
             checks.at_least("patience", self.patience, 1)
+        self.formats()
         population = grid_of("--sweep", self.sweep)
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite: give one of them")
@@ -116,7 +117,7 @@ class Train(Writes, Where):
                 if run.iteration() < config.num_iterations:
                     how = "--resume with more --patience goes on from there"
                     note(f"stopped early at iteration {run.iteration():,}; {how}")
-                _draw(run, env, params, config)
+                _draw(run, env, params, config, self.formats())
             except KeyboardInterrupt:
                 again = ["jaxlb", "train", self.method, "--out", str(out), "--resume"]
                 again = shlex.join([*again, *(["--log", *self.log] if self.log else [])])
@@ -164,14 +165,15 @@ class Train(Writes, Where):
         return found | ({"seeds": seeds} if given & {"seed", "seeds"} else {})
 
 
-def _draw(run: Run, env: Env, params: EnvParams, config: Any) -> None:
+def _draw(run: Run, env: Env, params: EnvParams, config: Any, formats: Sequence[str]) -> None:
     """Draw how it learned and, on tasks of their own, what the predictions of the first seed are worth.
 
     Of a population, those of the best setting.
     """
+    from jaxlb import charts
     from jaxlb.report import plots
 
-    plots.learning_curves(run.logged()).savefig(run.directory / "learning_curves.png")
+    charts.save(plots.learning_curves(run.logged()), run.directory, "learning_curves", formats)
     trainer, seed, best = run.training.trainer(), run.training.seeds[0], run.best_setting()
     if trainer.inspect is None:
         return
@@ -183,9 +185,9 @@ def _draw(run: Run, env: Env, params: EnvParams, config: Any) -> None:
         np.asarray(leaf).reshape(-1, *leaf.shape[2:])
         for leaf in (found.predicted, found.truth, found.chosen, found.load)
     ]
-    plots.completions(*flat).savefig(run.directory / "predictions.png")
+    charts.save(plots.completions(*flat), run.directory, "predictions", formats)
     names = [f"{place} (speed {float(speed):g})" for place, speed in enumerate(np.asarray(params.speed))]
-    plots.influence(np.asarray(found.influence), names).savefig(run.directory / "influence.png")
+    charts.save(plots.influence(np.asarray(found.influence), names), run.directory, "influence", formats)
 
 
 def _reached(run: Run) -> tuple[Table, str]:
