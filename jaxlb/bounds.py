@@ -59,6 +59,7 @@ def check(env: Any, params: EnvParams, lanes: Lanes | None) -> None:
             checks.leaf(name, getattr(params, name), above=0)
     if params.measure_noise is not None:
         checks.leaf("measure_noise", params.measure_noise, low=0)
+    _check_phases(env, params)
     if params.affinity is not None:
         _check_affinity(env, params, classes[0])
     grows = not env.allow_overload and not env.sheds and not checks.traced(params.load)
@@ -139,6 +140,27 @@ def _check_changes(env: Any, why: str) -> None:
         raise ValueError(
             f"reward = {checks.shown(env.reward)}: must be 'weighted', or have `surprise` as that has, "
             f"where {why}"
+        )
+
+
+def _check_phases(env: Any, params: EnvParams) -> None:
+    """Raise ValueError unless phases of tasks, if they have any, are what the station keeps account of."""
+    for name in ("first_token_limit", "token_limit"):
+        if (limit := getattr(params, name)) is not None:
+            checks.leaf(name, limit, above=0, infinite=True)
+            if params.prefill is None:
+                raise ValueError(f"{name}: must be None where prefill is: there is no first token")
+    phased = getattr(env.station, "phased", False)
+    if params.prefill is None:
+        if phased:
+            raise ValueError("prefill: must be a number, as the environment was made for two phases")
+        return
+    checks.leaf("prefill", params.prefill, low=0, high=1)
+    if not phased:
+        raise ValueError("prefill: the environment was made without; jaxlb.make(..., prefill=0.2) makes one")
+    if params.speeds is not None or env.loses(params) or params.affinity is not None:
+        raise ValueError(
+            "prefill: must be None where speeds change, tasks are lost, or differ from processor to processor"
         )
 
 

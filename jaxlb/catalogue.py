@@ -156,6 +156,9 @@ def _inference(num_processors: int) -> EnvParams:
         size=LogNormal(1.0, 2.0),
         load=0.75 * 16 / (1.0 + 0.1 * 15),
         class_slack=(8.0,),
+        prefill=0.2,
+        first_token_limit=2.0,
+        token_limit=2.5,
     )
 
 

@@ -269,6 +269,7 @@ def assign(
         completion=completion,
         violation=completion > task.deadline if lost is None else (completion > task.deadline) | lost,
         lost=lost,
+        first_token=None if task.phases is None else jnp.full_like(wait, jnp.inf),
     )
     monitor = observe.record(system.monitor, assigned, seen.size, dispatcher)
     return System(station, monitor, system.speeds), outcome

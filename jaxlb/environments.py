@@ -104,10 +104,13 @@ def _env(settings: Mapping[str, Any], **own: Any) -> Env:
 
 
 def _changing(env: Env, params: EnvParams) -> Env:
-    """Return an environment whose queues tell departures, where speeds change and assignments cannot."""
-    if params.speeds is None or type(env.station) is not FCFS:
-        return env
-    return dataclasses.replace(env, station=_with_departures(env.station))
+    """Return an environment whose queues tell departures, where assignments cannot, and know phases."""
+    station, phased = env.station, params.prefill is not None
+    if type(station) is FCFS and (phased or params.speeds is not None):
+        station = _with_departures(station)
+    if isinstance(station, stations.Table) and phased != station.phased:
+        station = dataclasses.replace(station, phased=phased)
+    return env if station is env.station else dataclasses.replace(env, station=station)
 
 
 def make(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxlb import checks
+from jaxlb import checks, phases
 from jaxlb.numerics import (
     least,
     processor_index,
@@ -54,6 +54,8 @@ class Figure(NamedTuple):
       paired: whether it is a difference to the baseline, which has none to itself.
       by_priority: whether it has a value for each priority, not one.
       more_is_better: whether the best has the most of it, not the least.
+      there: (task, outcome) -> whether there is such a figure, where it is an average over tasks that have
+        left.
     """
 
     meaning: str
@@ -68,6 +70,7 @@ class Figure(NamedTuple):
     paired: bool = False
     by_priority: bool = False
     more_is_better: bool = False
+    there: Callable[[Task, Outcome], bool] = lambda task, outcome: True
 
     @property
     def label(self) -> str:
@@ -132,7 +135,13 @@ LOST = Figure(
     of_outcome=lambda task, outcome: cast(Array, outcome.lost),
     heading="lost %",
     scale=100.0,
+    there=lambda task, outcome: outcome.lost is not None,
 )
+
+
+def _has_phases(task: Task, outcome: Outcome) -> bool:
+    del task
+    return outcome.first_token is not None
 
 
 FIGURES: dict[str, Figure] = {
@@ -175,6 +184,29 @@ FIGURES: dict[str, Figure] = {
         by_priority=True,
     ),
     "lost_rate": LOST,
+    "time_to_first_token": Figure(
+        "time to the first token",
+        "time",
+        of_outcome=lambda task, outcome: cast(Array, outcome.first_token),
+        heading="first token",
+        there=_has_phases,
+    ),
+    "time_per_token": Figure(
+        "time per work after the first token",
+        "time",
+        of_outcome=phases.time_per_token,
+        heading="per token",
+        there=_has_phases,
+    ),
+    "goodput": Figure(
+        "tasks with both within their limits",
+        "share",
+        of_outcome=phases.within_limits,
+        heading="goodput %",
+        scale=100.0,
+        more_is_better=True,
+        there=_has_phases,
+    ),
     "oracle_agreement": Figure(
         "tasks whose completion was the smallest possible",
         "share",
@@ -241,6 +273,8 @@ def columns(rows: Iterable[Any]) -> dict[str, Figure]:
     def told(name: str, figure: Figure) -> bool:
         if figure is LOST:
             return any(row.lost_rate > 0 for row in rows)
+        if not hasattr(rows[0], name):
+            return False
         return bool(figure.heading) and not (figure.by_priority and len(getattr(rows[0], name)) == 1)
 
     return {name: figure for name, figure in FIGURES.items() if told(name, figure)}
@@ -251,6 +285,7 @@ def estimates(run: LaneFigures, baseline: LaneFigures) -> dict[str, Estimate | l
     return {
         name: (figure.of_run or functools.partial(_mean, name))(run, baseline)
         for name, figure in FIGURES.items()
+        if figure.of_run or name in run.summary.averages
     }
 
 

@@ -15,7 +15,8 @@ from jaxlb.env import Env
 from jaxlb.environments import answering
 from jaxlb.loop import Streams, decide, streams
 from jaxlb.numerics import broadcasts
-from jaxlb.params import canonical, with_lane_axis
+from jaxlb.params import canonical, single, with_lane_axis
+from jaxlb.phases import phases
 from jaxlb.random import fold_in, typed
 from jaxlb.scheduling import resolved
 from jaxlb.scheduling.base import first_memory
@@ -68,8 +69,9 @@ def replay(
     checks.leaf("priority", tasks.priority, whole=True, low=0, high=classes - 1)
     checks.leaf("deadline", tasks.deadline, low=0, infinite=True)
     floats = {name: jnp.asarray(getattr(tasks, name), jnp.float32) for name in ("gap", "size", "deadline")}
-    tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), **floats)
     params, key = canonical(params), typed(key)
+    own = phases(params, floats["size"]) if tasks.phases is None else single(tasks.phases)
+    tasks = Task(priority=jnp.asarray(tasks.priority, jnp.int32), phases=own, **floats)
     lanes, keys = tasks.gap.shape[1] if tasks.gap.ndim > 1 else 1, streams(key)
 
     def run(env: Env) -> tuple[tuple[EnvState, Any], tuple[Outcome, Any]]:

@@ -59,7 +59,7 @@ def of_task(decided: Decided, num_classes: int, gap: Array) -> tuple[dict, dict]
         found["class_served"] = of_class & ~lost
     sums = {} if departures is None else {name: of for name, of in _OF_CLASSES.items() if of in found}
     for name, figure in FIGURES.items():
-        if figure.of_outcome is not None and name not in sums and (figure is not LOST or lost is not None):
+        if figure.of_outcome is not None and name not in sums and figure.there(task, outcome):
             found[name] = figure.of_outcome(task, outcome)
     if departures is not None:
         # Of all places, those from which a task has left.
@@ -154,7 +154,8 @@ def summarise(totals: Totals, found: View) -> Summary:
     served = counts["served"].astype(jnp.float32) if "served" in counts else departed
     averages, found_of, none = {}, counts | sums, jnp.zeros_like(sums["elapsed"])
     for name, figure in FIGURES.items():
-        if figure.of_task or figure.of_outcome:
+        # Where no task can be lost, none is; what else is not counted is not there.
+        if figure.of_task or name in found_of or figure is LOST:
             total = found_of.get(name, none)
             of = number if figure.of_task else served if figure.of_served else departed
             averages[name] = total.astype(jnp.float32) / of

@@ -11,6 +11,7 @@ import jax
 from flax import struct
 
 from jaxlb.answers import Answer, Answers, Dispatching
+from jaxlb.phases import Phases
 
 Array = jax.Array
 Key = jax.Array
@@ -29,12 +30,14 @@ class Task(struct.PyTreeNode):
       size: `[...]` work.
       priority: `[...]` int32, 0 is the most urgent.
       deadline: `[...]` time allowed from arrival.
+      phases: of an inference server's task; None: it has one phase.
     """
 
     gap: Array
     size: Array
     priority: Array
     deadline: Array
+    phases: Phases | None = None
 
 
 class Report(struct.PyTreeNode):
@@ -180,6 +183,7 @@ class Outcome(struct.PyTreeNode):
       violation: `[...]` bool, completion later than the deadline, or lost.
       lost: `[...]` bool, refused or left unserved; None where no task ever is.
       departures: Departures until the next arrival; None where all is known at the assignment.
+      first_token: `[...]` time from arrival to the first token, infinite until it is known; None: no phases.
     """
 
     action: Array
@@ -189,6 +193,7 @@ class Outcome(struct.PyTreeNode):
     violation: Array
     lost: Array | None = None
     departures: Any = None
+    first_token: Array | None = None
 
 
 class Departures(struct.PyTreeNode):
@@ -223,6 +228,9 @@ class EnvParams(struct.PyTreeNode):
       class_probability: `[C]` share of each priority class.
       class_slack: `[C]` deadline per (size / mean speed).
       deadline_constant: time added to every deadline.
+      prefill: share of a task's work until its first token, where no trace tells; None: one phase.
+      first_token_limit: time allowed from arrival to the first token; None: any.
+      token_limit: time allowed after it per work; None: any.
       load_time_constant: time constant of the load's exponential smoothing; None: true backlog.
       speed_time_constant: the same of observed speeds; None: of the moment, or `nominal_speed`.
       measure_interval: time between two publications of the figures; None: always fresh.
@@ -245,6 +253,9 @@ class EnvParams(struct.PyTreeNode):
     class_probability: Any = (1.0,)
     class_slack: Any = (4.0,)
     deadline_constant: Any = 0.0
+    prefill: Any = None
+    first_token_limit: Any = None
+    token_limit: Any = None
     load_time_constant: Any = None
     speed_time_constant: Any = None
     measure_interval: Any = None

@@ -267,12 +267,14 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
         then = jax.tree.map(lambda leaf: leaf[(row + c.n_step) % num_rows, lane], rows)
         # What came after queues were emptied is not a consequence.
         usable = ~rows.ended[window].any(1) & (memory.count > c.n_step)
+        # Nothing is learned of a processor without a place left: that is known to be infinitely bad.
+        usable &= jnp.isfinite(chosen(now.known, now.action))
         judged = value(state.target, then)
         next_action = jnp.argmax(value(variables.network, then) if c.double else judged, -1)
         discounts = c.discount ** jnp.arange(c.n_step, dtype=jnp.float32)
         earned = ((rows.reward[window] - state.average) * discounts).sum(1)
         target = earned + c.discount**c.n_step * chosen(judged, next_action)
-        return now, target, usable.astype(jnp.float32)
+        return now, target, usable
 
     memories = [collected.memory for collected in state.systems]
     batches = [batch(*one) for one in zip(memories, trainer.keys(key, count), strict=True)]
@@ -281,14 +283,13 @@ def _learn(config: DQNConfig, key: Key, state: DQNState) -> tuple:
         found = []
         for now, target, usable in batches:
             estimate = chosen(value(network, now), now.action)
-            error = target - estimate
-            loss = (usable * (0.5 * error**2)).mean()
+            error = jnp.where(usable, target - estimate, 0.0)
             found.append(
                 {
-                    "loss": loss,
-                    "error": (error * usable).mean(),
-                    "td_error": jnp.abs(error * usable).mean(),
-                    "value": estimate.mean(),
+                    "loss": (0.5 * error**2).mean(),
+                    "error": error.mean(),
+                    "td_error": jnp.abs(error).mean(),
+                    "value": jnp.where(usable, estimate, 0.0).mean(),
                 }
             )
         found = trainer.averaged(found)

@@ -54,6 +54,8 @@ class Discipline(NamedTuple):
       most: what a processor gives to its tasks together when it has very many, in its speed; of every
         processor or of each.
       classes: the number of priority classes that it is made for; None: any.
+      until_left: (jobs, rest `[P, K, ...]`) -> work that the processor does until each task has no more left
+        than the rest of it, if none arrives; None: not known.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Discipline(NamedTuple):
     delays: bool = True
     most: float | tuple[float, ...] = 1.0
     classes: int | None = None
+    until_left: Callable[[Jobs, Array], Array] | None = None
 
     def __repr__(self) -> str:
         """Show the name, for messages."""
@@ -93,6 +96,11 @@ def _sums(values: Array) -> Array:
 def _until_of_one(jobs: Jobs) -> Array:
     """Return until when tasks stay that are served one after the other, in the order in which they stand."""
     return _sums(jobs.left)
+
+
+def _until_left_at_full_speed(jobs: Jobs, rest: Array) -> Array:
+    """Return until when no more than the rest is left of tasks that are served to their end in one go."""
+    return jobs.until - rest
 
 
 def _left_of_one(jobs: Jobs, done: Array) -> Array:
@@ -229,6 +237,7 @@ def _ordered(name: str, after: Callable[[Jobs, Jobs], Array], interrupts: bool, 
         "most": float(most(slots)) if len(set(np.ravel(slots))) == 1 else tuple(map(float, np.ravel(slots))),
         "repeatable": name != "srpt",
         "delays": name != "fcfs",
+        "until_left": _until_left_at_full_speed if name == "fcfs" else None,
     }
     if slots == 1:
         response = partial(_response_of_one, after)
@@ -271,6 +280,7 @@ def limited_ps(slots: int = 8, capacity: Capacity = one) -> Discipline:
     )
     most = _most(capacity, slots)
     served: dict[str, Any] = {"slots": slots, "most": most, "repeatable": True}
+    served["until_left"] = partial(in_slots.until_left_shared, slots, capacity)
     return Discipline("limited-ps", _none, until, left, response, in_order=False, **served)
 
 

@@ -6,6 +6,7 @@ from flax import struct
 
 from jaxlb import numerics
 from jaxlb.numerics import running, stored
+from jaxlb.phases import Phases
 from jaxlb.types import Array
 
 LEAST = 1e-30
@@ -22,6 +23,8 @@ class Jobs(struct.PyTreeNode):
     deadline: Array  # time allowed from arrival
     priority: Array  # int32
     number: Array  # int32, of the assignment
+    phases: Phases | None = None
+    first_token: Array | None = None  # time from arrival to it, infinite until it is known
 
 
 def insert(jobs: Jobs, new: Jobs, before: Array) -> Jobs:

@@ -119,6 +119,12 @@ def until_shared(slots: int, capacity: Capacity, jobs: Jobs) -> Array:
     return _work(capacity, free[:, :, None], ends)
 
 
+def until_left_shared(slots: int, capacity: Capacity, jobs: Jobs, rest: Array) -> Array:
+    """Return until when tasks have no more than the rest left, of which the first ones share."""
+    ends, free = taken(slots, jobs.left)
+    return _work(capacity, free[:, :, None], ends - rest)
+
+
 def left_shared(slots: int, capacity: Capacity, jobs: Jobs, done: Array) -> Array:
     """Return what tasks of which the first ones share have left."""
     ends, free = taken(slots, jobs.left)

@@ -10,6 +10,7 @@ from jaxlb import checks
 from jaxlb.departures import with_lost
 from jaxlb.devices import differing
 from jaxlb.numerics import at_processor, first_smallest, least, processor_index, stored
+from jaxlb.phases import Phases
 from jaxlb.stations.base import View
 from jaxlb.stations.disciplines import Discipline, ordered, serve
 from jaxlb.stations.jobs import Jobs, following, insert, packed, present, total
@@ -28,10 +29,10 @@ class TableState(struct.PyTreeNode):
     )
 
 
-def _newcomer(task: Task, number: Array) -> Jobs:
+def _newcomer(task: Task, number: Array, phased: bool = False) -> Jobs:
     """Return the task that arrives now, to broadcast against those that are there.
 
-    Its size may be another at each processor, `[P, ...]`.
+    Its size may be another at each processor, `[P, ...]`; its phases come along where they are asked for.
     """
     new = Jobs(
         left=task.size,
@@ -41,6 +42,8 @@ def _newcomer(task: Task, number: Array) -> Jobs:
         deadline=task.deadline,
         priority=task.priority,
         number=number,
+        phases=task.phases if phased else None,
+        first_token=jnp.full_like(task.deadline, jnp.inf) if phased else None,
     )
     lanes = jnp.ndim(task.deadline)
     return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, (0, 1) if jnp.ndim(leaf) <= lanes else 1), new)
@@ -67,12 +70,14 @@ class Table:
         come. It is the number of places then.
       leaving: "waiting": tasks leave at their deadline unless they are in service; "any": even then; None:
         no task leaves unserved.
+      phased: whether it keeps account of the two phases of tasks, which then all have.
     """
 
     discipline: Discipline = field(default_factory=lambda: ordered("fcfs"))
     queue_capacity: int = 32
     limit: int | None = None
     leaving: str | None = None
+    phased: bool = False
 
     settled = False
 
@@ -97,6 +102,11 @@ class Table:
             checks.at_least("limit", self.limit, 1)
             object.__setattr__(self, "queue_capacity", self.limit)
         checks.at_least("queue_capacity", self.queue_capacity, 1)
+        if self.phased and self.discipline.until_left is None:
+            raise ValueError(
+                f"prefill: must be None under discipline {self.discipline!r}: phases are known under 'fcfs' "
+                "and 'limited-ps'"
+            )
         if self.leaving is None:
             return
         checks.known("leaving", self.leaving, ("waiting", "any"))
@@ -113,7 +123,15 @@ class Table:
         return TableState(
             clock=jnp.zeros(lanes, jnp.float32),
             jobs=Jobs(
-                left=time, until=time, size=time, arrival=time, deadline=time, priority=number, number=number
+                left=time,
+                until=time,
+                size=time,
+                arrival=time,
+                deadline=time,
+                priority=number,
+                number=number,
+                phases=Phases(time, time, time) if self.phased else None,
+                first_token=time if self.phased else None,
             ),
             overflow=jnp.zeros((num_processors, *lanes), jnp.int32),
             undone=jnp.zeros((num_processors, *lanes), jnp.float32),
@@ -126,6 +144,7 @@ class Table:
 
     def advance(self, state: TableState, speed: Array, gap: Array) -> tuple[TableState, Departures]:
         """Let `gap` `[...]` time pass; return who has left."""
+        state = self._begun(state, speed, (speed * gap)[:, None])
         jobs, gone = serve(self.discipline, state.jobs, speed * gap)
         departures = self._departures(state, speed, gone)
         after = state.replace(clock=state.clock + gap, jobs=jobs)
@@ -139,6 +158,17 @@ class Table:
         )
         # One that was in service at its deadline may leave later, once it waits again.
         return after, with_lost(departures, leaves, jnp.maximum(jobs.deadline, after.clock - jobs.arrival))
+
+    def _begun(self, state: TableState, speed: Array, done: Array) -> TableState:
+        """Note the first tokens that come while processors do work `[P, 1, ...]`."""
+        jobs = state.jobs
+        if jobs.phases is None or jobs.first_token is None or self.discipline.until_left is None:
+            return state
+        # Not after the task leaves, whatever rounding says.
+        reached = jnp.minimum(self.discipline.until_left(jobs, jobs.size - jobs.phases.prefill), jobs.until)
+        comes = present(jobs) & jnp.isinf(jobs.first_token) & (reached <= done)
+        at = _completion(state, speed, jnp.maximum(reached, 0.0))
+        return state.replace(jobs=jobs.replace(first_token=jnp.where(comes, at, jobs.first_token)))
 
     def ages(self, state: TableState) -> Array:
         """Return the time since each task came, in the places that it has in `Departures`."""
@@ -216,6 +246,7 @@ class Table:
 
     def remaining(self, state: TableState, speed: Array) -> Departures:
         """Return what will become of all tasks that are there if nothing else arrives."""
+        state = self._begun(state, speed, jnp.full_like(state.jobs.left[:, :1], jnp.inf))
         return self._departures(state, speed, present(state.jobs))
 
     def _departures(self, state: TableState, speed: Array, known: Array) -> Departures:
@@ -228,10 +259,9 @@ class Table:
             service=service,
             completion=completion,
             violation=completion > jobs.deadline,
+            first_token=jobs.first_token,
         )
-        task = Task(
-            gap=jnp.zeros_like(completion), size=jobs.size, priority=jobs.priority, deadline=jobs.deadline
-        )
+        task = Task(jnp.zeros_like(completion), jobs.size, jobs.priority, jobs.deadline, jobs.phases)
         found = Departures(known, jobs.number, task, outcome)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
 
@@ -247,7 +277,7 @@ class Table:
           refused task waits for ever.
         """
         jobs = _as_of_now(state)
-        new, chosen = _newcomer(task, number), processor_index(state.overflow) == action
+        new, chosen = _newcomer(task, number, self.phased), processor_index(state.overflow) == action
         last = len(state.overflow) - 1
         completion = at_processor(self.response(state, speed, task), jnp.minimum(action, last))
         completion = jnp.where(action > last, jnp.inf, completion)
@@ -268,12 +298,12 @@ class Table:
 
     def response(self, state: TableState, speed: Array, task: Task) -> Array:
         """Return the completion time `[P, ...]` that each processor would bring if nothing else arrived."""
-        done = self.discipline.response(_as_of_now(state), _newcomer(task, jnp.int32(0)))
+        done = self.discipline.response(_as_of_now(state), _newcomer(task, jnp.int32(0), self.phased))
         return jnp.where(present(state.jobs)[:, 0], jnp.inf, done / speed)
 
     def held(self, state: TableState, speed: Array, task: Task) -> Held:
         """Return the tasks that are there, and what the one that just arrived would do to them."""
-        jobs, new = _as_of_now(state), _newcomer(task, jnp.int32(0))
+        jobs, new = _as_of_now(state), _newcomer(task, jnp.int32(0), self.phased)
         before = ~present(jobs)[:, :1] & ~self.discipline.after(jobs, new)
         until = self.discipline.until(insert(jobs, new, before))
         # Those that stand before it have moved up by a place.

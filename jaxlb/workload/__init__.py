@@ -15,6 +15,7 @@ import numpy as np
 from jaxlb import checks
 from jaxlb.numerics import broadcasts
 from jaxlb.params import canonical
+from jaxlb.phases import phases
 from jaxlb.protocols import SpeedProcess
 from jaxlb.random import random_words, typed, uniform
 from jaxlb.types import Array, EnvParams, Key, Lanes, Task
@@ -225,7 +226,8 @@ def draw(key: Key, params: EnvParams, state: Any, lanes: Lanes = ()) -> tuple[Ta
         priority = priority + (class_uniform >= reached).astype(jnp.int32)
     priority = process.priority(state, priority)
     allowed = process.deadline(state, deadline(params, size, priority))
-    task = Task(gap=gap, size=size, priority=priority, deadline=allowed)
+    recorded = process.prefill(state) if isinstance(process, arrivals.Trace) else None
+    task = Task(gap, size, priority, allowed, phases(params, size, recorded))
     return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, lanes), task), state
 
 

@@ -318,6 +318,7 @@ class Trace(_Process, struct.PyTreeNode):
     task_size: Array  # [T] work
     task_priority: Array | None = None  # [T] int32
     task_deadline: Array | None = None  # [T] time
+    task_prefill: Array | None = None  # [T] work
 
     def check(self) -> None:
         """Raise ValueError on a bad parameter."""
@@ -331,6 +332,8 @@ class Trace(_Process, struct.PyTreeNode):
             checks.leaf("task_priority", self.task_priority, whole=True, low=0)
         if self.task_deadline is not None:
             checks.leaf("task_deadline", self.task_deadline, low=0)
+        if self.task_prefill is not None:
+            checks.leaf("task_prefill", self.task_prefill, low=0)
 
     def start(self, key: Key, lanes: Lanes) -> Array:
         """Draw the index of the task before the first, `[...]` int32; the key is consumed."""
@@ -354,3 +357,7 @@ class Trace(_Process, struct.PyTreeNode):
     def deadline(self, state: Array, computed: Array) -> Array:
         """Return the recorded deadline, or the computed one where the trace has none."""
         return computed if self.task_deadline is None else self.task_deadline[state]
+
+    def prefill(self, state: Array) -> Array | None:
+        """Return the recorded work until the first token; None where the trace has none."""
+        return None if self.task_prefill is None else self.task_prefill[state]

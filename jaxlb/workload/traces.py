@@ -40,6 +40,7 @@ class TraceData:
       size: `[T]` float64, work.
       priority: `[T]` int32.
       deadline: `[T]` float64, a size at speed 1.
+      prefill: `[T]` float64, work until the first token.
     """
 
     name: str
@@ -47,6 +48,7 @@ class TraceData:
     size: np.ndarray = field(repr=False)
     priority: np.ndarray | None = field(default=None, repr=False)
     deadline: np.ndarray | None = field(default=None, repr=False)
+    prefill: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def mean_gap(self) -> float:
@@ -71,12 +73,14 @@ class TraceData:
         checks.leaf(f"{self.name}: gap, in mean gaps,", gap, low=0)
         if deadline is not None:
             checks.leaf(f"{self.name}: deadline, scaled like the sizes,", deadline, low=0)
+        prefill = None if self.prefill is None else self.prefill * scale
         size = size.astype(np.float32)
         process = Trace(
             unit_gap=jnp.asarray(gap, jnp.float32),
             task_size=jnp.asarray(size),
             task_priority=None if self.priority is None else jnp.asarray(self.priority, jnp.int32),
             task_deadline=None if deadline is None else jnp.asarray(deadline, jnp.float32),
+            task_prefill=None if prefill is None else jnp.asarray(prefill, jnp.float32),
         )
         return process, Empirical(jnp.asarray(np.sort(size)[::-1].copy()))
 
@@ -97,7 +101,10 @@ class Format(NamedTuple):
     comment: str | None = None
 
 
-_COMMON = {"priority_column": None, "deadline_column": None, "time_unit": "s", "start": None, "stop": None}
+_COMMON = {
+    **dict.fromkeys(("priority_column", "deadline_column", "prefill_column", "start", "stop")),
+    "time_unit": "s",
+}
 
 _SWF = """job number, submit time, wait time, run time, allocated processors, average CPU time, used memory,
     requested processors, requested time, requested memory, status, user, group, executable, queue, partition,
@@ -165,6 +172,7 @@ class Selection(NamedTuple):
     size: dict[str, float]
     priority: dict[str, float] | None
     deadline: dict[str, float] | None
+    prefill: dict[str, float] | None
     unit: float
     window: dict[str, str]  # "start" and "stop", where they were given
     columns: tuple[str, ...] | None
@@ -177,7 +185,7 @@ class Selection(NamedTuple):
     @property
     def sums(self) -> list[dict[str, float]]:
         """Those that make a row of the table."""
-        parts = ({self.time: 1.0}, self.size, self.priority, self.deadline)
+        parts = ({self.time: 1.0}, self.size, self.priority, self.deadline, self.prefill)
         return [part for part in parts if part is not None]
 
 
@@ -197,6 +205,8 @@ def _selection(format: str, given: Mapping[str, Any]) -> Selection:
         if not any(options[name] for name in tokens.values()):
             raise ValueError("prefill_weight = 0, decode_weight = 0: one must be above 0")
         options["size_column"] = {column: options[name] for column, name in tokens.items()}
+        if options["prefill_weight"]:
+            options["prefill_column"] = {"ContextTokens": options["prefill_weight"]}
     columns = options.get("columns")
     if columns is not None and not (isinstance(columns, (list, tuple)) and all(map(_is_name, columns))):
         raise ValueError(f"columns = {columns!r}: must be a list of names, one for each column of the file")
@@ -204,12 +214,13 @@ def _selection(format: str, given: Mapping[str, Any]) -> Selection:
     for name, value in window.items():
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError(f"{name} = {value!r}: must be a time, as the time column has them")
-    priority, deadline = options["priority_column"], options["deadline_column"]
+    priority, deadline, prefill = (options[f"{name}_column"] for name in ("priority", "deadline", "prefill"))
     return Selection(
         time=options["time_column"],
         size=_weights("size_column", options["size_column"]),
         priority=None if priority is None else {priority: 1.0},
         deadline=None if deadline is None else _weights("deadline_column", deadline),
+        prefill=None if prefill is None else _weights("prefill_column", prefill),
         unit=UNITS[options["time_unit"]],
         window={name: str(value) for name, value in window.items()},
         columns=own.columns if columns is None else tuple(columns),
@@ -235,6 +246,8 @@ def read_trace(path: str | Path, format: str, **options: object) -> TraceData:
         `{"end": 1, "start": -1}`; for "azure-llm" instead `prefill_weight` (0) and `decode_weight` (1),
         work per token;
         `priority_column`; `deadline_column`, time allowed from arrival, in the time unit, or a dict as above;
+        `prefill_column`, the part of the size until the first token, or a dict; for "azure-llm" it is that of
+        `prefill_weight`;
         `start` and `stop`: only tasks that arrive from `start` on and before `stop`, written like the times
         of the file.
         For "csv" `columns`: the names of all columns, where the file has no header.
@@ -274,7 +287,7 @@ def read_trace(path: str | Path, format: str, **options: object) -> TraceData:
 
 
 def _rows(lines: Lines, cells: Cells, format: str, selection: Selection) -> Iterator[list[float]]:
-    """Yield arrival time in seconds, size, then priority and deadline where they are wanted."""
+    """Yield arrival time in seconds, size, then priority, deadline and prefill where they are wanted."""
     wanted, sums = selection.wanted, selection.sums
     units: list[float] = []
     low, high = -math.inf, math.inf
@@ -341,10 +354,14 @@ def _clean(path: Path, table: np.ndarray, selection: Selection, clock: bool) -> 
     priority = None if selection.priority is None else rest.pop(0)
     if priority is not None and not np.all((priority >= 0) & (priority < 2**31) & (priority % 1 == 0)):
         raise ValueError(f"{path}: priorities must be whole numbers from 0, below 2^31")
-    deadline = rest.pop(0) if rest else None
+    deadline = None if selection.deadline is None else rest.pop(0)
     if deadline is not None and np.any(deadline < 0):
         raise ValueError(f"{path}: deadlines must be at least 0")
-    for name, values in (("time", time), ("size", size), ("deadline", deadline)):
+    prefill = None if selection.prefill is None else rest.pop(0)
+    if prefill is not None and np.any((prefill < 0) | (prefill > size)):
+        raise ValueError(f"{path}: prefill must be at least 0, and at most the size")
+    for name, values in (("time", time), ("size", size), ("deadline", deadline), ("prefill", prefill)):
         if values is not None:
             checks.leaf(f"{path}: {name}", values)
-    return TraceData(path.name, time, size, None if priority is None else priority.astype(np.int32), deadline)
+    priority = None if priority is None else priority.astype(np.int32)
+    return TraceData(path.name, time, size, priority, deadline, prefill)
