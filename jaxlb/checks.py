@@ -74,7 +74,8 @@ def free(kind: str, name: object, taken: Mapping[str, Any], new: Any) -> None:
 def _called(made: Any) -> Any:
     """Return what a function, a class or an instance is called, where that tells it from others."""
     made = inspect.unwrap(made) if callable(made) else made
-    made = made if hasattr(made, "__qualname__") else type(made)
+    if not hasattr(made, "__qualname__"):  # an instance: of a class of that name, with these values
+        return type(made).__module__, type(made).__qualname__, repr(made)
     return made if "<" in made.__qualname__ else (made.__module__, made.__qualname__)
 
 

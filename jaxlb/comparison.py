@@ -140,35 +140,51 @@ class Comparison:
 
         return pd.DataFrame([row.cells() for row in self.schedulers]).set_index("name")
 
+    def remarks(self) -> list[str]:
+        """Return what a reader of the table has to know of its rows."""
+        found = []
+        if "lost_rate" in metrics.columns(self.schedulers):
+            served = "Completion and slowdown are those of tasks that were served"
+            found.append(f"{served}: who loses more serves fewer.")
+        for row in self.schedulers:
+            if row.hint:
+                found.append(f"{row.name} is not stationary: {row.hint}.")
+            if row.queue_overflows:
+                short = f"was told queue lengths that are too short for {row.queue_overflows:,} tasks"
+                found.append(f"{row.name} {short}: fewer lanes leave more memory.")
+        return found
+
     def as_text(self) -> list[list[str]]:
         """Return the figures that tables for people have as text: a line of headings, then one a row."""
         shown = metrics.columns(self.schedulers)
         head = [str(figure.heading).format(baseline=self.baseline) for figure in shown.values()]
         lines = [["scheduler", *head]]
         for row in self.schedulers:
-            cells = [row.title]
-            for name, figure in shown.items():
-                value, interval = getattr(row, name), None if figure.plain else getattr(row, f"{name}_ci")
-                if figure.by_priority:
-                    cells.append(" / ".join(f"{figure.scale * one:.3g}" for one in value))
-                elif figure.paired and row.name == self.baseline:
-                    cells.append("")
-                else:
-                    cells.append(plus_minus(value, interval, figure.scale))
-            lines.append(cells)
+            lines.append([row.title, *(self.cell(row, name) for name in shown)])
         return lines
+
+    def cell(self, row: Row, figure: str) -> str:
+        """Return a figure of a row as tables for people have it."""
+        value, about = getattr(row, figure), metrics.FIGURES[figure]
+        if about.by_priority:
+            return " / ".join(f"{about.scale * one:.3g}" for one in value)
+        if about.paired and row.name == self.baseline:
+            return ""
+        return plus_minus(value, None if about.plain else getattr(row, f"{figure}_ci"), about.scale)
 
     def __str__(self) -> str:
         """Write the table, a line for each scheduler."""
-        columns = list(zip(*self.as_text(), strict=True))
-        widths = [max(map(len, column)) for column in columns]
+        text = self.as_text()
+        widths = [max(map(len, column)) for column in zip(*text, strict=True)]
         lines = [
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
-            for line in self.as_text()
+            for line in text
         ]
-        counted = f"{self.num_lanes:,} lanes x {self.num_tasks:,} tasks after {self.warmup:,} of warm-up"
-        hints = [f"{row.name} is not stationary: {row.hint}." for row in self.schedulers if row.hint]
-        return "\n".join([f"{self.scenario}: {counted}", *lines, *hints])
+        title = f"{self.scenario}: {self.num_lanes:,} lanes x {self.num_tasks:,} tasks"
+        title += f" after {self.warmup:,} of warm-up"
+        if self.behaviour is not None:
+            title += f", asked in the states that {self.behaviour} visits"
+        return "\n".join([title, *lines, *self.remarks()])
 
     def to_latex(self, figures: Sequence[str] = ("mean_completion", "sla_violation_rate")) -> str:
         """Write a LaTeX table (packages booktabs and textcomp), with half of each 95 % interval behind ±.
@@ -185,18 +201,9 @@ class Comparison:
             metrics.check_one_value(figure)
         about = [metrics.FIGURES[figure] for figure in figures]
         heads = [(one.heading or one.meaning).format(baseline=self.baseline) for one in about]
-        lines = [["scheduler", *heads]] + [
-            [
-                row.title,
-                *(
-                    plus_minus(
-                        getattr(row, figure), None if one.plain else getattr(row, f"{figure}_ci"), one.scale
-                    )
-                    for figure, one in zip(figures, about, strict=True)
-                ),
-            ]
-            for row in self.schedulers
-        ]
+        lines = [["scheduler", *heads]]
+        for row in self.schedulers:
+            lines.append([row.title, *(self.cell(row, figure) for figure in figures)])
         return latex_table(lines)
 
     def plot(self, figure: str = "mean_completion") -> Any:

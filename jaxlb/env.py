@@ -178,8 +178,8 @@ class Env(_Settings):
           info: `final_observation`, the one before the reset, and the assigned task's `outcome`.
         """
         params = self.default_params if params is None else canonical(params)
-        if not jnp.issubdtype(jnp.result_type(action), jnp.integer):
-            raise ValueError(f"action: is {jnp.result_type(action)}, must be a whole number")
+        if not jnp.issubdtype(kind := jnp.asarray(action).dtype, jnp.integer):
+            raise ValueError(f"action: is {kind}, must be a whole number")
         key = typed(key)
         task_key, noise_key, observe_key, _ = split(key, 4)
         task, process = workload.draw(task_key, params, state.workload)

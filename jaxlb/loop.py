@@ -190,7 +190,7 @@ def continue_rollout(
             state, behaviour_memory, seen, moved, _ = decide(
                 env, params, behaviour, before, behaviour_memory, next_task, observe_key, key
             )
-            action, memory = scheduler.act(scheduler.variables, memory, seen, act_key)
+            action, memory = acted(scheduler, memory, seen, act_key)
             _, outcome, reward = env.assign(before, action, next_task.gap, params)
         response = cycle.response(env, params, before.system, task)
         task = at_its_processor(params, task, outcome.action)

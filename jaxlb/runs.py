@@ -30,6 +30,7 @@ from jaxlb.env import Env
 from jaxlb.learn.settings import own_fields, with_numbers
 from jaxlb.learn.trainer import Systems, begun, check_initial, prepared
 from jaxlb.params import single
+from jaxlb.scheduling import resolved
 from jaxlb.trained import Member, Training, describe, training_of
 from jaxlb.types import Scheduler
 
@@ -321,6 +322,7 @@ def train(
         raise ValueError("seeds = (): must be at least one")
     if patience is not None:
         checks.at_least("patience", patience, 1)
+    initial = None if initial is None else resolved(initial)
     if resume:
         started = find(directory).training
         if own_fields(type(config), training.settings) != own_fields(type(config), started.settings):

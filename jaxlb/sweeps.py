@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from jaxlb import checks, files, metrics
-from jaxlb.comparison import Comparison, Row
+from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.environments import changed
 from jaxlb.judging import Judges
-from jaxlb.statistics import latex_table, plus_minus
+from jaxlb.statistics import latex_table
 from jaxlb.types import EnvParams, Key, Scheduler
 from jaxlb.version import __version__
 
@@ -92,16 +92,11 @@ class Sweep:
           ValueError: an unknown one.
         """
         metrics.check_one_value(figure)
-        about = metrics.FIGURES[figure]
-
-        def cell(row: Row) -> str:
-            interval = None if about.plain else getattr(row, f"{figure}_ci")
-            shown = plus_minus(getattr(row, figure), interval, about.scale)
-            return f"{shown} ({row.mark})" if row.mark else shown
-
         lines = [[*self.over, *(row.name for row in self.points[0].table.schedulers)]]
         for point in self.points:
-            lines.append([*map(str, point.values.values()), *map(cell, point.table.schedulers)])
+            rows = [(point.table.cell(row, figure), row.mark) for row in point.table.schedulers]
+            values = [f"{one:.6g}" if isinstance(one, float) else str(one) for one in point.values.values()]
+            lines.append([*values, *(f"{cell} ({mark})" if mark else cell for cell, mark in rows)])
         return latex_table(lines)
 
     def to_dataframe(self) -> Any:

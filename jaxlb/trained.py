@@ -15,8 +15,9 @@ from jaxlb import checks, weights
 from jaxlb.env import Env
 from jaxlb.environments import Spec
 from jaxlb.learn import TRAINERS, Trainer
-from jaxlb.learn.settings import configure, json_value, own_fields, plain, with_numbers
+from jaxlb.learn.settings import configure, json_value, own_fields, plain, plain_names, with_numbers
 from jaxlb.learn.trainer import Systems, check, systems
+from jaxlb.scheduling import schedulers
 from jaxlb.types import EnvParams, Scheduler
 from jaxlb.version import __version__
 
@@ -107,7 +108,10 @@ class Training:
         for name in own_fields(config, self.settings):
             if name not in own:
                 raise ValueError(f"its {name} is one of your own: jaxlb.load(..., {name}=...) takes it")
-        return configure(config, **self.settings).replace(**own)
+        # Of what is given, its name is not needed, which only a file that was not imported may know.
+        theirs = {name for field, names in plain_names(config).items() if field in own for name in names}
+        named = {name: value for name, value in self.settings.items() if name not in theirs}
+        return configure(config, **named).replace(**own)
 
     def check(self, env: Env, params: EnvParams) -> None:
         """Raise ValueError unless the weights fit an environment; warn where they may do badly there."""
@@ -218,3 +222,12 @@ def save(path: str | Path, scheduler: Scheduler, env: Systems, params: Any, conf
       config: that it was trained with.
     """
     write(Path(path), describe(env, params, config, []), scheduler.variables)
+
+
+def is_run(scheduler: Any) -> bool:
+    """Return whether this is a run folder, or a file of weights, and no name."""
+    if isinstance(scheduler, Path):
+        return True
+    if not isinstance(scheduler, str) or scheduler.partition("(")[0].strip() in schedulers():
+        return False
+    return "/" in scheduler or Path(scheduler).exists()

@@ -1,6 +1,8 @@
 """Names that users give to their own scenarios, schedulers and workloads."""
 
 import dataclasses
+import functools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,9 @@ from flax import linen as nn
 from flax import struct
 
 import jaxlb
-from jaxlb import cli, runs
+from jaxlb import cli, rewards, runs
 from jaxlb.functions import partial
+from jaxlb.learn import networks
 from jaxlb.scheduling import stateless
 from jaxlb.scheduling.learned import Network
 from jaxlb.stations import FCFS
@@ -153,25 +156,71 @@ def test_a_network_and_a_reward_are_known_by_name_to_every_command(tmp_path, cap
         jaxlb.learn.networks.network("linear", widths=(8,))
 
 
+PARTS = """
+import dataclasses
+import jax.numpy as jnp
+import jaxlb
+from flax import linen as nn
+from jaxlb.scheduling.learned import Network
+
+class Linear(nn.Module):
+    @nn.compact
+    def __call__(self, features):
+        return (nn.Dense(1)(features.processor) + nn.Dense(1)(features.task)[..., None, :])[..., 0]
+
+def linear():
+    return Network(Linear().init, Linear().apply)
+
+@dataclasses.dataclass(frozen=True)
+class Tardiness:
+    counts_tasks = False
+
+    def __call__(self, env, params, before, after, outcome, gap):
+        return -jnp.log1p(jnp.maximum(outcome.completion - before.task.deadline, 0.0))
+
+jaxlb.register("linear", linear)
+jaxlb.register("tardiness", Tardiness)
+"""
+
+
 def test_what_a_run_folder_remembers_is_imported(tmp_path, capsys):
     """Its network and its reward are registered by a file; without it, nothing knows them."""
-    parts = tmp_path / "parts.py"
-    parts.write_text(
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-        "import jaxlb\n"
-        "from tests.test_interop_registration import Tardiness, linear\n"
-        "jaxlb.register('linear', linear)\njaxlb.register('tardiness', Tardiness)\n"
-    )
-    run = str(tmp_path / "run")
+    parts = tmp_path / "own_parts.py"
+    parts.write_text(PARTS)
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
     settings = ["--train", *small.DQN[:-1], "network=linear", "reward=tardiness"]
-    assert cli.run(["train", "dqn", "--import", str(parts), *settings, "--out", run]) == 0
-    options = ["--schedulers", "lwr", "--lanes", "4", "--tasks", "20"]
-    commands = (["evaluate", run, *options], ["compare", "--checkpoint", run, *options])
-    for command in (*commands, ["train", "dqn", "--resume", "--out", run]):
-        sys.modules["jaxlb.learn.networks"]._OWN.clear()
-        del sys.modules["parts"]
-        assert cli.run(command) == 0
+    assert cli.run(["train", "dqn", "--import", str(parts), *settings, "--out", one]) == 0
+
+    def forget():
+        networks._OWN.clear()
+        rewards.REWARDS.pop("tardiness")
+        sys.modules.pop("own_parts", None)
+
+    compared = ["--schedulers", "lwr", "--lanes", "4", "--tasks", "20"]
+    for command in (
+        ["evaluate", one, *compared],
+        ["compare", "--checkpoint", one, *compared],
+        ["sweep", "--over", "load=0.3,0.5", "--checkpoint", one, *compared],
+        ["export", one, "--to", "npz", "--out", str(tmp_path / "live")],
+        ["train", "dqn", "--resume", "--out", one],
+        ["train", "dqn", *settings, "--from", one, "--out", two],
+        ["evaluate", two, *compared],
+    ):
+        forget()
+        assert cli.run(command) == 0, command
     assert "is finished" in capsys.readouterr().err
+    # The file may have moved: it is given anew, and the folder's is not asked for.
+    (tmp_path / "sub").mkdir()
+    moved = parts.rename(tmp_path / "sub" / parts.name)
+    forget()
+    assert cli.run(["evaluate", one, *compared]) == 2
+    assert "which is not there; --import names where it is now" in capsys.readouterr().err
+    assert cli.run(["evaluate", one, "--import", str(moved), *compared]) == 0
+    record = json.loads((tmp_path / "one" / "run.json").read_text())
+    record["options"]["import_"] = "own_parts"
+    (tmp_path / "one" / "run.json").write_text(json.dumps(record))
+    assert cli.run(["evaluate", one, *compared]) == 2
+    assert "import_ = 'own_parts': must be a list of names" in capsys.readouterr().err
 
 
 def test_a_name_may_be_given_again_to_the_same(key):
@@ -182,8 +231,9 @@ def test_a_name_may_be_given_again_to_the_same(key):
         jaxlb.register("triangular", Triangular)
         jaxlb.register("linear", linear)
         jaxlb.register("tardiness", Tardiness)
-    with pytest.raises(ValueError, match="name = 'favourite': taken by another scheduler"):
-        jaxlb.register("favourite", lambda: favourite(1))
+    for other in (lambda: favourite(1), functools.partial(favourite, 1)):
+        with pytest.raises(ValueError, match="name = 'favourite': taken by another scheduler"):
+            jaxlb.register("favourite", other)
 
 
 def overloaded(num_processors=2):

@@ -183,12 +183,13 @@ def test_a_training_begins_with_what_another_has_learned(tmp_path, capsys):
     capsys.readouterr()
     for method, start, message in (
         ("dqn", "c3", "scheduler 'c3': cannot be within 'a training', which does not tell it who has left"),
+        ("dqn", "guarded-sit", "unknown scheduler 'guarded-sit'; did you mean guarded-sita"),
         ("gnn", "lwr", "initial: a training of gnn begins anew"),
         ("universal", "lwr", "initial: is a 'lwr', must be what universal trained"),
         ("dqn", "dqn", "--from dqn: names a method"),
         ("gnn", str(first), "initial: a training of gnn begins anew"),
         ("universal", str(first), "initial: is a 'dqn', must be what universal trained"),
-        ("dqn", str(tmp_path / "nothing"), "must be a run folder, or a scheduler of `jaxlb schedulers`"),
+        ("dqn", str(tmp_path / "nothing"), "no training here"),
     ):
         out = tmp_path / f"refused-{method}"
         assert cli.run(["train", method, "--from", start, "--out", str(out)]) == 2
@@ -215,6 +216,22 @@ def test_a_training_begins_as_a_rule_acts(rule, key):
         return float((outcome.action == chosen).mean())
 
     assert agreement(scheduler) > 0.9 > 0.1 + agreement(None)
+
+
+def test_a_file_of_weights_and_several_systems_begin_too(tmp_path, capsys):
+    first = tmp_path / "first"
+    assert cli.run(["train", "dqn", "--train", *small.DQN, "--out", str(first)]) == 0
+    arguments = ["train", "dqn", "--train", *small.DQN, "--out", str(tmp_path / "second")]
+    assert cli.run([*arguments, "--from", str(first / "weights" / "seed-0")]) == 0
+    env, params = zip(*(jaxlb.make("heavy-tail", num_processors=number) for number in (2, 3)), strict=True)
+    ready = prepared(params, given := config(num_iterations=3, num_evaluations=3))
+    state = begun(DQN, env, *ready, jax.random.key(0), jaxlb.scheduler("lwr"))
+    assert not chex_equal(state.best.network, begun(DQN, env, *ready, jax.random.key(0)).best.network)
+    wrong = jaxlb.scheduler("lwr").replace(name="dqn")
+    with pytest.raises(ValueError, match="initial: has no network"):
+        runs.train(tmp_path / "third", env[0], params[0], given, initial=wrong)
+    run = runs.train(tmp_path / "fourth", env[0], params[0], given, initial="lwr")
+    assert run.iteration() == 3
 
 
 def test_what_is_refused_leaves_the_run_that_was_there(tmp_path, capsys):

@@ -21,6 +21,17 @@ def test_rewards_are_divided_by_the_deviation_of_all_returns_so_far():
     np.testing.assert_allclose(state.mean, np.mean(every), rtol=1e-4)
 
 
+def test_small_rewards_are_as_large_as_others():
+    reward = np.random.default_rng(1).normal(size=(20, 4)).astype(np.float32)
+    found = []
+    for scale in (1.0, 1e-6):
+        state = returns.no_returns((4,))
+        for one in reward:
+            shown, state = returns.scaled(state, np.float32(scale) * one, np.zeros(4, bool))
+        found.append(shown)
+    np.testing.assert_allclose(*found, rtol=1e-4)
+
+
 def test_rewards_that_never_differ_are_nothing():
     state = returns.no_returns((4,))
     shown, _ = returns.scaled(state, np.full(4, 7.0, np.float32), np.zeros(4, bool))

@@ -288,6 +288,8 @@ def test_what_is_no_choice_is_refused_by_the_schedulers_name(act, message, key):
     wrong = jaxlb.Scheduler("wrong", (), lambda env, params, lanes: jnp.zeros(lanes, jnp.int32), act)
     with pytest.raises(ValueError, match=f"scheduler 'wrong': {message}"):
         jaxlb.rollout(env, params, wrong, key, 4, 10)
+    with pytest.raises(ValueError, match=r"scheduler 'wrong': its (action|memory) is "):
+        jaxlb.compare(env, params, [wrong], key, num_lanes=4, num_tasks=10, behaviour="lwr")
     _, state = env.reset(key, params)
     with pytest.raises(ValueError, match=r"action: is float.*, must be a whole number"):
         env.step(jax.random.clone(key), state, 1.5, params)

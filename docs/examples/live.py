@@ -120,6 +120,8 @@ async def route(decider, tasks, ports):
         )
         sent.append(asyncio.create_task(send(index, size, now)))
     await asyncio.gather(*sent)
+    if polling.done():
+        polling.result()  # it ends by an error only
     polling.cancel()
     for client in clients:
         for writer in client.writers:
@@ -136,12 +138,14 @@ def measured(decider, tasks):
             ours, theirs = context.Pipe()
             servers.append(context.Process(target=run_server, args=(speed, theirs), daemon=True))
             servers[-1].start()
+            theirs.close()  # so that a server that ends sends its end
             ports.append(ours)
         ports = [ours.recv() for ours in ports]
         return asyncio.run(route(decider, tasks, ports))
     finally:
         for server in servers:
             server.terminate()
+            server.join()
 
 
 def figures_of(completion, deadline):

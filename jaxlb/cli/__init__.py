@@ -257,11 +257,11 @@ def run(arguments: Sequence[str]) -> int:
         command: Any = parsed.command
         first = _join()  # before anything is imported, which may start JAX
         if isinstance(command, Imports):
-            command.import_parts()
+            command = command.with_parts()
         if first:
-            parsed.command.run()
+            command.run()
         else:
-            _run_silently(parsed.command)
+            _run_silently(command)
         sys.stdout.flush()
         return 0
     except (KeyboardInterrupt, ValueError, FloatingPointError, OSError) as raised:

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
-import itertools
 import json
 import logging
 import re
@@ -15,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import jax
 import numpy as np
@@ -62,39 +61,70 @@ class Imports:
 
     def run_folders(self) -> Sequence[Path]:
         """Return the run folders that the command reads, which remember what they need."""
-        return ()
+        return getattr(self, "checkpoint", ())
 
-    def import_parts(self) -> None:
-        """Import them, and what the run folders remember, from the working folder too.
+    def with_parts(self) -> Self:
+        """Import them, and what run folders remember; return the command with all of it.
+
+        What is given replaces a remembered file of the same name; one that is not there any more is left out.
 
         Raises:
           ValueError: one cannot be imported.
         """
-        kept = [(records.read(folder) or {}).get("options") or {} for folder in self.run_folders()]
-        names = [*itertools.chain(*(one.get("import_", ()) for one in kept)), *self.import_]
+        names = [_whole(name) for name in self.import_]
+        given = {Path(name).name for name in names if name.endswith(".py")}
+        for folder in self.run_folders():
+            for name in map(_whole, _remembered(folder)):
+                if name in names or Path(name).name in given:
+                    continue
+                if name.endswith(".py") and not Path(name).exists():
+                    note(f"{folder} remembers {name}, which is not there; --import names where it is now")
+                    continue
+                note(f"imports {name}, as {folder} remembers")
+                names.append(name)
         if names and "" not in sys.path:
             sys.path.insert(0, "")
-        # A file that is remembered by its whole path, and given by another, is one.
-        whole = {str(Path(one).absolute()) if one.endswith(".py") else one: one for one in names}
-        for name in whole.values():
-            try:
-                if name.endswith(".py"):
-                    _import_file(Path(name).absolute())
-                else:
-                    importlib.import_module(name)
-            except Exception as error:  # whatever a user's file raises
-                where = traceback.extract_tb(error.__traceback__)
-                own = [
-                    f" (line {frame.lineno})"
-                    for frame in where
-                    if Path(frame.filename).stem == Path(name).stem
-                ]
-                place = own[-1] if own else ""
-                raise ValueError(f"--import {name}{place}: {type(error).__name__}: {error}") from error
+        for name in names:
+            _import(name)
+        return dataclasses.replace(self, import_=tuple(names))
+
+
+def _whole(name: str) -> str:
+    """Return the whole path of a file; the name of a module is what it is."""
+    return str(Path(name).resolve()) if name.endswith(".py") else name
+
+
+def _remembered(folder: Path) -> list[str]:
+    """Return what the run in a folder imported."""
+    options = (records.read(folder) or {}).get("options") if folder.is_dir() else None
+    names = options.get("import_", []) if isinstance(options, dict) else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f"{folder / records.RECORD}: import_ = {checks.shown(names)}: must be a list of names"
+        )
+    return names
+
+
+def _import(name: str) -> None:
+    """Import a module or a file."""
+    try:
+        if name.endswith(".py"):
+            _import_file(Path(name))
+        else:
+            importlib.import_module(name)
+    except Exception as error:  # whatever a user's file raises
+        module = sys.modules.get(name)
+        file = name if name.endswith(".py") else getattr(module, "__file__", None)
+        where = traceback.extract_tb(error.__traceback__)
+        own = [f" (line {frame.lineno})" for frame in where if frame.filename == file]
+        place = own[-1] if own else ""
+        raise ValueError(f"--import {name}{place}: {type(error).__name__}: {error}") from error
 
 
 def _import_file(path: Path) -> None:
-    """Import a file under its own name, or another one where that is taken."""
+    """Import a file, once, under its own name, or another one where that is taken."""
+    if any(getattr(module, "__file__", None) == str(path) for module in list(sys.modules.values())):
+        return
     name = f"imported_{path.stem}" if path.stem in sys.modules else path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None

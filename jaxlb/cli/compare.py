@@ -10,7 +10,7 @@ import jax
 import tyro
 from rich.table import Table
 
-from jaxlb import checks, metrics, runs
+from jaxlb import checks, runs
 from jaxlb.cli import folders
 from jaxlb.cli.common import Draws, Where, console, described, dumps, note, progress
 from jaxlb.comparison import Comparison
@@ -118,10 +118,6 @@ class Compare(_Judge, Where):
     checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
     """Run folder of a trained scheduler, which joins the table; may be given several times."""
 
-    def run_folders(self) -> Sequence[Path]:
-        """Return the run folders that the command reads."""
-        return self.checkpoint
-
     def run(self) -> None:
         """Compare, print, write."""
         self.judge_and_report(self.setup(self.spec(), self.checkpoint))
@@ -212,16 +208,5 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
         "± is half the 95 % interval over lanes" if comparison.num_lanes > 1 else "one lane: no intervals"
     )
     screen.print(f"{counted}; {intervals}; the difference is paired.", style="dim", highlight=False)
-    if "lost_rate" in metrics.columns(comparison.schedulers):
-        text = "Completion and slowdown are those of tasks that were served: who loses more serves fewer."
+    for text in comparison.remarks():
         screen.print(text, style="yellow", highlight=False, soft_wrap=True)
-    for row in comparison.schedulers:
-        if row.hint:
-            screen.print(
-                f"{row.name} is not stationary: {row.hint}.", style="yellow", highlight=False, soft_wrap=True
-            )
-        if row.queue_overflows:
-            text = f"{row.name} was told queue lengths that are too short for {row.queue_overflows:,} tasks"
-            screen.print(
-                f"{text}: fewer lanes leave more memory.", style="yellow", highlight=False, soft_wrap=True
-            )

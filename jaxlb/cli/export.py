@@ -16,6 +16,7 @@ from jaxlb.cli.common import Where, Writes, note
 from jaxlb.environments import Spec
 from jaxlb.live import exporting, runtime
 from jaxlb.live.exporting import Exported
+from jaxlb.trained import is_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Export(Writes, Where):
 
     def run_folders(self) -> Sequence[Path]:
         """Return the run folders that the command reads."""
-        return (Path(self.scheduler),) if exporting.is_run(self.scheduler) else ()
+        return (Path(self.scheduler),) if is_run(self.scheduler) else ()
 
     def run(self) -> None:
         """Write the files."""
@@ -63,7 +64,7 @@ class Export(Writes, Where):
                 raise ValueError(f"--processors {self.processors}: must be numbers, as in 1,1,2.5") from None
         if self.scenario:
             spec = self.spec()
-        elif exporting.is_run(self.scheduler):
+        elif is_run(self.scheduler):
             trained = runs.find(Path(self.scheduler)).training.spec()
             spec = Spec(trained.scenario, trained.overrides | self.overrides(), trained.trace, True)
         elif own:

@@ -52,7 +52,7 @@ def begin(
         "seed": getattr(command, "seed", None),
     }
     file = directory / RECORD
-    before = file.read_text(encoding="utf-8") if kept and file.exists() else None
+    before = file.read_text(encoding="utf-8") if file.exists() else None
     record = records.begin(directory, name, resumed=resumed, **about)
     try:
         yield record
@@ -64,10 +64,11 @@ def begin(
             raise KeyboardInterrupt(f"stopped; {again} goes on") from None
         raise KeyboardInterrupt(f"stopped before there were results; {again} begins again") from None
     except ValueError:
-        # What was refused has left no run; that of another it leaves as it was.
-        if before is not None:
+        # What was refused has left no run; the record of another stays as it was, if that is all or its own.
+        alone = [path.name for path in directory.iterdir()] == [RECORD]
+        if before is not None and (kept or alone):
             file.write_text(before, encoding="utf-8")
-        elif not resumed and [path.name for path in directory.iterdir()] == [RECORD]:
+        elif before is None and alone:
             file.unlink()
         raise
     written = (path.name for path in sorted(directory.iterdir()) if path.is_file() and path.name[0] != ".")

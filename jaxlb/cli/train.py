@@ -25,7 +25,7 @@ from jaxlb.learn.universal import TUNING
 from jaxlb.report.data import curve
 from jaxlb.runs import Run
 from jaxlb.scheduling import scheduler, schedulers
-from jaxlb.trained import describe
+from jaxlb.trained import describe, is_run
 from jaxlb.types import EnvParams, Scheduler
 
 
@@ -64,7 +64,8 @@ class Train(Draws, Where):
 
     def run_folders(self) -> Sequence[Path]:
         """Return the run folders that the command reads."""
-        return ([self._out()] if self.resume else []) + ([Path(self.from_)] if self.from_ else [])
+        begins = [Path(self.from_)] if self.from_ and is_run(self.from_) else []
+        return [*([self._out()] if self.resume else []), *begins]
 
     def _out(self) -> Path:
         return Path("runs", f"{self.method}-{self.scenario}") if self.out is None else self.out
@@ -95,7 +96,7 @@ class Train(Draws, Where):
             runs.must_agree(self._given(spec, seeds), training)
             spec, config = training.spec(), training.config()
             env, params = spec.make()
-            if runs.find(out).iteration() == config.num_iterations:
+            if runs.find(out).iteration() == config.num_iterations and not (out / runs.STATE).exists():
                 note(f"{out} is finished: there is nothing to go on with")
         else:
             config = configure(TRAINERS[self.method].config, **self._settings())
@@ -144,13 +145,11 @@ class Train(Draws, Where):
             source = None if runs.find(out).iteration() else begun.get("from_")
         if source is None or source == self.method == "universal":
             return None
-        if source.partition("(")[0] in schedulers():
-            return scheduler(source)
-        if source in TRAINERS:
+        if is_run(source):
+            return runs.load(source)
+        if source in TRAINERS and source not in schedulers():
             raise ValueError(f"--from {source}: names a method; must be a run folder of {self.method}")
-        if not Path(source).exists():
-            raise ValueError(f"--from {source}: must be a run folder, or a scheduler of `jaxlb schedulers`")
-        return runs.load(source)
+        return scheduler(source)
 
     def _given(self, spec: Spec, seeds: list[int]) -> dict[str, Any]:
         """Return the options that were given, as the run's record would have them."""

@@ -324,13 +324,10 @@ def network(name: str, **options: Any) -> Network | Recurrent:
 
 def described(network: Network | Recurrent) -> dict[str, Any] | None:
     """Describe a network by the name and options that `network` takes, as JSON; None if none makes it."""
-    for name, own in _OWN.items():
-        if own() == network:
-            return {"network": name}
     module = next(iter(getattr(network.init, "args", ())), None)
     name = _NAMES.get((type(module), type(network)))
     if name is None or NETWORKS[name](**_options(name, module)) != network:
-        return None
+        return next(({"network": name} for name, own in _OWN.items() if own() == network), None)
     return {"network": name, **{key: json_value(value) for key, value in _options(name, module).items()}}
 
 

@@ -79,7 +79,7 @@ def group(default: Any) -> Any:
     return struct.field(default=default, metadata={"group": type(default)})
 
 
-def _plain_names(kind: type) -> dict[str, frozenset[str]]:
+def plain_names(kind: type) -> dict[str, frozenset[str]]:
     """List, for each field, the names that plain settings have for it."""
     found = {}
     for field in dataclasses.fields(kind):
@@ -99,7 +99,7 @@ def configure(kind: type[Config], **settings: Any) -> Config:
     Raises:
       ValueError: an unknown setting, or a name of nothing.
     """
-    of_fields, values = _plain_names(kind), {}
+    of_fields, values = plain_names(kind), {}
     for name in settings:
         checks.known("setting", name, frozenset().union(*of_fields.values()))
     for field in dataclasses.fields(kind):  # pyright: ignore[reportArgumentType]
@@ -127,7 +127,7 @@ def with_numbers(config: Any, values: Mapping[str, Any]) -> Any:
     leaves = [field for field in fields if field.metadata.get("pytree_node", True)]
     allowed = sorted(field.name for field in leaves if "bounds" in field.metadata)
     for name, value in values.items():
-        if name not in allowed and name in frozenset().union(*_plain_names(type(config)).values()):
+        if name not in allowed and name in frozenset().union(*plain_names(type(config)).values()):
             why = "cannot differ between trainings of one program, or changes what they are judged by"
             raise ValueError(f"{name}: {why}; these can differ: {', '.join(allowed) or 'none'}")
         checks.known("setting", name, allowed)

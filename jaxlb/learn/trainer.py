@@ -208,6 +208,10 @@ def warmed(state: Any, variables: Any) -> Any:
       ValueError: they are of another shape.
     """
     kept = [name for name in ("network", "moments") if hasattr(variables, name)]
+    if not kept:
+        raise ValueError(
+            "initial: has no network that was trained; a rule needs another name than the method"
+        )
     own = state.variables.replace(**{name: getattr(variables, name) for name in kept})
     theirs, ours = (
         [

@@ -17,8 +17,9 @@ from jaxlb.environments import make
 from jaxlb.live import header, python_code, runtime
 from jaxlb.live.program import Constants, Program, traced
 from jaxlb.params import canonical
-from jaxlb.scheduling import resolved, schedulers
-from jaxlb.scheduling.base import first_memory
+from jaxlb.scheduling import resolved
+from jaxlb.scheduling.base import acted, first_memory
+from jaxlb.trained import is_run
 from jaxlb.types import Answer, Array, EnvParams, Key, Observation, Scheduler, Task, Truth
 from jaxlb.version import __version__
 
@@ -112,7 +113,7 @@ def _decision(
     """Return the program of one decision, and the fields that it takes after the memory."""
 
     def decide(memory: Any, given: dict[str, Any], truth: Truth, key: Key) -> tuple[Array, Any]:
-        return rule.act(rule.variables, memory, seen.replace(**given, truth=truth), key)
+        return acted(rule, memory, seen.replace(**given, truth=truth), key)
 
     program = _traced(rule, decide, memory, given, seen.truth, jax.random.key(0))
     # In the order of `jax.tree`: that of names, for a dict.
@@ -178,15 +179,6 @@ def _plain(leaf: Any) -> np.ndarray:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf).reshape(-1)
-
-
-def is_run(scheduler: Any) -> bool:
-    """Return whether this is a run folder, or a file of weights, and no name."""
-    if isinstance(scheduler, Path):
-        return True
-    if not isinstance(scheduler, str) or scheduler.partition("(")[0].strip() in schedulers():
-        return False
-    return "/" in scheduler or Path(scheduler).exists()
 
 
 def as_python(found: Exported) -> tuple[str, dict[str, np.ndarray]]:

@@ -22,7 +22,7 @@ _USAGE = """/* {scheduler} of jaxlb {jaxlb}, for {number} processors. Written by
    {name}_departed(&memory, processor, latency, service, failed, queue_length, now);
 
    Sizes and loads are work, times are in the unit in which the speeds of processors are work per time.
-   It reads {needs} and `up`. All else may stay 0, but for `size`, which must be above 0. */
+   It reads {needs}. All else may stay 0, but for `size`, which must be above 0. */
 """
 
 
@@ -73,7 +73,7 @@ def header(
     usage = _USAGE.format(
         name=name,
         number=number,
-        needs=", ".join(about["needs"]) or "nothing of these",
+        needs=", ".join([*about["needs"], "`up`"]),
         scheduler=about["scheduler"],
         jaxlb=about["jaxlb"],
     )

@@ -71,25 +71,29 @@ def acted(scheduler: Scheduler, memory: Any, observation: Observation, key: Key)
     name, lanes = scheduler.name, observation.size.shape
     action, after = scheduler.act(scheduler.variables, memory, observation, key)
     kind, shape = jnp.result_type(action), jnp.shape(action)
-    if not jnp.issubdtype(kind, jnp.integer) or shape not in (lanes, ()):
+    if not jnp.issubdtype(kind, jnp.integer) or shape != lanes:
         raise ValueError(
             f"scheduler {name!r}: its action is {kind}{list(shape)}, must be int32{list(lanes)}, "
             "the index of a processor for each lane"
         )
-    before, now = jax.tree.structure(memory), jax.tree.structure(after)
-    if before != now:
-        raise ValueError(f"scheduler {name!r}: its memory is {before} before a task and {now} after it")
+    return action, same_kind(name, memory, after)
+
+
+def same_kind(name: str, before: Any, after: Any) -> Any:
+    """Return a scheduler's memory after a task, or raise ValueError if it is of another kind than before."""
+    was, now = jax.tree.structure(before), jax.tree.structure(after)
+    if was != now:
+        raise ValueError(f"scheduler {name!r}: its memory is {was} before a task and {now} after it")
     for (path, old), new in zip(
-        jax.tree_util.tree_leaves_with_path(memory), jax.tree.leaves(after), strict=True
+        jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True
     ):
-        was, is_now = ((jnp.result_type(leaf), jnp.shape(leaf)) for leaf in (old, new))
-        if was != is_now:
-            texts = [f"{kind}{list(shape)}" for kind, shape in (was, is_now)]
+        texts = [f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in (old, new)]
+        if texts[0] != texts[1]:
             raise ValueError(
                 f"scheduler {name!r}: its memory{jax.tree_util.keystr(path)} is {texts[0]} before a task and "
                 f"{texts[1]} after it: must stay what it is"
             )
-    return action, after
+    return after
 
 
 def no_departures(what: str, *inner: Scheduler) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxlb.functions import partial
 from jaxlb.params import VECTORS
-from jaxlb.scheduling.base import Start, first_memory
+from jaxlb.scheduling.base import Start, first_memory, same_kind
 from jaxlb.types import Answer, Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
 
 
@@ -30,7 +30,7 @@ def seated(env: Static, scheduler: Scheduler) -> Scheduler:
         )
     return one.replace(
         start=partial(_start, one.name, one.start),
-        act=partial(_act, one.act, one.departed, one.told),
+        act=partial(_act, one.name, one.act, one.departed, one.told),
         departed=None,
         told=None,
     )
@@ -57,6 +57,7 @@ def _start(name: str, start: Start, env: Static, params: EnvParams, lanes: Lanes
 
 
 def _act(
+    name: str,
     act: Callable,
     departed: Callable | None,
     told: Callable | None,
@@ -73,8 +74,9 @@ def _act(
             memory = _told(departed, told, variables, memory, o)
         present = None if departed is None or o.answers is None else o.answers.left_behind
         seen = o.replace(dispatcher=None, answers=None, since=None, present=present)
-        action, own = act(variables, _of(memory, who), seen, key)
-        return action, _with(memory, own, who)
+        before = _of(memory, who)
+        action, own = act(variables, before, seen, key)
+        return action, _with(memory, same_kind(name, before, own), who)
 
     lanes = observation.size.shape
     if not lanes:
