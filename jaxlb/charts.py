@@ -243,3 +243,15 @@ def curves(
         figure.suptitle(title, fontsize=9)
         name_ends(grid[0][-1], list(ends.values())[-1], styles)
         return figure
+
+
+def against(x: np.ndarray, y: np.ndarray, *, x_label: str, y_label: str, title: str) -> Figure:
+    """Draw positive numbers against others that they should equal, both on logarithmic axes."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
+        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+        axes.plot(ends, ends, color="0.6", lw=0.8)
+        axes.plot(x, y, ".", ms=3, alpha=0.4)
+        axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
+        axes.set_title(title, fontsize=9)
+    return figure

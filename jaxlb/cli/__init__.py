@@ -24,6 +24,7 @@ from rich.text import Text
 
 from jaxlb import checks
 from jaxlb.cli import folders
+from jaxlb.cli.calibrate import Calibrate
 from jaxlb.cli.cite import Cite
 from jaxlb.cli.common import LOG, Imports
 from jaxlb.cli.compare import Compare, Evaluate
@@ -44,6 +45,7 @@ COMMANDS: dict[str, type] = {
     "tune": Tune,
     "train": Train,
     "evaluate": Evaluate,
+    "calibrate": Calibrate,
     "export": Export,
     "render": Render,
     "runs": Runs,
