@@ -47,6 +47,8 @@ def test_choices_that_nobody_has_teach_nothing(target, overrides, key):
     found = gnn.examples(env, params, config, gnn._acting(config, state.variables), jnp.array(False), key)
     share = np.isinf(found.completion).mean()
     assert 0.05 < share < 0.9
+    nobody = found.replace(completion=jnp.full_like(found.completion, jnp.inf))
+    assert gnn.loss(config, state.variables, nobody) == 0.0
     result = train_gnn(env, params, config, key)
     for figure in ("regression_loss", "held_out_loss", "r_squared"):
         assert np.isfinite(getattr(result.history, figure)).all()

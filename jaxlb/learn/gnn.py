@@ -138,11 +138,13 @@ def loss(config: GNNConfig, variables: Regression, examples: Examples) -> Array:
     target = (_target(config, completion) - variables.mean) / variables.deviation
     if config.target == "distribution":
         mean, log_variance = out[..., 0], out[..., 1]
-        return 0.5 * (log_variance + (target - mean) ** 2 * jnp.exp(-log_variance)).mean(where=known)
-    if config.target == "mean":
+        found = 0.5 * (log_variance + (target - mean) ** 2 * jnp.exp(-log_variance))
+    elif config.target == "mean":
         log_mean = variables.mean + variables.deviation * out
-        return (completion * jnp.exp(-log_mean) + log_mean).mean(where=known)
-    return ((target - out) ** 2).mean(where=known)
+        found = completion * jnp.exp(-log_mean) + log_mean
+    else:
+        found = (target - out) ** 2
+    return found.sum(where=known) / jnp.maximum(known.sum(dtype=jnp.float32), 1.0)
 
 
 def _target(config: GNNConfig, completion: Array) -> Array:
