@@ -84,7 +84,7 @@ def test_quiet_leaves_results_and_errors(tmp_path, capsys):
 def test_verbose_adds_tracebacks_and_what_is_compiled(capsys):
     assert cli.run(["compare", "--load", "2", "-v"]) == 2
     said = capsys.readouterr().err
-    assert "Traceback" in said and said.endswith("allow_overload permits it\n")
+    assert "Traceback" in said and said.endswith("allow_overload (--allow-overload) permits it\n")
     done = subprocess.run([*JAXLB, "compare", *SMALL, "-v"], capture_output=True, text=True, check=True)
     assert "Compiling" in done.stderr and "Compiling" not in done.stdout
 
