@@ -14,8 +14,8 @@ from scipy import optimize
 
 from jaxlb import checks, departures
 from jaxlb.stations import Table
-from jaxlb.stations import slots as in_slots
-from jaxlb.stations.disciplines import limited_ps
+from jaxlb.stations.capacity import batching
+from jaxlb.stations.disciplines import shared_by_first
 from jaxlb.types import Array, Task
 
 COLUMNS = ("time", "input", "output", "latency")
@@ -186,16 +186,8 @@ def _fitted(
 def _latencies(number: int, places: int, parameters: Array, gap: Array, input: Array, output: Array) -> Array:
     """Return the latencies `[T]` of a server; a request that finds no place among so many takes very long."""
     speed, overhead, weight = jnp.exp(parameters)
-
-    def capacity(served: Array) -> Array:
-        return served / (1.0 + overhead * (served - 1.0))
-
-    # The same discipline, but of a capacity whose number is traced.
-    discipline = limited_ps(number)._replace(
-        until=partial(in_slots.until_shared, number, capacity),
-        left=partial(in_slots.left_shared, number, capacity),
-        response=partial(in_slots.response_shared, number, capacity),
-    )
+    # What it can do at most is for schedulers, and there is none.
+    discipline = shared_by_first(number, partial(batching, overhead), most=np.inf)
     table, speed = Table(discipline, places), speed[None]
     state = table.init(1)
     settled = departures.none_yet(table.remaining(state, speed), gap.shape)

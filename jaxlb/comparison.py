@@ -140,6 +140,16 @@ class Comparison:
 
         return pd.DataFrame([row.cells() for row in self.schedulers]).set_index("name")
 
+    @property
+    def counted(self) -> str:
+        """Say how much was simulated."""
+        return f"{self.num_lanes:,} lanes x {self.num_tasks:,} tasks after {self.warmup:,} of warm-up"
+
+    @property
+    def asked(self) -> str:
+        """Say in whose states it was asked, where that is not each one's own; what may follow a title."""
+        return "" if self.behaviour is None else f", asked in the states that {self.behaviour} visits"
+
     def remarks(self) -> list[str]:
         """Return what a reader of the table has to know of its rows."""
         found = []
@@ -180,11 +190,7 @@ class Comparison:
             "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
             for line in text
         ]
-        title = f"{self.scenario}: {self.num_lanes:,} lanes x {self.num_tasks:,} tasks"
-        title += f" after {self.warmup:,} of warm-up"
-        if self.behaviour is not None:
-            title += f", asked in the states that {self.behaviour} visits"
-        return "\n".join([title, *lines, *self.remarks()])
+        return "\n".join([f"{self.scenario}: {self.counted}{self.asked}", *lines, *self.remarks()])
 
     def to_latex(self, figures: Sequence[str] = ("mean_completion", "sla_violation_rate")) -> str:
         """Write a LaTeX table (packages booktabs and textcomp), with half of each 95 % interval behind ±.

@@ -143,6 +143,23 @@ def variance_grown(x: jax.Array, entry: jax.Array, growth: jax.Array) -> jax.Arr
     return jnp.maximum(variance(x) + more, 0.0)
 
 
+def mixed_variance(
+    rate: jax.Array, variance: jax.Array, own: jax.Array, old: jax.Array, new: jax.Array
+) -> jax.Array:
+    """Return the variance of a mixture of old numbers and a share `rate` of new ones: within, and between.
+
+    Nothing is subtracted, so that what never varies has a variance of next to nothing, however large it is.
+
+    Args:
+      rate: share of the new ones.
+      variance: of the old ones.
+      own: of the new ones.
+      old: mean of the old ones.
+      new: mean of the new ones.
+    """
+    return (1.0 - rate) * (variance + rate * (new - old) ** 2) + rate * own
+
+
 def deviation(mean: jax.Array, variance: jax.Array) -> jax.Array:
     """Return what to divide by so that a variance becomes 1; infinite where only rounding made it vary.
 

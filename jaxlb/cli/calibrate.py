@@ -10,6 +10,7 @@ import tyro
 from jaxlb import calibration
 from jaxlb.cli import folders
 from jaxlb.cli.common import Draws, console, dumps, progress
+from jaxlb.stations.capacity import batching
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Calibrate(Draws):
             screen.print(f"{name:15} {getattr(found, name):10.4g}   {meaning}", highlight=False)
         for remark in found.remarks:
             screen.print(remark, style="yellow", highlight=False, soft_wrap=True)
-        load = 0.75 * found.slots / (1.0 + found.overhead * (found.slots - 1.0))
+        load = 0.75 * batching(found.overhead, found.slots)
         line = ["jaxlb", "compare", "--scenario", "inference", "--load", f"{load:.3g}", "--set"]
         line += [f"{name}={value}" for name, value in found.settings().items() if name != "discipline"]
         screen.print(f"next: {shlex.join(line)}", highlight=False, soft_wrap=True)

@@ -189,9 +189,7 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
         if described["trace"] is None
         else f"{comparison.scenario} on {described['trace']}"
     )
-    title = f"{source}, load {described['load']:.3g}"
-    if comparison.behaviour is not None:
-        title += f", asked in the states that {comparison.behaviour} visits"
+    title = f"{source}, load {described['load']:.3g}{comparison.asked}"
     table = Table(title=title, title_justify="left")
     table.add_column("scheduler", no_wrap=True)
     (_, *headings), *lines = comparison.as_text()
@@ -202,11 +200,11 @@ def print_table(comparison: Comparison, described: dict[str, Any]) -> None:
         table.add_row(*cells, style="dim" if row.mark else "bold" if base else None)
     screen = console()
     screen.print(table)
-    counted = f"{comparison.num_lanes:,} lanes x {comparison.num_tasks:,} tasks"
-    counted += f" after {comparison.warmup:,} of warm-up"
     intervals = (
         "± is half the 95 % interval over lanes" if comparison.num_lanes > 1 else "one lane: no intervals"
     )
-    screen.print(f"{counted}; {intervals}; the difference is paired.", style="dim", highlight=False)
+    screen.print(
+        f"{comparison.counted}; {intervals}; the difference is paired.", style="dim", highlight=False
+    )
     for text in comparison.remarks():
         screen.print(text, style="yellow", highlight=False, soft_wrap=True)

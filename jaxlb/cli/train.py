@@ -92,11 +92,12 @@ class Train(Draws, Where):
         begun = ((records.read(out) or {}).get("options") or {}) if self.resume else {}
         initial, patience = self._initial(out, begun), self.patience or begun.get("patience")
         if self.resume:
-            training = runs.find(out).training
+            run = runs.find(out)
+            training = run.training
             runs.must_agree(self._given(spec, seeds), training)
             spec, config = training.spec(), training.config()
             env, params = spec.make()
-            if runs.find(out).iteration() == config.num_iterations and not (out / runs.STATE).exists():
+            if run.iteration() == config.num_iterations and not (out / runs.STATE).exists():
                 note(f"{out} is finished: there is nothing to go on with")
         else:
             config = configure(TRAINERS[self.method].config, **self._settings())

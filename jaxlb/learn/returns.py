@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from flax import struct
 
+from jaxlb.numerics import mixed_variance
 from jaxlb.types import Array, Lanes
 
 
@@ -43,12 +44,9 @@ def scaled(returns: Returns, reward: Array, done: Array, discount: float = 0.99)
       The rewards, divided, and the returns with this step.
     """
     current = discount * returns.current + reward
-    count = returns.count + 1.0
-    gap = current.mean() - returns.mean
-    mean = returns.mean + gap / count
-    # Of a mixture: within its parts, and between them.
-    within = (returns.count * returns.variance + current.var()) / count
-    variance = within + gap**2 * returns.count / count**2
+    count, new = returns.count + 1.0, current.mean()
+    mean = returns.mean + (new - returns.mean) / count
+    variance = mixed_variance(1.0 / count, returns.variance, current.var(), returns.mean, new)
     after = Returns(jnp.where(done, 0.0, current), mean, variance, count)
     spread = jnp.sqrt(variance)
     # What only rounding made differ never varied.

@@ -16,9 +16,7 @@ def body(program: Program, inputs: Sequence[str], outputs: Sequence[str], consta
       outputs: where its outputs go, likewise.
       constants: filled.
     """
-    code = Code(constants)
-    for value, expression in zip(program.inputs, inputs, strict=True):
-        code.names[value.place] = expression, value.size
+    code = Code(constants, program, inputs)
     lines = [line for step in program.steps for line in _lines(code, step)]
     # What goes out may be read from what came in: copied first.
     copies, moves = [], []
@@ -37,8 +35,7 @@ def body(program: Program, inputs: Sequence[str], outputs: Sequence[str], consta
 def _lines(code: Code, step: Step) -> list[str]:
     """Return the statements of an instruction."""
     lines = []
-    for value in step.outputs:
-        code.names[value.place] = f"v{value.place}", value.size
+    code.store(step)
     out = step.outputs[0]
     kind, name = TYPES[str(out.dtype)], f"v{out.place}"
     if step.name in ELEMENTWISE and out.size == 1:

@@ -7,15 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxlb.live.program import Constants, Step, Value
+from jaxlb.live.program import INFIX, Constants, Step, Stored, Value
 
 TYPES = {"float32": "float", "int32": "int32_t", "uint32": "uint32_t", "bool": "_Bool"}
-_EACH: dict[str, Any] = {
-    "add": "{0} + {1}",
-    "sub": "{0} - {1}",
-    "mul": "{0} * {1}",
+_EACH: dict[str, Any] = INFIX | {
     "div": "{0} / {1}",
-    "neg": "-{0}",
     "floor": "floorf({0})",
     "ceil": "ceilf({0})",
     "sqrt": "sqrtf({0})",
@@ -29,20 +25,8 @@ _EACH: dict[str, Any] = {
     "tanh": "tanhf({0})",
     "logistic": "1.0f / (1.0f + expf(-{0}))",
     "pow": "powf({0}, {1})",
-    "square": "{0} * {0}",
-    "eq": "{0} == {1}",
-    "ne": "{0} != {1}",
-    "lt": "{0} < {1}",
-    "le": "{0} <= {1}",
-    "gt": "{0} > {1}",
-    "ge": "{0} >= {1}",
-    "and": "{0} & {1}",
-    "or": "{0} | {1}",
-    "xor": "{0} ^ {1}",
     "is_finite": "isfinite({0})",
     "nextafter": "nextafterf({0}, {1})",
-    "shift_right_logical": "{0} >> {1}",
-    "shift_left": "{0} << {1}",
     "select_n": "{0} ? {2} : {1}",
     "rem": lambda step, a, b: f"fmodf({a}, {b})" if _real(step) else f"{a} % {b}",
     "max": lambda step, a, b: f"jaxlb_max({a}, {b})" if _real(step) else f"({a} > {b} ? {a} : {b})",
@@ -120,13 +104,8 @@ def declared(constants: Constants) -> list[str]:
     ]
 
 
-class Code:
-    """What is stored where."""
-
-    def __init__(self, constants: Constants):
-        """Begin with nothing stored."""
-        self.constants = constants
-        self.names: dict[int, tuple[str, int]] = {}
+class Code(Stored):
+    """Expressions of what is stored."""
 
     def scalar(self, value: Value) -> str:
         """Return an expression of a value of one entry."""

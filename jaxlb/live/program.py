@@ -64,6 +64,25 @@ STRUCTURED = frozenset(
     )
 )
 """The others."""
+INFIX: dict[str, Any] = {
+    "add": "{0} + {1}",
+    "sub": "{0} - {1}",
+    "mul": "{0} * {1}",
+    "neg": "-{0}",
+    "square": "{0} * {0}",
+    "eq": "{0} == {1}",
+    "ne": "{0} != {1}",
+    "lt": "{0} < {1}",
+    "le": "{0} <= {1}",
+    "gt": "{0} > {1}",
+    "ge": "{0} >= {1}",
+    "and": "{0} & {1}",
+    "or": "{0} | {1}",
+    "xor": "{0} ^ {1}",
+    "shift_right_logical": "{0} >> {1}",
+    "shift_left": "{0} << {1}",
+}
+"""What some instructions are in C and in Python alike, by their inputs."""
 
 
 class Value(NamedTuple):
@@ -145,6 +164,22 @@ class Program(NamedTuple):
         used = {value.place for step in self.steps for value in step.inputs}
         used |= {value.place for value in self.outputs}
         return [value.place in used for value in self.inputs]
+
+
+class Stored:
+    """What values are called in the text of a program, and of how many entries the thing of that name is."""
+
+    def __init__(self, constants: Constants, program: Program, inputs: Sequence[str]):
+        """Begin with the inputs, and what they are called; constants are filled."""
+        self.constants = constants
+        self.names: dict[int, tuple[str, int]] = {}
+        for value, text in zip(program.inputs, inputs, strict=True):
+            self.names[value.place] = text, value.size
+
+    def store(self, step: Step) -> None:
+        """Name the outputs of an instruction."""
+        for value in step.outputs:
+            self.names[value.place] = f"v{value.place}", value.size
 
 
 def traced(function: Callable, *inputs: Any) -> Program:

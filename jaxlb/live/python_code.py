@@ -4,16 +4,23 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxlb.live.program import ELEMENTWISE, Constants, Program, Step, Value, is_mixed, row_put, rows_taken
+from jaxlb.live.program import (
+    ELEMENTWISE,
+    INFIX,
+    Constants,
+    Program,
+    Step,
+    Stored,
+    Value,
+    is_mixed,
+    row_put,
+    rows_taken,
+)
 
-_EACH: dict[str, Any] = {
-    "add": "{0} + {1}",
-    "sub": "{0} - {1}",
-    "mul": "{0} * {1}",
+_EACH: dict[str, Any] = INFIX | {
     "rem": "np.fmod({0}, {1})",
     "max": "np.maximum({0}, {1})",
     "min": "np.minimum({0}, {1})",
-    "neg": "-{0}",
     "abs": "np.abs({0})",
     "sign": "np.sign({0})",
     "floor": "np.floor({0})",
@@ -29,22 +36,10 @@ _EACH: dict[str, Any] = {
     "tanh": "np.tanh({0})",
     "logistic": "np.float32(1) / (np.float32(1) + np.exp(-{0}))",
     "pow": "np.power({0}, {1})",
-    "square": "{0} * {0}",
-    "eq": "{0} == {1}",
-    "ne": "{0} != {1}",
-    "lt": "{0} < {1}",
-    "le": "{0} <= {1}",
-    "gt": "{0} > {1}",
-    "ge": "{0} >= {1}",
-    "and": "{0} & {1}",
-    "or": "{0} | {1}",
-    "xor": "{0} ^ {1}",
     "not": "~{0}",
     "is_finite": "np.isfinite({0})",
     "clamp": "np.minimum(np.maximum({1}, {0}), {2})",
     "nextafter": "np.nextafter({0}, {1})",
-    "shift_right_logical": "{0} >> {1}",
-    "shift_left": "{0} << {1}",
 }
 _FEW = 64
 """Entries that are added one after the other, as compiled programs do; ties may hang on it."""
@@ -69,19 +64,13 @@ def function(name: str, program: Program, inputs: Sequence[str], constants: Cons
       inputs: names of its arguments.
       constants: filled.
     """
-    code = _Code(constants)
-    for value, argument in zip(program.inputs, inputs, strict=True):
-        code.names[value.place] = argument, value.size
+    code = _Code(constants, program, inputs)
     lines = [line for step in program.steps for line in code.lines(step)]
     outputs = ", ".join(code.flat(value) for value in program.outputs)
     return "\n    ".join([f"def {name}({', '.join(inputs)}):", *lines, f"return {outputs},"]) + "\n"
 
 
-class _Code:
-    def __init__(self, constants: Constants):
-        self.constants = constants
-        self.names: dict[int, tuple[str, int]] = {}
-
+class _Code(Stored):
     def flat(self, value: Value) -> str:
         """Return an expression of the value: a scalar, or a flat array."""
         if value.place < 0:
@@ -103,8 +92,7 @@ class _Code:
     def lines(self, step: Step) -> list[str]:
         """Return what assigns the outputs."""
         texts = _texts(self, step)
-        for value in step.outputs:
-            self.names[value.place] = f"v{value.place}", value.size
+        self.store(step)
         return [
             f"v{value.place} = {text}" for value, text in zip(step.outputs, texts, strict=True) if value.size
         ]

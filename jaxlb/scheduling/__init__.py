@@ -132,7 +132,7 @@ def scheduler(name: str, **options: object) -> Scheduler:
                 raise ValueError(f"{option} = {value!r}: given twice to scheduler {name!r}")
             options[option] = tuple(value) if isinstance(value, list) else value
     checks.known("scheduler", name, _FACTORIES)
-    allowed = inspect.signature(_FACTORIES[name]).parameters
+    allowed = options_of(name)
     for option, value in options.items():
         checks.known(f"option of scheduler {name!r}", option, allowed)
         if not isinstance(value, Hashable):

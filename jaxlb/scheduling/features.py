@@ -1,5 +1,6 @@
 """What networks are given: an observation as numbers of order one, and how these are standardised."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxlb.numerics import deviation
+from jaxlb.numerics import deviation, mixed_variance
 from jaxlb.scheduling.base import size_at_each
 from jaxlb.stations import response
 from jaxlb.types import Array, Observation, Scalar
@@ -122,10 +123,8 @@ def followed(moments: Moments, batches: Sequence[Features], rate: Array) -> Mome
     squares = (jax.tree.map(lambda leaf, mean: (leaf - mean) ** 2, x, mean) for x in batches)
     return Moments(
         mean=jax.tree.map(lambda old, new: old + rate * (new - old), moments.mean, mean),
-        # Of a mixture: within its parts, and between them. Nothing is subtracted, so that what never varies
-        # has a variance of next to nothing, however large it is.
         variance=jax.tree.map(
-            lambda variance, own, old, new: (1.0 - rate) * (variance + rate * (new - old) ** 2) + rate * own,
+            functools.partial(mixed_variance, rate),
             moments.variance,
             jax.tree.map(of_all, *squares),
             moments.mean,

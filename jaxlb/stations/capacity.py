@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -22,7 +23,8 @@ def _cores(cores: float, number: Array) -> Array:
     return jnp.minimum(number, cores)
 
 
-def _batching(overhead: float, number: Array) -> Array:
+def batching(overhead: Any, number: Any) -> Any:
+    """Give an accelerator's n / (1 + overhead (n - 1))."""
     return number / (1.0 + overhead * (number - 1.0))
 
 
@@ -50,7 +52,7 @@ def capacity(given: str | Sequence[float]) -> Capacity:
         checks.leaf("capacity", rates, above=0)
         return partial(_table, rates)
     found = re.fullmatch(r"([a-z]+)(?:\(([^()]*)\))?", given.strip())
-    curves = {"one": None, "cores": _cores, "batching": _batching, "power": _power}
+    curves = {"one": None, "cores": _cores, "batching": batching, "power": _power}
     checks.known("capacity", found[1] if found else given, curves)
     assert found is not None
     curve = curves[found[1]]

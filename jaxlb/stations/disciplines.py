@@ -273,14 +273,21 @@ def ps(capacity: Capacity = one) -> Discipline:
 def limited_ps(slots: int = 8, capacity: Capacity = one) -> Discipline:
     """Make processor sharing of the first `slots` tasks, in order of arrival; others wait."""
     checks.at_least("slots", slots, 1)
-    until, left, response = (
-        partial(in_slots.until_shared, slots, capacity),
-        partial(in_slots.left_shared, slots, capacity),
-        partial(in_slots.response_shared, slots, capacity),
+    return shared_by_first(slots, capacity, _most(capacity, slots))
+
+
+def shared_by_first(slots: int, capacity: Capacity, most: float) -> Discipline:
+    """Make what `limited_ps` does, of a capacity whose numbers may be traced; `most` is `capacity(slots)`."""
+    until, left, response, until_left = (
+        partial(function, slots, capacity)
+        for function in (
+            in_slots.until_shared,
+            in_slots.left_shared,
+            in_slots.response_shared,
+            in_slots.until_left_shared,
+        )
     )
-    most = _most(capacity, slots)
-    served: dict[str, Any] = {"slots": slots, "most": most, "repeatable": True}
-    served["until_left"] = partial(in_slots.until_left_shared, slots, capacity)
+    served: dict[str, Any] = {"slots": slots, "most": most, "repeatable": True, "until_left": until_left}
     return Discipline("limited-ps", _none, until, left, response, in_order=False, **served)
 
 
