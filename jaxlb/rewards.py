@@ -20,12 +20,15 @@ WEIGHTS = ("completion_weight", "imbalance_weight", "sla_weight")
 
 @runtime_checkable
 class Reward(Protocol):
-    """What a decision is worth: a frozen dataclass without arrays, static on the environment."""
+    """What a decision is worth: a frozen dataclass without arrays, static on the environment.
+
+    One of your own may derive from it.
+    """
 
     @property
     def counts_tasks(self) -> bool:
         """Whether it depends on how many tasks are in the system; then all of them are counted."""
-        ...
+        return False
 
     def __call__(
         self, env: Static, params: EnvParams, before: EnvState, after: EnvState, outcome: Outcome, gap: Array

@@ -26,9 +26,8 @@ import numpy as np
 
 from jaxlb import checks, files, records, trained, weights
 from jaxlb.devices import device_mesh, side_by_side
-from jaxlb.env import Env
 from jaxlb.learn.settings import own_fields, with_numbers
-from jaxlb.learn.trainer import Systems, begun, check_initial, prepared
+from jaxlb.learn.trainer import Systems, check_initial, prepared, programs
 from jaxlb.params import single
 from jaxlb.scheduling import resolved
 from jaxlb.trained import Member, Training, describe, training_of
@@ -211,25 +210,22 @@ def go_on(
     if run.training.population:
         each, axis = [single(with_numbers(config, member.values)) for member in members], 0
         config = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-
-    def start() -> Any:
-        keys = jax.vmap(jax.random.key)(jnp.asarray([member.seed for member in members], jnp.uint32))
-        one = functools.partial(begun, trainer, env, params, initial=initial)
-        return jax.vmap(one, in_axes=(axis, 0))(config, keys)
+    seeds = jnp.asarray([member.seed for member in members], jnp.uint32)
+    given = (trainer, env, axis, params, config)
 
     mesh = jax.set_mesh(device_mesh(config.num_lanes)) if spread_lanes else contextlib.nullcontext()
     with mesh:
-        parts = None if isinstance(env, Env) else trainer.by_parts
-        begin = start if parts else jax.jit(start)
-        state = weights.read(run.directory / STATE, jax.eval_shape(start)) if done else begin()
+        begin, advance = (functools.partial(program, *given) for program in programs(trainer, env))
+        state = (
+            weights.read(run.directory / STATE, jax.eval_shape(begin, seeds, initial))
+            if done
+            else begin(seeds, initial)
+        )
         if not spread_lanes:
             state = side_by_side(state, len(members))
-        # The state that goes in is not needed again, and what it remembers is the largest thing there is.
-        own = functools.partial(parts or trainer.advance, env, params)
-        advance = functools.partial(jax.vmap(own, in_axes=(axis, 0)), config)
         _check_finite(run, state.diverged)  # of a run that goes on
-        if not parts:
-            advance = jax.jit(advance, donate_argnums=0).lower(state).compile()
+        if isinstance(advance.func, jax.stages.Wrapped):  # compiled before time is taken
+            advance = functools.partial(advance.func.lower(*given, state).compile(), params, config)
         while done < total:
             began = time.perf_counter()
             state, figures = jax.block_until_ready(advance(state))

@@ -71,13 +71,9 @@ RULES = [name for name in jaxlb.schedulers() if name not in ("optimal", "oracle"
 
 
 @pytest.mark.parametrize("rule", small.mostly_slow(RULES, ["lwr", "rr", "power-of-d"]))
-@pytest.mark.parametrize(
-    "settings",
-    [{}, pytest.param({"measure_interval": 5.0, "load_time_constant": None}, marks=pytest.mark.slow)],
-)
-def test_no_rule_chooses_who_may_not_take_the_task(rule, settings, key):
+def test_no_rule_chooses_who_may_not_take_the_task(rule, key):
     """However old the figures are: the kind of the task is new."""
-    env, params = made(**settings)
+    env, params = made(measure_interval=5.0, load_time_constant=None)
     chosen = []
     scheduler = jaxlb.scheduler(rule)
 

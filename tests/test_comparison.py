@@ -112,6 +112,7 @@ def test_queue_lengths_are_exact_however_long(key):
         assert short.row(rule).oracle_agreement == long.row(rule).oracle_agreement
 
 
+@pytest.mark.slow
 def test_lengths_too_long_for_memory_are_told(key, monkeypatch):
     monkeypatch.setattr("jaxlb.lengths._MOST_BYTES", 4 * 4 * 4 * 64)  # of 4 places for each queue
     with pytest.warns(

@@ -116,6 +116,7 @@ def test_answers_come_in_order_and_say_what_happened():
         np.testing.assert_allclose(found[0], (1.0 + np.arange(len(heard)) % 7) @ heard, rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_one_dispatcher_that_counts_is_jsq_under_every_discipline():
     tasks = drawn(2000, seed=1)
     each: list[dict[str, Any]] = [{}, {"discipline": "ps"}, {"discipline": "srpt"}]
@@ -132,6 +133,7 @@ def test_one_dispatcher_that_counts_is_jsq_under_every_discipline():
     assert 0.05 < summary.lost_rate.mean() < 0.2
 
 
+@pytest.mark.slow
 def test_old_queue_lengths_are_corrected_to_those_of_this_moment():
     """By one dispatcher; several have the figures of the last poll and what each did itself."""
     tasks, key = drawn(2000, seed=2), jax.random.key(0)

@@ -410,6 +410,7 @@ def test_a_reward_of_ones_own_is_learned(key):
     assert result.history.greedy_objective.max() < 0
 
 
+@pytest.mark.slow
 def test_the_weighted_reward_as_one_of_ones_own_is_learned_whole(key):
     """Its value is the same sum, of which nothing is known beforehand."""
 
@@ -432,6 +433,7 @@ def test_the_weighted_reward_as_one_of_ones_own_is_learned_whole(key):
     assert abs(result.history.objective) > 0.1
 
 
+@pytest.mark.slow
 def test_a_reward_by_name_is_a_setting(tmp_path):
     settings = (*small.DQN, "reward=holding-cost")
     assert cli.run(["train", "dqn", "--train", *settings, "--out", str(tmp_path / "run")]) == 0

@@ -29,6 +29,7 @@ def make(**overrides):
     return jaxlb.make("heavy-tail", **overrides)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -38,7 +39,7 @@ def make(**overrides):
     ],
     ids=lambda given: next(iter(given)),
 )
-@pytest.mark.parametrize("target", ["log-time", pytest.param("mean", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("target", ["log-time", "mean"])
 def test_choices_that_nobody_has_teach_nothing(target, overrides, key):
     """What a processor that is down, barred or full would bring is infinite, and no example."""
     env, params = make(**overrides)

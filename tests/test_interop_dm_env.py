@@ -61,6 +61,7 @@ def test_dm_env(system):
         adapted.action_spec().validate(np.int32(4))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_jumanji(system):
     jumanji = pytest.importorskip("jumanji")

@@ -15,13 +15,8 @@ def test_every_client_has_a_program():
     assert all(re.search(rf"^(import|from) {client}\b", "".join(BLOCKS), re.MULTILINE) for client in CLIENTS)
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(number, marks=pytest.mark.slow if "import rejax" in block else ())
-        for number, block in enumerate(BLOCKS)
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_program_runs(number):
     block = BLOCKS[number]

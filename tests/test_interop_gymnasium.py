@@ -281,6 +281,7 @@ def test_a_window_opens_and_closes(monkeypatch):
     assert len(pyplot.get_fignums()) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["DQN", "PPO"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -19,7 +19,6 @@ from jaxlb import cli, rewards, runs
 from jaxlb.functions import partial
 from jaxlb.learn import networks
 from jaxlb.scheduling import stateless
-from jaxlb.scheduling.learned import Network
 from jaxlb.stations import FCFS
 from jaxlb.workload import arrivals, sizes
 from tests import small
@@ -125,22 +124,15 @@ class PerProcessor(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Tardiness:
+class Tardiness(rewards.Reward):
     """Time after the deadline."""
-
-    counts_tasks = False
 
     def __call__(self, env, params, before, after, outcome, gap):
         return -jnp.log1p(jnp.maximum(outcome.completion - before.task.deadline, 0.0))
 
 
-def linear():
-    """The same layer for every processor."""
-    return Network(PerProcessor().init, PerProcessor().apply)
-
-
 def test_a_network_and_a_reward_are_known_by_name_to_every_command(tmp_path, capsys):
-    jaxlb.register("linear", linear)
+    jaxlb.register("linear", PerProcessor)  # a Flax module is a network
     jaxlb.register("tardiness", Tardiness)
     run = tmp_path / "run"
     settings = ["--train", *small.DQN[:-1], "network=linear", "reward=tardiness"]
@@ -183,6 +175,7 @@ jaxlb.register("tardiness", Tardiness)
 """
 
 
+@pytest.mark.slow
 def test_what_a_run_folder_remembers_is_imported(tmp_path, capsys):
     """Its network and its reward are registered by a file; without it, nothing knows them."""
     parts = tmp_path / "own_parts.py"
@@ -229,7 +222,7 @@ def test_a_name_may_be_given_again_to_the_same(key):
         jaxlb.register("rush-hour", rush_hour)
         jaxlb.register("favourite", favourite)
         jaxlb.register("triangular", Triangular)
-        jaxlb.register("linear", linear)
+        jaxlb.register("linear", PerProcessor)
         jaxlb.register("tardiness", Tardiness)
     for other in (lambda: favourite(1), functools.partial(favourite, 1)):
         with pytest.raises(ValueError, match="name = 'favourite': taken by another scheduler"):
@@ -254,7 +247,7 @@ def overloaded(num_processors=2):
         ("mine", favourite(), {}, "must be callable without arguments"),
         ("mine", "heavy-tail", {}, "must be callable without arguments"),
         ("mine", lambda place: favourite(place), {}, "must be callable without arguments"),
-        ("gnn", linear, {}, "name = 'gnn': taken by another network"),
+        ("gnn", PerProcessor, {}, "name = 'gnn': taken by another network"),
         ("weighted", Tardiness, {}, "name = 'weighted': taken by another reward"),
         ("mine", lambda: 5, {}, "the factory of 'mine' makes a int: must make EnvParams"),
         ("mine", lambda: rush_hour(), {}, "first parameter None: must be num_processors"),

@@ -111,6 +111,7 @@ def test_systems_without_phases_have_none_of_these_figures(key):
         _ = table.row("rr").goodput
 
 
+@pytest.mark.slow
 def test_a_trace_tells_what_comes_before_the_first_token(tmp_path, key, capsys):
     path = tmp_path / "requests.csv"
     rows = [f"2023-11-16 18:17:{second:02}.0,{100 * second},{10 + second}" for second in range(1, 40)]

@@ -218,6 +218,7 @@ def test_a_training_begins_as_a_rule_acts(rule, key):
     assert agreement(scheduler) > 0.9 > 0.1 + agreement(None)
 
 
+@pytest.mark.slow
 def test_a_file_of_weights_and_several_systems_begin_too(tmp_path, capsys):
     first = tmp_path / "first"
     assert cli.run(["train", "dqn", "--train", *small.DQN, "--out", str(first)]) == 0
@@ -234,6 +235,7 @@ def test_a_file_of_weights_and_several_systems_begin_too(tmp_path, capsys):
     assert run.iteration() == 3
 
 
+@pytest.mark.slow
 def test_what_is_refused_leaves_the_run_that_was_there(tmp_path, capsys):
     first, wide = tmp_path / "first", tmp_path / "wide"
     assert cli.run(["train", "dqn", "--train", *small.DQN, "--out", str(first)]) == 0
@@ -246,6 +248,7 @@ def test_what_is_refused_leaves_the_run_that_was_there(tmp_path, capsys):
     chex.assert_trees_all_equal(jaxlb.load(first).variables, before)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_before_its_first_checkpoint_begins_with_the_same(tmp_path, monkeypatch, capsys):
     first, out, whole = (tmp_path / name for name in ("first", "out", "whole"))
     train = ["train", "dqn", "--train", *small.DQN]

@@ -99,8 +99,7 @@ def test_rewards_can_differ_by_lane(key):
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
-    counts_tasks = False
+class Constant(jaxlb.rewards.Reward):
     value: float = 1.0
 
     def __call__(self, env, params, before, after, outcome, gap):

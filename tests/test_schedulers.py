@@ -42,15 +42,15 @@ RULES = [name for name in jaxlb.schedulers() if name not in ("optimal", "hedge",
 
 
 @pytest.mark.parametrize("rule", small.mostly_slow(RULES, ["lwr"]))
-def test_no_rule_chooses_a_processor_that_is_down(rule, key):
+def test_no_rule_chooses_a_processor_that_is_down_or_full(rule, key):
     heard = bool(jaxlb.scheduler(rule).departed)
-    env, params = jaxlb.make(
-        "heavy-tail", speeds="failing", up_time=5.0, down_time=5.0, load=0.5, answers=heard
-    )
+    failing = {"speeds": "failing", "up_time": 5.0, "down_time": 5.0}
+    env, params = jaxlb.make("heavy-tail", load=0.8, limit=3, answers=heard, **failing)
     tasks = jaxlb.workload.sample(key, params, 300, (8,))
     outcome, up = watch(env, params, jaxlb.scheduler(rule), tasks, key, lambda one, memory, seen: seen.up)
     chosen = np.take_along_axis(np.asarray(up), np.asarray(outcome.action)[:, None], 1)[:, 0]
     assert (chosen | ~np.asarray(up).any(1)).all()
+    assert 0.02 < outcome.lost.mean() < 0.5
     assert 0.1 < np.asarray(up).mean() < 0.9
     assert len(np.unique(outcome.action)) > 1
 

@@ -78,6 +78,7 @@ def test_lwr_that_observes_chooses_as_lwr(key):
     assert (plain.oracle_agreement == observing.oracle_agreement).all()
 
 
+@pytest.mark.slow
 def test_a_peer_that_is_not_here_is_skipped_with_a_reason(tmp_path, capsys):
     settings = Settings(tmp_path, rounds=1, tasks=1, lanes=(2,), threads=1)
     (row,), _ = speed.measure(settings, ("soa",))
@@ -94,6 +95,7 @@ def test_a_peer_that_is_not_here_is_skipped_with_a_reason(tmp_path, capsys):
     assert printed["machine"]["jaxlb"] == jaxlb.__version__
 
 
+@pytest.mark.slow
 def test_a_sweep_has_a_rate_for_every_value(monkeypatch):
     seen = []
 

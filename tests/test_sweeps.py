@@ -114,6 +114,7 @@ def test_a_sweep_that_was_stopped_goes_on(system, key, tmp_path):
             jaxlb.sweep(*where, rules, jax.random.clone(key), over=OVER, keep=path, **SIZE, **options)
 
 
+@pytest.mark.slow
 def test_settings_are_swept_over_when_that_is_meant(key):
     env, params = jaxlb.make("heavy-tail", discipline="ps")
     over = {"size_visible": [True, False], "limit": [None, 1]}

@@ -77,6 +77,7 @@ def test_settings_that_remember_more_have_a_program_of_their_own(key):
         assert table.row(name).mean_completion == pytest.approx(float(alone.mean_completion.mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_better_the_more_there_is_of_it_is_not_made_small(key):
     env, params = jaxlb.make("heavy-tail")
     found = jaxlb.tune(
@@ -87,6 +88,7 @@ def test_what_is_better_the_more_there_is_of_it_is_not_made_small(key):
     assert found.best == {"power-of-d": "power-of-d(d=3)"}
 
 
+@pytest.mark.slow
 def test_the_best_of_each_rule_is_judged_on_other_tasks(key):
     env, params = jaxlb.make("heavy-tail")
     run: dict = {"num_lanes": 16, "num_tasks": 200, "warmup": 50}

@@ -402,6 +402,7 @@ def test_a_hidden_size_costs_what_its_law_costs_on_average(constant, deadline):
         assert float(belief.size_by_work(b, part)) * mean == pytest.approx(largest, rel=0.5)
 
 
+@pytest.mark.slow
 def test_a_processor_of_many_slots_counts_as_a_fast_one():
     env, params = jaxlb.make("stable", discipline="fcfs", speed=[1.0, 2.0, 0.5], slots=(4, 2, 16), load=1.0)
     observation = env.observe(env.reset(jax.random.key(0), params)[1], params, jax.random.key(1))

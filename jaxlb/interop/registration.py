@@ -10,7 +10,6 @@ from jaxlb import rewards, workload
 from jaxlb.environments import add as add_scenario
 from jaxlb.environments import scenarios
 from jaxlb.scheduling import add as add_scheduler
-from jaxlb.scheduling.learned import Network, Recurrent
 from jaxlb.types import EnvParams, Scheduler
 
 
@@ -23,8 +22,8 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
       default is the scenario's.
     - `Scheduler`: for `jaxlb.scheduler`. Its parameters are the scheduler's options.
     - An arrival process, or a size law: for `jaxlb.make(..., arrival=name)`, or `size=name`.
-    - A `jaxlb.learn.networks.Network`, for the setting `network` of trainers, or a `jaxlb.rewards.Reward`,
-      for `jaxlb.make(..., reward=name)` and the setting `reward`. Both have no options.
+    - A Flax module, or a `jaxlb.learn.networks.Network`, for the setting `network` of trainers, or a
+      `jaxlb.rewards.Reward`, for `jaxlb.make(..., reward=name)` and the setting `reward`. Both have no options.
 
     Args:
       name: letters, digits, "-", "_" and ".".
@@ -55,7 +54,7 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
     elif _has(made, "mean", "second_moment", "inverse_survival", "check"):
         made.check()
         workload.add("size", name, factory)
-    elif isinstance(made, (Network, Recurrent)):
+    elif callable(getattr(made, "init", None)) and callable(getattr(made, "apply", None)):
         # It needs libraries that a simulation does not.
         from jaxlb.learn import networks
 

@@ -85,7 +85,7 @@ class DQNConfig(struct.PyTreeNode):
     target_rate: Any = number(0.05, above=0, high=1)
     average_rate: Any = number(0.01, low=0, high=1)
     max_gradient_norm: Any = number(None, above=0)
-    network: Network = named("per-processor", networks.network, networks.OPTIONS, networks.described)
+    network: Network | Any = named("per-processor", networks.network, networks.OPTIONS, networks.described)
     forecaster: Forecaster = named("fluid", forecasts.forecaster, pytree_node=True)
     num_lanes: int = count(256)
     memory_rows: int = count(2048)

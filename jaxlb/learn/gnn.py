@@ -63,7 +63,7 @@ class GNNConfig(struct.PyTreeNode):
 
     learning_rate: Any = number(1e-2, above=0)
     final_learning_rate: Any = number(1e-6, above=0)
-    network: Network | Recurrent = named("gnn", networks.network, networks.OPTIONS, networks.described)
+    network: Network | Recurrent | Any = named("gnn", networks.network, networks.OPTIONS, networks.described)
     forecaster: Forecaster = named("fluid", forecasts.forecaster, pytree_node=True)
     target: Target = choice("log-time", get_args(Target))
     decision: Decision = choice("completion", get_args(Decision))

@@ -258,6 +258,43 @@ def begun(
     return trainer.imitate(env, params, config, state, initial)
 
 
+def begin_each(
+    trainer: Trainer,
+    env: Systems,
+    axis: int | None,
+    params: Any,
+    config: Any,
+    seeds: Array,
+    initial: Scheduler | None = None,
+) -> Any:
+    """Return the states before the first iteration of trainings side by side, one for each seed `[n]`.
+
+    Settings differ between them along `axis`; None: they do not.
+    """
+    one = functools.partial(begun, trainer, env, params, initial=initial)
+    return jax.vmap(one, in_axes=(axis, 0))(config, jax.vmap(jax.random.key)(seeds))
+
+
+def advance_each(
+    trainer: Trainer, env: Systems, axis: int | None, params: Any, config: Any, state: Any
+) -> tuple[Any, Any]:
+    """Return the states of trainings side by side at the next judgement, and its figures."""
+    parts = None if isinstance(env, Env) else trainer.by_parts
+    own = functools.partial(parts or trainer.advance, env, params)
+    return jax.vmap(own, in_axes=(axis, 0))(config, state)
+
+
+_at_once = functools.partial(jax.jit, static_argnames=("trainer", "env", "axis"))
+# The state that goes in is not needed again, and what it remembers is the largest thing there is.
+_programs = _at_once(begin_each), _at_once(advance_each, donate_argnames="state")
+
+
+def programs(trainer: Trainer, env: Systems) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return `begin_each` and `advance_each`, jitted unless the method calls programs of its own."""
+    parts = not isinstance(env, Env) and trainer.by_parts is not None
+    return (begin_each, advance_each) if parts else _programs
+
+
 def updated(state: State, finite: Array, iteration: Array, **new: Any) -> State:
     """Return the state with what was learned.
 

@@ -23,7 +23,7 @@ from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, St
 
 
 class Network(NamedTuple):
-    """A network, as pure functions.
+    """A network, as pure functions; a Flax module has them too, and serves as one.
 
     Attributes:
       init: (key, features) -> parameters.

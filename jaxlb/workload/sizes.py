@@ -5,6 +5,8 @@ the tail, where small floats are fine enough to resolve it. Laws that are mixtur
 they let the uniform pick the branch and use its remainder within, which is exact too, but not monotone.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
@@ -21,14 +23,19 @@ def _split(uniform: Array, probability: Scalar) -> tuple[Array, Array]:
     return below, jnp.clip(rest, 1e-9, 1.0 - 2.0**-24)
 
 
-class _OfMean(struct.PyTreeNode):
-    """A law given by its mean."""
-
-    mean_size: Scalar = 1.0
+class Law(struct.PyTreeNode):
+    """What laws derive from whose parameters are all above 0; see `jaxlb.protocols.SizeLaw`."""
 
     def check(self) -> None:
         """Raise ValueError on a bad parameter."""
-        checks.leaf("mean_size", self.mean_size, above=0)
+        for field in dataclasses.fields(self):
+            checks.leaf(field.name, getattr(self, field.name), above=0)
+
+
+class _OfMean(Law):
+    """A law given by its mean."""
+
+    mean_size: Scalar = 1.0
 
     def mean(self) -> Array:
         """Return the expected size."""
@@ -39,11 +46,6 @@ class _OfMeanAndVariation(_OfMean):
     """A law given by its mean and squared coefficient of variation."""
 
     squared_cv: Scalar = 1.0
-
-    def check(self) -> None:
-        """Raise ValueError on a bad parameter."""
-        super().check()
-        checks.leaf("squared_cv", self.squared_cv, above=0)
 
     def second_moment(self) -> Array:
         """Return the expected squared size."""
