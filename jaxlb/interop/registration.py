@@ -22,8 +22,8 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
       default is the scenario's.
     - `Scheduler`: for `jaxlb.scheduler`. Its parameters are the scheduler's options.
     - An arrival process, or a size law: for `jaxlb.make(..., arrival=name)`, or `size=name`.
-    - A Flax module, or a `jaxlb.learn.networks.Network`, for the setting `network` of trainers. It has no options.
-    - A `jaxlb.rewards.Reward`, for `jaxlb.make(..., reward=name)` and the setting `reward`; likewise.
+    - A Flax module, or a `jaxlb.learn.networks.Network`, for the setting `network` of trainers.
+    - A `jaxlb.rewards.Reward`, for `jaxlb.make(..., reward=name)` and the setting `reward`.
 
     Args:
       name: letters, digits, "-", "_" and ".".
