@@ -6,7 +6,7 @@ The table gives, for states visited by one behaviour scheduler (here LWR), how o
 the oracle's and how often it violated the SLA: Round Robin 25.8 % and 63.7 %, LWR 71.2 % and 42.6 %, the
 oracle 39 % violations. Not published: speeds, load, smoothing, deadlines. This script searches them by the
 cross-entropy method on common random numbers, then prints what it found and the rates on fresh tasks; the
-rounded result stands in `jaxlb/environments.py`.
+rounded result stands in `jaxlb/catalogue.py`.
 """
 
 import functools
@@ -98,7 +98,7 @@ def main() -> None:
         print(f"  {name:18s} {value:.4f}")
     params = build(jnp.asarray(mean, jnp.float32))
     print(f"  speeds {np.round(np.asarray(params.speed), 4)}, time constant {params.load_time_constant:.4f}")
-    for title, checked in (("as found", params), ("as in jaxlb/environments.py", base)):
+    for title, checked in (("as found", params), ("as in jaxlb/catalogue.py", base)):
         print(f"{title}, 1024 lanes x 4000 fresh tasks:")
         for name, found in rates(checked, jax.random.key(99), 1024, 4000).items():
             print(f"  {name:8s} agreement {100 * found[0]:6.2f} %   violations {100 * found[1]:6.2f} %")

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from jaxlb import departures, observe
 from jaxlb.devices import differing
-from jaxlb.numerics import at_processor, compensated_add, first_smallest, stored
+from jaxlb.numerics import at_processor, compensated_add, first_smallest, of_usable, stored
 from jaxlb.params import affinity_of, at_its_processor, work_at
 from jaxlb.protocols import SpeedProcess
 from jaxlb.random import fold_in, split
 from jaxlb.types import Array, Departures, EnvParams, Key, Lanes, Observation, Outcome, Static, System, Task
-from jaxlb.workload.speeds import SLOWEST, at_present, of_service, of_usable
+from jaxlb.workload.speeds import SLOWEST, at_present, of_service
 
 
 def start(env: Static, params: EnvParams, lanes: Lanes, station: Any = None, speeds: Any = None) -> System:

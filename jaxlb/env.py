@@ -273,12 +273,12 @@ class Env(_Settings):
           The state at the next decision, the assigned task's outcome with who has left until then, the reward
           `[...]`.
         """
-        before, outcome, reward = self.assign(state, action, next_task.gap, params)
+        assigned, outcome, reward = self.assign(state, action, next_task.gap, params)
         lost = (state.task, state.steps, outcome) if self.loses(params) else None
-        after, departed = self._arrive(before, next_task, params, key, lost)
+        after, departed = self._arrive(assigned, next_task, params, key, lost)
         if params.speeds is not None or self.loses(params):
             reward = reward + cast(Any, self.reward).surprise(
-                self, of_service(params), before, after, departed
+                self, of_service(params), assigned, after, departed
             )
         return after, outcome.replace(departures=departed), reward
 

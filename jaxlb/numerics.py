@@ -143,6 +143,26 @@ def variance_grown(x: jax.Array, entry: jax.Array, growth: jax.Array) -> jax.Arr
     return jnp.maximum(variance(x) + more, 0.0)
 
 
+def of_usable(
+    up: jax.Array | None, factor: jax.Array | None, values: jax.Array, otherwise: float
+) -> jax.Array:
+    """Return values `[P, ...]`, but `otherwise` for processors that are down or may not take the task.
+
+    Where all that may take it are down, as if they were not.
+
+    Args:
+      up: bool `[P, ...]`, who is not down; None: all.
+      factor: `[P, ...]` of speeds for the task, 0 of those that may not take it; None: all may.
+      values: of each processor.
+      otherwise: of others.
+    """
+    if factor is None:
+        return values if up is None else jnp.where(up | ~up.any(0), values, otherwise)
+    takes = factor > 0
+    up = takes if up is None else up & takes
+    return jnp.where(takes & (up | ~up.any(0)), values, otherwise)
+
+
 def mixed_variance(
     rate: jax.Array, variance: jax.Array, own: jax.Array, old: jax.Array, new: jax.Array
 ) -> jax.Array:

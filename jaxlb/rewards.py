@@ -1,5 +1,6 @@
 """Rewards: what a decision is worth."""
 
+import abc
 import dataclasses
 import functools
 from typing import Any, Protocol, runtime_checkable
@@ -30,6 +31,7 @@ class Reward(Protocol):
         """Whether it depends on how many tasks are in the system; then all of them are counted."""
         return False
 
+    @abc.abstractmethod
     def __call__(
         self, env: Static, params: EnvParams, before: EnvState, after: EnvState, outcome: Outcome, gap: Array
     ) -> Array:
@@ -137,7 +139,7 @@ def reward(given: Any) -> Reward:
     if not isinstance(given, Reward) or type(given).__hash__ is None:
         raise ValueError(
             f"reward = {checks.shown(given)}: must be {' or '.join(map(repr, REWARDS))}, or like "
-            "jaxlb.rewards.Reward: a frozen dataclass with counts_tasks and __call__"
+            "jaxlb.rewards.Reward: a frozen dataclass that derives from it, and has __call__"
         )
     return given
 

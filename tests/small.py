@@ -23,3 +23,11 @@ def mostly_slow(values, quick):
 
 SCENARIOS = mostly_slow(jaxlb.scenarios(), ("heavy-tail", "large", "stale"))
 """As parameters: those that differ in more than numbers are quick."""
+
+
+def compared(key, schedulers=("rr", "lwr", "greedy", "oracle"), scenario="seed", **options):
+    """Compare schedulers on a few tasks."""
+    env, params = jaxlb.make(scenario)
+    chosen = {name: jaxlb.scheduler(name) for name in schedulers}
+    counts = {"num_lanes": 40, "num_tasks": 150, "warmup": 200} | options
+    return jaxlb.compare(env, params, chosen, key, **counts)

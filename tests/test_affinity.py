@@ -70,10 +70,17 @@ def test_a_processor_that_may_not_take_a_task_leaves_it_to_the_next_one(key):
 RULES = [name for name in jaxlb.schedulers() if name not in ("optimal", "oracle", "deadline-admission")]
 
 
-@pytest.mark.parametrize("rule", small.mostly_slow(RULES, ["lwr", "rr", "power-of-d"]))
-def test_no_rule_chooses_who_may_not_take_the_task(rule, key):
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [(rule, {}) for rule in ("lwr", "rr", "power-of-d")]
+    + [
+        pytest.param(rule, {"measure_interval": 5.0, "load_time_constant": None}, marks=pytest.mark.slow)
+        for rule in RULES
+    ],
+)
+def test_no_rule_chooses_who_may_not_take_the_task(rule, settings, key):
     """However old the figures are: the kind of the task is new."""
-    env, params = made(measure_interval=5.0, load_time_constant=None)
+    env, params = made(**settings)
     chosen = []
     scheduler = jaxlb.scheduler(rule)
 

@@ -13,7 +13,6 @@ import pytest
 import jaxlb
 from jaxlb import checks, cli, files, verification
 from jaxlb.cli import common
-from jaxlb.cli.compare import chosen_schedulers
 from jaxlb.verification import Experiment, Finding
 
 
@@ -215,7 +214,7 @@ def test_commas_within_brackets_do_not_separate_schedulers():
         "guarded-sita(big=2, share=0.8)": jaxlb.scheduler("guarded-sita", big=2, share=0.8),
         "power-of-d(d=3)": jaxlb.scheduler("power-of-d", d=3),
     }
-    assert chosen_schedulers(listed, (), env, params) == named
+    assert cli.Compare(schedulers=listed).chosen(env, params) == named
 
 
 @pytest.mark.slow

@@ -1,17 +1,14 @@
 """Tables: intervals that cover, quantiles that are right, the same tasks for all."""
 
-import io
 import json
 
 import jax
 import numpy as np
-import pandas as pd
 import pytest
 from scipy import integrate, stats
 
 import jaxlb
-from jaxlb import metrics, stationarity
-from jaxlb.cli.compare import print_table
+from jaxlb import stationarity
 from jaxlb.statistics import (
     Histogram,
     bin_edges,
@@ -21,6 +18,7 @@ from jaxlb.statistics import (
     ratio_interval,
 )
 from jaxlb.workload import sizes
+from tests import small
 
 
 def test_quantiles_of_a_known_law_and_their_coverage():
@@ -173,15 +171,8 @@ def test_the_transient_of_an_empty_queue_is_that_of_theory():
         assert stationarity._deviation(t) == pytest.approx(1.0 - mean / 0.5, abs=1e-7)
 
 
-def small(key, schedulers=("rr", "lwr", "greedy", "oracle"), scenario="seed", **options):
-    env, params = jaxlb.make(scenario)
-    chosen = {name: jaxlb.scheduler(name) for name in schedulers}
-    counts = {"num_lanes": 40, "num_tasks": 150, "warmup": 200} | options
-    return jaxlb.compare(env, params, chosen, key, **counts)
-
-
 def test_rows_agree_with_rollouts_on_the_same_key(key):
-    table = small(key)
+    table = small.compared(key)
     env, params = jaxlb.make("seed")
     summary = jaxlb.rollout(env, params, jaxlb.scheduler("greedy"), key, 40, 150, 200)
     row = table.row("greedy")
@@ -201,7 +192,7 @@ def test_rows_agree_with_rollouts_on_the_same_key(key):
 
 
 def test_differences_are_paired(key):
-    table = small(key)
+    table = small.compared(key)
     assert table.baseline == "lwr"
     greedy, lwr = table.row("greedy"), table.row("lwr")
     np.testing.assert_allclose(
@@ -212,77 +203,9 @@ def test_differences_are_paired(key):
     assert width(greedy.completion_difference_ci) < width(greedy.mean_completion_ci)
 
 
-def test_json_has_the_promised_fields_and_no_nan(key):
-    table = small(key, num_lanes=1, warmup=0)
-    loaded = json.loads(table.to_json())
-    assert loaded["scenario"] == "seed" and loaded["num_lanes"] == 1 and loaded["num_tasks"] == 150
-    wanted = (
-        "name mean_completion mean_completion_ci p50_completion p95_completion p99_completion mean_slowdown "
-        "sla_violation_rate sla_violation_rate_ci oracle_agreement mean_reward load_imbalance queue_overflows"
-    )
-    for row in loaded["schedulers"]:
-        assert set(wanted.split()) <= set(row)
-        assert row["mean_completion_ci"] is None
-
-
-def test_a_table_as_text_and_as_a_data_frame(key):
-    env, params = jaxlb.make("heavy-tail")
-    table = jaxlb.compare(
-        env, params, {"lwr": "lwr", "rr": "rr"}, key, num_lanes=8, num_tasks=400, warmup=400
-    )
-    frame = table.to_dataframe()
-    assert list(frame.index) == ["lwr", "rr"]
-    read = pd.read_csv(io.StringIO(table.to_csv()), index_col="name")
-    assert list(read.columns) == list(frame.columns)
-    for row in table.schedulers:
-        assert frame.loc[row.name, "mean_completion"] == read.loc[row.name, "mean_completion"]
-        assert frame.loc[row.name, "mean_completion"] == row.mean_completion
-        assert (
-            frame.loc[row.name, "sla_violation_rate_by_priority_0"] == row.sla_violation_rate_by_priority[0]
-        )
-        if row.stationary:
-            low, high = row.mean_completion_ci
-            assert tuple(frame.loc[row.name, ["mean_completion_ci_low", "mean_completion_ci_high"]]) == (
-                low,
-                high,
-            )
-        else:
-            assert frame.loc[row.name, ["mean_completion_ci_low", "mean_completion_ci_high"]].isna().all()
-    with pytest.raises(ValueError, match="unknown figure 'mean_completon'; did you mean mean_completion"):
-        table.plot("mean_completon")
-    with pytest.raises(AttributeError, match="Row has no 'mean_wait'; figures are mean_completion"):
-        table.row("lwr").mean_wait  # noqa: B018
-
-
-def test_a_figure_is_added_in_one_place(key, monkeypatch, capsys):
-    added = metrics.Figure("time before service starts", "time", lambda of: of.outcome.wait, heading="wait")
-    monkeypatch.setitem(metrics.FIGURES, "mean_wait", added)
-    env, params = jaxlb.make("heavy-tail")
-    table = jaxlb.compare(env, params, {"lwr": "lwr"}, key, num_lanes=4, num_tasks=50, warmup=0)
-    waits = np.asarray(jaxlb.rollout(env, params, "lwr", key, 4, 50).mean_wait, np.float64)
-    assert table.row("lwr").mean_wait == waits.mean()
-    assert json.loads(table.to_json())["schedulers"][0]["mean_wait"] == waits.mean()
-    assert "mean_wait_ci_high" in table.to_csv()
-    print_table(table, {"trace": None, "load": 0.7})
-    assert "wait" in capsys.readouterr().out
-
-
-def test_a_table_prints_as_one(key):
-    table = small(key, schedulers=("rr", "lwr"), warmup=0)
-    title, head, *rows = str(table).splitlines()
-    assert title == "seed: 40 lanes x 150 tasks after 0 of warm-up"
-    assert head.split()[:3] == ["scheduler", "completion", "p50"] and "by priority %" in head
-    assert rows[0].startswith("rr (not stationary)") and rows[1].startswith("lwr")
-    assert f"{100 * table.row('lwr').sla_violation_rate_by_priority[0]:.3g} / " in rows[1]
-    assert rows[2] == f"rr is not stationary: {table.row('rr').hint}."
-    one = jaxlb.compare(*jaxlb.make("stable"), ["lwr"], key, num_lanes=4, num_tasks=20)
-    assert one.warmup == stationarity.sensible_warmup(*jaxlb.make("stable"), 20)
-    assert "priority" not in str(one)
-
-
 def test_snapshot_asks_all_in_the_same_states(key):
     behaviour = jaxlb.scheduler("weighted-random")
-    table = small(key, schedulers=("rr", "greedy", "oracle", "weighted-random"), behaviour=behaviour)
+    table = small.compared(key, schedulers=("rr", "greedy", "oracle", "weighted-random"), behaviour=behaviour)
     assert table.behaviour == "weighted-random"
     # In every single state the oracle's completion is the smallest.
     best = table.row("oracle").mean_completion
@@ -294,8 +217,8 @@ def test_snapshot_asks_all_in_the_same_states(key):
 
 
 def test_a_snapshot_of_the_behaviour_itself_changes_nothing(key):
-    plain = small(key, schedulers=("lwr",))
-    snapshot = small(key, schedulers=("lwr",), behaviour=jaxlb.scheduler("lwr"))
+    plain = small.compared(key, schedulers=("lwr",))
+    snapshot = small.compared(key, schedulers=("lwr",), behaviour=jaxlb.scheduler("lwr"))
     np.testing.assert_allclose(
         plain.row("lwr").mean_completion, snapshot.row("lwr").mean_completion, rtol=1e-6
     )
@@ -303,7 +226,7 @@ def test_a_snapshot_of_the_behaviour_itself_changes_nothing(key):
 
 def test_progress_rises_to_one_over_all_schedulers(key):
     seen = []
-    small(key, schedulers=("rr", "lwr"), on_progress=lambda name, share: seen.append((name, share)))
+    small.compared(key, schedulers=("rr", "lwr"), on_progress=lambda name, share: seen.append((name, share)))
     names, shares = zip(*seen, strict=True)
     assert list(dict.fromkeys(names)) == ["rr", "lwr"]
     assert list(shares) == sorted(shares) and shares[-1] == 1.0
@@ -312,13 +235,13 @@ def test_progress_rises_to_one_over_all_schedulers(key):
 
 def test_bad_requests_are_refused(key):
     with pytest.raises(ValueError, match=r"schedulers = \{\}"):
-        small(key, schedulers=())
+        small.compared(key, schedulers=())
     with pytest.raises(ValueError, match=r"unknown baseline 'lwrr'; did you mean"):
-        small(key, baseline="lwrr")
+        small.compared(key, baseline="lwrr")
     with pytest.raises(ValueError, match="num_lanes = 0"):
-        small(key, num_lanes=0)
+        small.compared(key, num_lanes=0)
     with pytest.raises(ValueError, match="unknown row"):
-        small(key, schedulers=("rr",)).row("lwr")
+        small.compared(key, schedulers=("rr",)).row("lwr")
 
 
 def test_schedulers_carry_their_variables(key):
@@ -376,32 +299,3 @@ def test_who_moves_the_system_is_blamed(key):
     run = {"num_lanes": 32, "num_tasks": 500, "warmup": 100}
     rows = jaxlb.compare(*jaxlb.make("seed"), {"lwr": "lwr"}, key, **run, behaviour="rr").schedulers
     assert rows[0].hint.endswith("rr overloads it")
-
-
-def test_schedulers_are_named(key):
-    env, params = jaxlb.make("stable")
-    for bad in ({}, [], "lwr", 5):
-        with pytest.raises(ValueError, match=r"schedulers = .*: must name at least one, as"):
-            jaxlb.compare(env, params, bad, key, num_lanes=2, num_tasks=2)
-    for bad in (["lwr", "lwr"], [jaxlb.scheduler("lwr"), "lwr"]):
-        with pytest.raises(ValueError, match="must differ, or be in a dict"):
-            jaxlb.compare(env, params, bad, key, num_lanes=2, num_tasks=2)
-
-
-def test_a_latex_table_has_the_figures_of_the_table(key):
-    env, params = jaxlb.make("stable")
-    table = jaxlb.compare(env, params, ["lwr", "greedy"], key, num_lanes=64, num_tasks=400, warmup=400)
-    lines = table.to_latex().splitlines()
-    assert lines[0] == r"\begin{tabular}{lrr}"
-    assert lines[-1] == r"\end{tabular}"
-    assert lines[2] == r"scheduler & completion & SLA violations \% \\"
-    row = table.row("greedy")
-    name, completion, _ = lines[5].removesuffix(r" \\").split(" & ")
-    assert name == "greedy"
-    assert row.stationary
-    value, half = completion.split(r" \textpm{}")
-    assert float(value) == pytest.approx(row.mean_completion, abs=5e-4)
-    low, high = row.mean_completion_ci
-    assert float(half) == pytest.approx(0.5 * (high - low), abs=5e-4)
-    with pytest.raises(ValueError, match="figure"):
-        table.to_latex(["speed"])

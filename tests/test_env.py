@@ -83,6 +83,7 @@ def test_an_action_space_of_too_few_or_too_many_is_refused(n):
         jaxlb.spaces.Discrete(n)
 
 
+@pytest.mark.slow
 def test_devices_step_their_lanes_by_themselves(key):
     env, params = jaxlb.make("stable", max_steps_in_episode=5)
     mesh, of_each = jaxlb.device_mesh(8), jax.sharding.PartitionSpec("devices")

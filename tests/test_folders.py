@@ -90,6 +90,7 @@ def test_a_configuration_gives_the_same_again_and_options_count_more(root, tmp_p
     assert (table["num_lanes"], table["seed"]) == (3, 7)
 
 
+@pytest.mark.slow
 def test_a_training_and_an_evaluation_are_done_again_from_their_configurations(root, tmp_path):
     jaxlb_run("train", "--config", root / "deep" / "dqn" / "run.json", "--out", tmp_path / "dqn")
     for first, second in zip(

@@ -192,8 +192,8 @@ def test_what_a_run_folder_remembers_is_imported(tmp_path, capsys):
     compared = ["--schedulers", "lwr", "--lanes", "4", "--tasks", "20"]
     for command in (
         ["evaluate", one, *compared],
-        ["compare", "--checkpoint", one, *compared],
-        ["sweep", "--over", "load=0.3,0.5", "--checkpoint", one, *compared],
+        ["compare", *compared[:1], f"lwr,{one}", *compared[2:]],
+        ["sweep", "--over", "load=0.3,0.5", *compared[:1], f"lwr,{one}", *compared[2:]],
         ["export", one, "--to", "npz", "--out", str(tmp_path / "live")],
         ["train", "dqn", "--resume", "--out", one],
         ["train", "dqn", *settings, "--from", one, "--out", two],

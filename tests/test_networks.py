@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import jaxlb
 from jaxlb.learn import networks
@@ -167,3 +168,23 @@ def test_built_in_networks_are_described(make):
     name = settings.pop("network")
     assert networks.network(name, **settings) == made
     assert networks.described(made._replace(apply=lambda *given: made.apply(*given))) is None
+
+
+class Linear(nn.Module):
+    widths: tuple[int, ...] = (1,)
+
+    @nn.compact
+    def __call__(self, features):
+        return nn.Dense(1)(features.processor)[..., 0]
+
+
+def test_a_flax_module_is_a_network(key):
+    env, params = jaxlb.make("heavy-tail")
+    config = jaxlb.GNNConfig(network=Linear(), num_lanes=8, num_iterations=8, batch_size=8)
+    assert jaxlb.train_gnn(env, params, config, key).scheduler.name == "gnn"
+    # So are programs shared between equal ones.
+    assert learned.remembering(Linear()) == learned.remembering(Linear())
+    bad = {Linear: "must have init and apply", 5: "must have init and apply"}
+    for network, message in [*bad.items(), (Linear(widths=[1]), "must be hashable")]:
+        with pytest.raises(ValueError, match=f"network = .*: {message}"):
+            jaxlb.train_gnn(env, params, config.replace(network=network), key)

@@ -62,6 +62,7 @@ def of_luck(limit, x):
     return jnp.where(x[..., :1] > limit, jnp.nan, value)
 
 
+@pytest.mark.slow
 def test_a_value_that_is_no_number_is_named_with_its_task(key):
     env, params = made()
     tasks = jaxlb.workload.sample(key, params, 40, (3,))

@@ -104,6 +104,7 @@ def test_a_population_that_was_stopped_early_goes_on_as_if_it_had_not_been(whole
             chex.assert_trees_all_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_what_brings_nothing_new_is_stopped(tmp_path, capsys):
     out, whole = tmp_path / "stopped", tmp_path / "whole"
     arguments = ["train", "dqn", "--train", *small.DQN, "num_evaluations=15"]
@@ -196,7 +197,8 @@ def test_a_training_begins_with_what_another_has_learned(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("rule", small.mostly_slow(["lwr", "sita-e", "universal"], ["sita-e"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["lwr", "sita-e", "universal"])
 def test_a_training_begins_as_a_rule_acts(rule, key):
     """In states that the rule visits, nine choices of ten are its own; of a new network, far fewer."""
     env, params = jaxlb.make("heavy-tail")
@@ -231,7 +233,7 @@ def test_a_file_of_weights_and_several_systems_begin_too(tmp_path, capsys):
     wrong = jaxlb.scheduler("lwr").replace(name="dqn")
     with pytest.raises(ValueError, match="initial: has no network"):
         runs.train(tmp_path / "third", env[0], params[0], given, initial=wrong)
-    run = runs.train(tmp_path / "fourth", env[0], params[0], given, initial="lwr")
+    run = runs.train(tmp_path / "fourth", env[0], params[0], given, initial="universal")
     assert run.iteration() == 3
 
 
@@ -268,3 +270,19 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_with_the_same(tmp_path
     chex.assert_trees_all_equal(jaxlb.load(out).variables, jaxlb.load(whole).variables)
     assert cli.run(["train", "dqn", "--out", str(out), "--resume", "--from", str(whole)]) == 2
     assert "but the run was started with" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_second_training_compiles_nothing(tmp_path, caplog):
+    def compiled(seed, rate, load):
+        caplog.clear()
+        env, params = jaxlb.make("heavy-tail", load=load)
+        with jax.log_compiles():
+            runs.train(
+                tmp_path / str(seed), env, params, config(learning_rate=rate, discount=0.97), seeds=[seed]
+            )
+        return [line for line in caplog.messages if re.match(r"Compiling jit\((begin|advance)_each\)", line)]
+
+    jax.clear_caches()
+    assert len(compiled(1, 1e-3, 0.7)) == 2
+    assert compiled(2, 1e-2, 0.5) == []

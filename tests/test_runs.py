@@ -99,7 +99,7 @@ def test_evaluate_adds_what_was_trained_to_the_table(trained, tmp_path, capsys):
     assert names == ["rr", "lwr", "greedy", "oracle", "whole, seed 3", "whole, seed 4"]
     assert table["load"] == pytest.approx(0.6)
     cli.Compare(
-        scenario="slow-servers", schedulers="lwr", checkpoint=(trained,), lanes=4, tasks=20, json=True,
+        scenario="slow-servers", schedulers=f"lwr,{trained}", lanes=4, tasks=20, json=True,
         out=tmp_path / "out",
     ).run()  # fmt: skip
     assert [row["name"] for row in json.loads(capsys.readouterr().out)["schedulers"]][1] == "whole, seed 3"

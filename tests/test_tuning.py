@@ -161,6 +161,7 @@ def test_what_cannot_be_tuned_is_refused(rules, options, message, key):
         jaxlb.tune(env, params, rules, key, **({"num_lanes": 4, "num_tasks": 10} | options))
 
 
+@pytest.mark.slow
 def test_the_command_names_the_best(tmp_path, capsys):
     arguments = [
         "tune",

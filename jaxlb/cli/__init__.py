@@ -65,7 +65,7 @@ XLA_FLAGS = " ".join(
 )
 """The flags of XLA where the environment does not set them."""
 
-_PATHS = ("--out", "--trace", "--config", "--checkpoint")
+_PATHS = ("--out", "--trace", "--config")
 """Options that are paths."""
 _LISTS = ("--set", "--over", "--train", "--trace-options")
 """Options that take several values at once, of which a second one would replace the first."""

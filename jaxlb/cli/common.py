@@ -61,7 +61,7 @@ class Imports:
 
     def run_folders(self) -> Sequence[Path]:
         """Return the run folders that the command reads, which remember what they need."""
-        return getattr(self, "checkpoint", ())
+        return ()
 
     def with_parts(self) -> Self:
         """Import them, and what run folders remember; return the command with all of it.
@@ -73,6 +73,10 @@ class Imports:
         """
         names = [_whole(name) for name in self.import_]
         given = {Path(name).name for name in names if name.endswith(".py")}
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        for name in names:  # first: what they register is no folder, even if one is called so
+            _import(name)
         for folder in self.run_folders():
             for name in map(_whole, _remembered(folder)):
                 if name in names or Path(name).name in given:
@@ -81,11 +85,8 @@ class Imports:
                     note(f"{folder} remembers {name}, which is not there; --import names where it is now")
                     continue
                 note(f"imports {name}, as {folder} remembers")
+                _import(name)
                 names.append(name)
-        if names and "" not in sys.path:
-            sys.path.insert(0, "")
-        for name in names:
-            _import(name)
         return dataclasses.replace(self, import_=tuple(names))
 
 

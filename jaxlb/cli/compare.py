@@ -1,10 +1,9 @@
 """jaxlb compare: schedulers side by side."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import tyro
@@ -12,12 +11,13 @@ from rich.table import Table
 
 from jaxlb import checks, runs
 from jaxlb.cli import folders
-from jaxlb.cli.common import Draws, Where, console, described, dumps, note, progress
+from jaxlb.cli.chosen import Chooses, Names
+from jaxlb.cli.common import Draws, Where, console, described, dumps, progress
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.environments import Spec
 from jaxlb.judging import compare
-from jaxlb.scheduling import scheduler, schedulers
+from jaxlb.scheduling import scheduler
 from jaxlb.types import EnvParams, Scheduler
 
 DEFAULT_SCHEDULERS = "rr,wrr,jsq,power-of-d,sed,lwr,lwl,greedy,sita-e,guarded-sita,fpi,oracle"
@@ -34,11 +34,10 @@ class Setup(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Judge(Draws):
+class _Judge(Draws, Chooses):
     """How schedulers are compared."""
 
-    schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = DEFAULT_SCHEDULERS
-    """Names from `jaxlb schedulers`, such as lwr or guarded-sita(big=2,share=0.8), separated by commas."""
+    schedulers: Names = DEFAULT_SCHEDULERS
     lanes: int = 1024
     """Independent environments."""
     tasks: int = 2000
@@ -59,7 +58,7 @@ class _Judge(Draws):
     json: bool = False
     """Print one JSON object instead of a table."""
 
-    def setup(self, spec: Spec, checkpoints: Sequence[Path]) -> Setup:
+    def setup(self, spec: Spec) -> Setup:
         """Check the options, and make what they name."""
         checks.at_least("lanes", self.lanes, 1)
         checks.at_least("tasks", self.tasks, 1)
@@ -67,7 +66,7 @@ class _Judge(Draws):
         self.formats()
         behaviour = scheduler(self.behaviour) if self.snapshot else None
         env, params = spec.make()
-        chosen = chosen_schedulers(self.schedulers, checkpoints, env, params)
+        chosen = self.chosen(env, params)
         if self.baseline is not None:
             checks.known("baseline", self.baseline, chosen)
         if self.warmup is not None:
@@ -115,12 +114,9 @@ class _Judge(Draws):
 class Compare(_Judge, Where):
     """Compare schedulers, all on the same tasks."""
 
-    checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
-    """Run folder of a trained scheduler, which joins the table; may be given several times."""
-
     def run(self) -> None:
         """Compare, print, write."""
-        self.judge_and_report(self.setup(self.spec(), self.checkpoint))
+        self.judge_and_report(self.setup(self.spec()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,18 +127,17 @@ class Evaluate(_Judge, Where):
     """Run folder of jaxlb train."""
     scenario: str = ""
     """A name from `jaxlb scenarios`; if not given, the run's, with all it was trained on."""
-    schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "rr,lwr,greedy,oracle"
-    """Names from `jaxlb schedulers`, such as lwr or guarded-sita(big=2,share=0.8), separated by commas."""
+    schedulers: Names = "rr,lwr,greedy,oracle"
 
-    def run_folders(self) -> Sequence[Path]:
-        """Return the run folders that the command reads."""
-        return (self.directory,)
+    def names(self) -> list[str | Path]:
+        """Return the names and the run folders."""
+        return [*super().names(), self.directory]
 
     def run(self) -> None:
         """Compare, print, write."""
         trained = runs.find(self.directory).training
         spec = self.spec() if self.scenario else self._on(trained.spec())
-        self.judge_and_report(self.setup(spec, (self.directory,)))
+        self.judge_and_report(self.setup(spec))
 
     def _on(self, trained: Spec) -> Spec:
         """Return the specification that was trained on, changed as the options say."""
@@ -153,33 +148,6 @@ class Evaluate(_Judge, Where):
             trace = [*trained.trace[:2], trained.trace[2] | more]
         overload = trained.allow_overload or self.allow_overload
         return Spec(trained.scenario, trained.overrides | self.overrides(), trace, overload)
-
-
-def chosen_schedulers(
-    names: str, checkpoints: Sequence[Path], env: Env, params: EnvParams
-) -> dict[str, Scheduler]:
-    """Return the schedulers that options name, those that were trained last."""
-    given = checks.entries(names)
-    for name in given:
-        if name not in schedulers() and Path(name).exists():
-            raise ValueError(f"--schedulers: {name!r} is a path; --checkpoint takes run folders")
-    chosen: dict[str, Scheduler] = {name: scheduler(name) for name in given}
-    for directory in checkpoints:
-        for name, one in _trained(directory, env, params).items():
-            if name in chosen:
-                raise ValueError(f"{directory}: the table has a {name!r} already; rename the folder")
-            chosen[name] = one
-    return chosen
-
-
-def _trained(directory: Path, env: Env, params: EnvParams) -> dict[str, Scheduler]:
-    """Return the schedulers that a run trained, by the names that the table gives them."""
-    run = runs.find(directory)
-    run.training.check(env, params)
-    name, found, best = directory.resolve().name, run.load(), run.best_setting()
-    if best:
-        note(f"{directory}: {best}, the best setting")
-    return {name if len(found) == 1 else f"{name}, seed {seed}": one for seed, one in found.items()}
 
 
 def print_table(comparison: Comparison, described: dict[str, Any]) -> None:

@@ -87,14 +87,13 @@ class Demo:
         """Return the scenario's part of the page, and what its table is made of."""
         command = Compare(
             scenario=scenario,
-            schedulers=",".join(("lwr", "greedy", BEST[scenario], *UNIVERSAL)),
+            schedulers=",".join(("lwr", "greedy", BEST[scenario], *UNIVERSAL, *map(str, tuned))),
             seed=self.seed,
             lanes=256,
             tasks=1000,
-            checkpoint=tuned,
         )
         _shown(command)
-        setup = command.setup(command.spec(), command.checkpoint)
+        setup = command.setup(command.spec())
         shown = setup.env, setup.params
         with threads() as pool:
             # They compile while the comparison runs.

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxlb import records
+from jaxlb import checks, records
 from jaxlb.cli.common import command_line, note
 from jaxlb.records import RECORD, Record
+from jaxlb.trained import is_run
 
 _NOT_SETTINGS = {"config", "out", "json", "resume", "overwrite"}
 """Options that say where to, and how it is shown, not what is done."""
@@ -102,6 +103,9 @@ def _options(command: Any) -> dict[str, Any]:
     if "import_" in options:  # so are files that are imported
         files = options["import_"]
         options["import_"] = [str(Path(one).absolute()) if one.endswith(".py") else one for one in files]
+    if "schedulers" in options:  # and run folders among names
+        named = checks.entries(options["schedulers"])
+        options["schedulers"] = ",".join(str(Path(one).absolute()) if is_run(one) else one for one in named)
     return options
 
 

@@ -3,27 +3,22 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import jax
-import tyro
 
 from jaxlb import checks
 from jaxlb.cli import folders
-from jaxlb.cli.common import Imports, Where, alone
-from jaxlb.cli.compare import chosen_schedulers
+from jaxlb.cli.chosen import Chooses, Names
+from jaxlb.cli.common import Where, alone
 
 NUM_FRAMES = 150
 
 
 @dataclass(frozen=True, kw_only=True)
-class Render(Imports, Where):
+class Render(Chooses, Where):
     """Film schedulers side by side, on the same tasks."""
 
-    schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "rr,lwr"
-    """Names from `jaxlb schedulers`, such as lwr or guarded-sita(big=2,share=0.8), separated by commas."""
-    checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
-    """Run folder of a trained scheduler, which joins them; may be given several times."""
+    schedulers: Names = "rr,lwr"
     tasks: int = 120
     """Tasks that arrive while it is filmed."""
     seed: int = 0
@@ -37,7 +32,7 @@ class Render(Imports, Where):
         checks.at_least("tasks", self.tasks, 2)
         checks.seed("seed", self.seed)
         env, params = self.spec().make()
-        shown = chosen_schedulers(self.schedulers, self.checkpoint, env, params)
+        shown = self.chosen(env, params)
         if not shown:
             raise ValueError("--schedulers: must name at least one")
         folders.writable(self.out.parent)

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from jaxlb import checks, metrics, sweeps
 from jaxlb.cli import folders
+from jaxlb.cli.chosen import Chooses
 from jaxlb.cli.common import Draws, Where, console, described, dumps, grid_of, note, progress
-from jaxlb.cli.compare import chosen_schedulers
 from jaxlb.statistics import plus_minus
 
 POINTS = "points.jsonl"
@@ -22,16 +22,12 @@ DRAWN = ("mean_completion", "p99_completion", "sla_violation_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Draws, Where):
+class Sweep(Draws, Chooses, Where):
     """Compare schedulers on a grid of parameters."""
 
     over: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUES")]
     """Parameters with their values: load=0.3:0.95:14 (first:last:how many), measure_interval=log:0.1:100:4
     (in equal ratios) or tail_index=1.2,1.5,2; all combinations are points."""
-    schedulers: Annotated[str, tyro.conf.arg(metavar="A,B,...")] = "lwr,greedy,universal"
-    """Names from `jaxlb schedulers`, separated by commas."""
-    checkpoint: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction] = ()
-    """Run folder of a trained scheduler, which joins the others; may be given several times."""
     lanes: int = 256
     """Independent environments."""
     tasks: int = 2000
@@ -55,7 +51,7 @@ class Sweep(Draws, Where):
         """Sweep, print, write."""
         spec = self.spec()
         env, params = spec.make()
-        chosen = chosen_schedulers(self.schedulers, self.checkpoint, env, params)
+        chosen = self.chosen(env, params)
         metrics.check_one_value(self.figure)
         checks.seed("seed", self.seed)
         self.formats()

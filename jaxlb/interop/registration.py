@@ -54,7 +54,7 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
     elif _has(made, "mean", "second_moment", "inverse_survival", "check"):
         made.check()
         workload.add("size", name, factory)
-    elif callable(getattr(made, "init", None)) and callable(getattr(made, "apply", None)):
+    elif hasattr(made, "init") and hasattr(made, "apply") and not isinstance(made, type):
         # It needs libraries that a simulation does not.
         from jaxlb.learn import networks
 
@@ -64,7 +64,7 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
     else:
         raise ValueError(
             f"the factory of {name!r} makes a {type(made).__name__}: must make EnvParams (a scenario), "
-            "a Scheduler, an arrival process, a size law, a Network or a Reward"
+            "a Scheduler, an arrival process, a size law, a Network, a Flax module or a Reward"
         )
 
 

@@ -322,6 +322,21 @@ def network(name: str, **options: Any) -> Network | Recurrent:
     return NETWORKS[name](**options)
 
 
+def check(network: Any) -> None:
+    """Raise ValueError if this is no network, or one that cannot be a static part of a program."""
+    functions = (getattr(network, name, None) for name in ("init", "apply"))
+    if isinstance(network, type) or not all(map(callable, functions)):
+        raise ValueError(
+            f"network = {checks.shown(network)}: must have init and apply, as a Network or a Flax module has"
+        )
+    try:
+        hash(network)
+    except TypeError as error:
+        raise ValueError(
+            f"network = {checks.shown(network)}: must be hashable, with tuples in place of lists ({error})"
+        ) from None
+
+
 def described(network: Network | Recurrent) -> dict[str, Any] | None:
     """Describe a network by the name and options that `network` takes, as JSON; None if none makes it."""
     module = next(iter(getattr(network.init, "args", ())), None)

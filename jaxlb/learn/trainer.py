@@ -13,7 +13,7 @@ from flax import struct
 from jaxlb import checks
 from jaxlb.devices import differing
 from jaxlb.env import Env
-from jaxlb.learn import settings
+from jaxlb.learn import networks, settings
 from jaxlb.numerics import broadcasts
 from jaxlb.params import canonical, single
 from jaxlb.random import typed
@@ -119,6 +119,8 @@ def train(trainer: Trainer, env: Systems, params: Any, config: Any, key: Key) ->
 def check(trainer: Trainer, env: Systems, params: Any, config: Any) -> None:
     """Raise ValueError if a setting is out of bounds, or does not agree with others or the environment."""
     settings.check(config)
+    if getattr(config, "network", None) is not None:
+        networks.check(config.network)
     checks.multiple("num_iterations", config.num_iterations, "num_evaluations", config.num_evaluations)
     for one, _ in systems(env, params):
         if one.admission:

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxlb.functions import partial
-from jaxlb.numerics import first_smallest, processor_index
+from jaxlb.numerics import first_smallest, of_usable, processor_index
 from jaxlb.params import work_at
 from jaxlb.stations import capacity, response
 from jaxlb.types import Array, EnvParams, Key, Lanes, Observation, Scheduler, Static
-from jaxlb.workload.speeds import of_usable
 
 Start = Callable[[Static, EnvParams, Lanes], Any]
 

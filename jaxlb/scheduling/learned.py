@@ -53,15 +53,20 @@ def _no_memory(lanes: Lanes, num_processors: int) -> tuple:
     return ()
 
 
-def _remembering(apply: Callable, parameters: Any, memory: tuple, x: Features) -> tuple[Array, tuple]:
-    return apply(parameters, x), memory
+def _init(network: Network, key: Key, x: Features) -> Any:
+    return network.init(key, x)
+
+
+def _apply(network: Network, parameters: Any, memory: tuple, x: Features) -> tuple[Array, tuple]:
+    return network.apply(parameters, x), memory
 
 
 def remembering(network: Network | Recurrent) -> Recurrent:
     """Turn any network into one that remembers, if only nothing."""
     if isinstance(network, Recurrent):
         return network
-    return Recurrent(network.init, _no_memory, partial(_remembering, network.apply))
+    # Functions of the network, so that those of equal networks are equal, and share programs.
+    return Recurrent(partial(_init, network), _no_memory, partial(_apply, network))
 
 
 NAMES = Names(

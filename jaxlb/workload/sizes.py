@@ -24,7 +24,10 @@ def _split(uniform: Array, probability: Scalar) -> tuple[Array, Array]:
 
 
 class Law(struct.PyTreeNode):
-    """What laws derive from whose parameters are all above 0; see `jaxlb.protocols.SizeLaw`."""
+    """What laws derive from whose parameters are all numbers, finite and above 0; others check by themselves.
+
+    See `jaxlb.protocols.SizeLaw` for what they need besides.
+    """
 
     def check(self) -> None:
         """Raise ValueError on a bad parameter."""

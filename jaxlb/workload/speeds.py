@@ -290,24 +290,6 @@ def at_present(params: EnvParams, state: Any) -> tuple[EnvParams, Array | None]:
     return params.replace(speed=speed, speeds=None), params.speeds.takes_tasks(state, len(params.speed))
 
 
-def of_usable(up: Array | None, factor: Array | None, values: Array, otherwise: float) -> Array:
-    """Return values `[P, ...]`, but `otherwise` for processors that are down or may not take the task.
-
-    Where all that may take it are down, as if they were not.
-
-    Args:
-      up: bool `[P, ...]`, who is not down; None: all.
-      factor: `[P, ...]` of speeds for the task, 0 of those that may not take it; None: all may.
-      values: of each processor.
-      otherwise: of others.
-    """
-    if factor is None:
-        return values if up is None else jnp.where(up | ~up.any(0), values, otherwise)
-    takes = factor > 0
-    up = takes if up is None else up & takes
-    return jnp.where(takes & (up | ~up.any(0)), values, otherwise)
-
-
 def one_number(name: str, value: Any, **bounds: Any) -> None:
     """Raise ValueError unless it is one number inside the bounds."""
     if np.ndim(value):
