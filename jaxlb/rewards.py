@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import functools
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +19,20 @@ from jaxlb.types import Array, Departures, EnvParams, EnvState, Held, Lanes, Out
 WEIGHTS = ("completion_weight", "imbalance_weight", "sla_weight")
 
 
-@runtime_checkable
-class Reward(Protocol):
+@dataclass_transform(frozen_default=True)
+class Reward(abc.ABC):
     """What a decision is worth: a frozen dataclass without arrays, static on the environment.
 
-    One of your own may derive from it.
+    What derives from it is made one.
     """
 
-    @property
-    def counts_tasks(self) -> bool:
-        """Whether it depends on how many tasks are in the system; then all of them are counted."""
-        return False
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Make a frozen dataclass of it."""
+        super().__init_subclass__(**settings)
+        dataclasses.dataclass(frozen=True)(cls)
+
+    counts_tasks: ClassVar[bool] = False
+    """Whether it depends on how many tasks are in the system; then all of them are counted."""
 
     @abc.abstractmethod
     def __call__(
@@ -48,8 +51,7 @@ class Reward(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Weighted:
+class Weighted(Reward):
     """Minus completion time to a power, imbalance and violation, each with its weight in the parameters.
 
     Where a task delays others that are there already, theirs count too: the sum over all decisions is what
@@ -103,8 +105,7 @@ class Weighted:
         return _of_all(params, departures) + left - expected
 
 
-@dataclasses.dataclass(frozen=True)
-class HoldingCost:
+class HoldingCost(Reward):
     """Minus the integral of the number of tasks in the system from this decision to the next."""
 
     counts_tasks = True
@@ -136,10 +137,10 @@ def reward(given: Any) -> Reward:
     if isinstance(given, str):
         checks.known("reward", given, REWARDS)
         return REWARDS[given]
-    if not isinstance(given, Reward) or type(given).__hash__ is None:
+    if not isinstance(given, Reward):
         raise ValueError(
-            f"reward = {checks.shown(given)}: must be {' or '.join(map(repr, REWARDS))}, or like "
-            "jaxlb.rewards.Reward: a frozen dataclass that derives from it, and has __call__"
+            f"reward = {checks.shown(given)}: must be {' or '.join(map(repr, REWARDS))}, or derive "
+            "from jaxlb.rewards.Reward"
         )
     return given
 

@@ -1,6 +1,5 @@
 """Names that users give to their own scenarios, schedulers and workloads."""
 
-import dataclasses
 import functools
 import json
 import subprocess
@@ -123,7 +122,6 @@ class PerProcessor(nn.Module):
         return (nn.Dense(1)(features.processor) + nn.Dense(1)(features.task)[..., None, :])[..., 0]
 
 
-@dataclasses.dataclass(frozen=True)
 class Tardiness(rewards.Reward):
     """Time after the deadline."""
 
@@ -163,10 +161,7 @@ class Linear(nn.Module):
 def linear():
     return Network(Linear().init, Linear().apply)
 
-@dataclasses.dataclass(frozen=True)
-class Tardiness:
-    counts_tasks = False
-
+class Tardiness(jaxlb.rewards.Reward):
     def __call__(self, env, params, before, after, outcome, gap):
         return -jnp.log1p(jnp.maximum(outcome.completion - before.task.deadline, 0.0))
 

@@ -1,7 +1,5 @@
 """The reward of an assignment, and of every assignment there could be."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +96,6 @@ def test_rewards_can_differ_by_lane(key):
     np.testing.assert_allclose(ratio, [1.0, 2.0], rtol=1e-5)
 
 
-@dataclasses.dataclass(frozen=True)
 class Constant(jaxlb.rewards.Reward):
     value: float = 1.0
 
@@ -119,10 +116,7 @@ def test_a_reward_of_ones_own_is_the_one_that_counts(key):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class OfEach:
-    counts_tasks = False
-
+class OfEach(jaxlb.rewards.Reward):
     def __call__(self, env, params, before, after, outcome, gap):
         return env.station.view(after.system.station, params.speed).wait
 
@@ -137,5 +131,5 @@ def test_a_reward_of_another_shape_is_refused(key):
 
 def test_what_is_no_reward_is_refused():
     for bad in (lambda state: 0.0, 3, None):
-        with pytest.raises(ValueError, match=r"reward = .*: must be 'weighted' or 'holding-cost', or like"):
+        with pytest.raises(ValueError, match=r"reward = .*: must be 'weighted' or 'holding-cost', or derive"):
             jaxlb.make("stable", reward=bad)

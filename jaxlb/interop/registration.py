@@ -59,7 +59,7 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
         from jaxlb.learn import networks
 
         networks.add(name, factory)
-    elif dataclasses.is_dataclass(made) and not isinstance(made, type) and isinstance(made, rewards.Reward):
+    elif isinstance(made, rewards.Reward):
         rewards.add(name, made)
     else:
         raise ValueError(
