@@ -203,6 +203,7 @@ def test_differences_are_paired(key):
     assert width(greedy.completion_difference_ci) < width(greedy.mean_completion_ci)
 
 
+@pytest.mark.slow
 def test_snapshot_asks_all_in_the_same_states(key):
     behaviour = jaxlb.scheduler("weighted-random")
     table = small.compared(key, schedulers=("rr", "greedy", "oracle", "weighted-random"), behaviour=behaviour)

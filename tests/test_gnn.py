@@ -67,6 +67,7 @@ def trained():
     return env, params, train_gnn(env, params, config, jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_examples_are_what_each_choice_leads_to(key):
     """The completion that an example gives a choice is the one that it then has."""
     env, params = make()

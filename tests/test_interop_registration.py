@@ -129,6 +129,7 @@ class Tardiness(rewards.Reward):
         return -jnp.log1p(jnp.maximum(outcome.completion - before.task.deadline, 0.0))
 
 
+@pytest.mark.slow
 def test_a_network_and_a_reward_are_known_by_name_to_every_command(tmp_path, capsys):
     jaxlb.register("linear", PerProcessor)  # a Flax module is a network
     jaxlb.register("tardiness", Tardiness)

@@ -125,6 +125,7 @@ def test_what_brings_nothing_new_is_stopped(tmp_path, capsys):
     assert figures(runs.find(out)) == figures(runs.find(whole))
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_the_best_setting(tmp_path, capsys):
     out = tmp_path / "swept"
     sweep = ["--sweep", "learning_rate=1e-3,1e-2", "--seeds", "2"]
