@@ -129,7 +129,8 @@ def test_a_faster_processor_delays_nothing_under_fixed_choices(seed, faster, fac
     assert (after.wait <= before.wait * (1.0 + 1e-6) + 1e-6).all()
 
 
-# Exports run most rules function by function, on more tasks, in NumPy: see test_live. These they cannot.
+# Exports run most rules function by function, on more tasks, in NumPy: see test_live. The second to the
+# fourth they cannot.
 EAGER = ["drift-aware", "oracle", "hedge", "deadline-admission", "universal", "sita-e"]
 
 
@@ -137,7 +138,7 @@ EAGER = ["drift-aware", "oracle", "hedge", "deadline-admission", "universal", "s
 def test_jit_equals_eager(name):
     # Function by function without a compiler, against the compiled loop: not one choice may differ.
     tasks, key = random_tasks(3, lanes=(2,)), jax.random.key(1)
-    tasks = jax.tree.map(lambda leaf: leaf[:8], tasks)
+    tasks = jax.tree.map(lambda leaf: leaf[:12], tasks)
     env, params = environment([0.5, 0.8, 1.2, 2.0], load=0.6, admission=name == "deadline-admission")
     compiled = jaxlb.replay(env, params, jaxlb.scheduler(name), tasks, key)
     with jax.disable_jit():

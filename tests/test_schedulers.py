@@ -50,6 +50,7 @@ def test_no_rule_chooses_a_processor_that_is_down_or_full(rule, key):
     outcome, up = watch(env, params, jaxlb.scheduler(rule), tasks, key, lambda one, memory, seen: seen.up)
     chosen = np.take_along_axis(np.asarray(up), np.asarray(outcome.action)[:, None], 1)[:, 0]
     assert (chosen | ~np.asarray(up).any(1)).all()
+    assert not (outcome.lost & np.asarray(up).any(1)).any()
     assert 0.02 < outcome.lost.mean() < 0.5
     assert 0.1 < np.asarray(up).mean() < 0.9
     assert len(np.unique(outcome.action)) > 1

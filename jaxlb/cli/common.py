@@ -73,8 +73,6 @@ class Imports:
         """
         names = [_whole(name) for name in self.import_]
         given = {Path(name).name for name in names if name.endswith(".py")}
-        if "" not in sys.path:
-            sys.path.insert(0, "")
         for name in names:  # first: what they register is no folder, even if one is called so
             _import(name)
         for folder in self.run_folders():
@@ -107,7 +105,9 @@ def _remembered(folder: Path) -> list[str]:
 
 
 def _import(name: str) -> None:
-    """Import a module or a file."""
+    """Import a module, of the working directory too, or a file."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
     try:
         if name.endswith(".py"):
             _import_file(Path(name))

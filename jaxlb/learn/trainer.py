@@ -281,8 +281,7 @@ def advance_each(
     trainer: Trainer, env: Systems, axis: int | None, params: Any, config: Any, state: Any
 ) -> tuple[Any, Any]:
     """Return the states of trainings side by side at the next judgement, and its figures."""
-    parts = None if isinstance(env, Env) else trainer.by_parts
-    own = functools.partial(parts or trainer.advance, env, params)
+    own = functools.partial(_parts(trainer, env) or trainer.advance, env, params)
     return jax.vmap(own, in_axes=(axis, 0))(config, state)
 
 
@@ -293,8 +292,12 @@ _programs = _at_once(begin_each), _at_once(advance_each, donate_argnames="state"
 
 def programs(trainer: Trainer, env: Systems) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Return `begin_each` and `advance_each`, jitted unless the method calls programs of its own."""
-    parts = not isinstance(env, Env) and trainer.by_parts is not None
-    return (begin_each, advance_each) if parts else _programs
+    return (begin_each, advance_each) if _parts(trainer, env) else _programs
+
+
+def _parts(trainer: Trainer, env: Systems) -> Callable[..., Any] | None:
+    """Return what advances several systems by programs of its own, where the method has that."""
+    return None if isinstance(env, Env) else trainer.by_parts
 
 
 def updated(state: State, finite: Array, iteration: Array, **new: Any) -> State:
