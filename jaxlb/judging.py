@@ -283,16 +283,14 @@ class _Work(NamedTuple):
                 number = min(chunk, end - first)
                 carry = program(**same, carry=carry, num_tasks=number)
                 if first >= self.warmup:
-                    rows, known = _completions(carry, first, number)
+                    rows, known = carry.last_completions(number)
                     if known is None or known.any():
                         counted = count_completions(rows, min(self.num_lanes, MAX_GROUPS), known)
                         histogram = counted if histogram is None else histogram + counted
                     half, where = int(first >= middle), True if known is None else known
                     sums[half] += rows.sum(0, dtype=np.float64, where=where)
                     counts[half] += number if known is None else known.sum(0)
-                if carry.filled is not None:
-                    # A difference instead of zeros keeps it where its lanes are.
-                    carry = carry.replace(filled=carry.filled - carry.filled)
+                carry = carry.without_completions()
                 first += number
                 progress(first / self.total)
         check_numbers((carry.memory, carry.behaviour_memory))
@@ -320,17 +318,6 @@ class _Work(NamedTuple):
 def _begun(scheduler: Scheduler) -> Scheduler:
     """Return a scheduler of which no run will start any more, so that programs do not differ by how."""
     return scheduler.replace(start=no_memory)
-
-
-def _completions(carry: Carry, first: int, number: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return completion times `[rows, N]` of `number` tasks from index `first` on, and which are there.
-
-    None: all; where departures tell, the times are of those that have left since.
-    """
-    recent = np.asarray(at_hand(carry.recent))
-    if carry.filled is None:
-        return recent[(first + np.arange(number)) % len(recent)], None
-    return recent, np.arange(len(recent))[:, None] < np.asarray(at_hand(carry.filled))
 
 
 def _row(name: str, found: _Judged, baseline: _Judged) -> Row:

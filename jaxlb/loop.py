@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from jaxlb import checks, cycle, departures, lengths, metrics, observe, tally, workload
@@ -64,6 +65,21 @@ class Carry(struct.PyTreeNode):
     totals: Totals
     recent: Array  # [B, N] completion times of the last B tasks, the one with index i in row i % B
     filled: Array | None  # [N] int32, rows of `recent` in use where departures tell, which come in any number
+
+    def last_completions(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return completion times `[rows, N]` of the last `number` tasks, and which are there.
+
+        None: all; where departures tell, the times are of those that have left since `without_completions`.
+        """
+        recent = np.asarray(at_hand(self.recent))
+        if self.filled is None:
+            return recent[(int(self.index) + np.arange(-number, 0)) % len(recent)], None
+        return recent, np.arange(len(recent))[:, None] < np.asarray(at_hand(self.filled))
+
+    def without_completions(self) -> "Carry":
+        """Return the same with room for the times of those that leave from now on."""
+        # A difference instead of zeros keeps it where its lanes are.
+        return self if self.filled is None else self.replace(filled=self.filled - self.filled)
 
 
 def decide(

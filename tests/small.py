@@ -18,7 +18,11 @@ def plain():
 
 def mostly_slow(values, quick):
     """Return values as parameters of a test: those in `quick` stand for a mechanism each, others are slow."""
-    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
+    slow = (value if isinstance(value, tuple) else (value,) for value in values)
+    return [
+        value if value in quick else pytest.param(*parts, marks=pytest.mark.slow)
+        for value, parts in zip(values, slow, strict=True)
+    ]
 
 
 SCENARIOS = mostly_slow(jaxlb.scenarios(), ("heavy-tail", "large", "stale"))

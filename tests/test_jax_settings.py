@@ -40,7 +40,8 @@ obs, state, reward, *_ = jax.jit(env.step)(fresh(), state, 1, params)
 assert obs.dtype == reward.dtype == np.float32
 jaxlb.compare(env, params, {"jsq": "jsq", "hedge": "hedge"}, fresh(), num_lanes=4, num_tasks=20)
 for arrival in ("bursty", "diurnal", "drift", "shift", "renewal", "batch"):
-    jaxlb.rollout(*jaxlb.make("stable", arrival=arrival, measure_interval=1.0), "lwr", fresh(), 2, 5)
+    jaxlb.workload.sample(fresh(), jaxlb.make("stable", arrival=arrival)[1], 5, (2,))
+jaxlb.rollout(*jaxlb.make("stable", measure_interval=1.0), "lwr", fresh(), 2, 5)
 TRAIN
 """
 

@@ -14,10 +14,10 @@ import jaxlb
 from jaxlb import runs
 
 QUICK = {
-    "dqn": ("num_iterations=1600", "num_lanes=16", "memory_rows=64", "widths=[8]"),
+    "dqn": ("num_iterations=800", "num_lanes=16", "memory_rows=64", "widths=[8]"),
     "predictor": ("num_iterations=80", "num_lanes=20", "num_tasks=200", "num_examples=2000"),
 }
-KILLS = {"dqn": 1, "predictor": 4}
+KILLS = {"dqn": 1, "predictor": 2}
 """Whatever is trained, the same code writes the folder; states differ. A predictor starts soonest."""
 
 

@@ -218,8 +218,7 @@ def test_completion_scripts_complete(shell, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("reader", ["head -1", "true"])
-@pytest.mark.parametrize("form", ["", " --json"])
+@pytest.mark.parametrize(("reader", "form"), [("head -1", ""), ("true", " --json")])
 def test_results_are_written_though_nobody_reads_them(reader, form, tmp_path):
     command = " ".join([*JAXLB, "compare", *SMALL, "--out", str(tmp_path)]) + form
     done = subprocess.run(

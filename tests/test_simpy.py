@@ -193,9 +193,11 @@ NAMES = sorted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("speeds", "load"), [((1.0, 1.0, 1.0, 1.0), 0.75), ((1.0, 1.0, 1.0, 2.0), 0.5)], ids=["equal", "unequal"]
+    ("name", "speeds", "load"),
+    [(name, (1.0, 1.0, 1.0, 2.0), 0.5) for name in NAMES]
+    + [(name, (1.0, 1.0, 1.0, 1.0), 0.75) for name in ("jsq", "greedy", "rr", "lwl", "sed", "lwr")],
+    ids=lambda given: given if isinstance(given, str) else "",
 )
-@pytest.mark.parametrize("name", NAMES)
 def test_simpy_makes_the_same_choices_and_completions(name, speeds, load, key):
     env, params = jaxlb.make("stable", speed=list(speeds), load=load, queue_capacity=256)
     tasks = tasks_on_a_grid(load * sum(speeds), seed=len(name))

@@ -62,13 +62,13 @@ def test_settings_and_priors_are_checked(settings, bounds, message, key):
 @pytest.mark.slow
 def test_training_on_one_system_beats_greedy():
     env, params = jaxlb.make("heavy-tail")
-    config = UniversalConfig(num_iterations=60, num_evaluations=2)
+    config = UniversalConfig(num_iterations=60, num_evaluations=2, num_lanes=128)
     result = learning.train_universal(env, params, config, jax.random.key(0))
     table = jaxlb.compare(
         env, params, {"greedy": "greedy", "ours": result.scheduler}, jax.random.key(1),
         num_lanes=256, num_tasks=1000, warmup=1000,
     )  # fmt: skip
-    # Seven tenths or less were reached with each of three keys.
+    # 0.74 to 0.77 were reached with each of three keys.
     assert table.row("ours").mean_completion < 0.85 * table.row("greedy").mean_completion
 
 

@@ -15,7 +15,7 @@ from jaxlb.learn import replay
 from jaxlb.learn.replay import Memory
 from jaxlb.loop import decide, first_arrival
 from jaxlb.params import with_lane_axis
-from jaxlb.scheduling import features, learned, scheduler
+from jaxlb.scheduling import learned, scheduler
 from jaxlb.scheduling.features import Features
 from jaxlb.scheduling.learned import Variables
 from jaxlb.types import Array, EnvParams, EnvState, Key, Observation, Scheduler
@@ -56,12 +56,11 @@ def start(
     state, _ = first_arrival(env, params, arrival_key, lanes)
     tracked = config.forecaster.start(observe.nominal(params), lanes)
     observation = env.observe(state, params, observe_key)
-    _, seen, forecast = config.forecaster.update(config.forecaster.variables, tracked, observation)
-    x = features.extract(seen, forecast, learned.NAMES, learned.objective(config.known_part()))
+    _, _, x, known = learned.read(config.forecaster, config.known_part(), tracked, observation)
     nothing = jnp.zeros(lanes, jnp.float32)
     row = Step(
         features=x,
-        known=learned.known_rewards(seen, forecast, config.known_part()),
+        known=known,
         action=nothing.astype(jnp.int32),
         reward=nothing,
         ended=nothing > 0,
@@ -145,7 +144,7 @@ def collect(
     empty = after.replace(system=cycle.empty(env, params, after.system), steps=jnp.zeros_like(after.steps))
     after = jax.tree.map(lambda new, old: jnp.where(ended, new, old) if old.ndim else old, empty, after)
 
-    _, seen, forecast = c.forecaster.update(c.forecaster.variables, collected.tracked, observation)
+    _, seen, x, known = learned.read(c.forecaster, variables.weights, collected.tracked, observation)
     response = cycle.response(env, params, before.system, before.task)
     completion = outcome.completion
     if env.loses(params):  # of those that were not refused
@@ -160,8 +159,8 @@ def collect(
         "agreement": metrics.agreement(response, outcome.completion).astype(jnp.float32),
     }
     row = Step(
-        features=features.extract(seen, forecast, learned.NAMES, learned.objective(variables.weights)),
-        known=learned.known_rewards(seen, forecast, variables.weights),
+        features=x,
+        known=known,
         action=outcome.action,
         reward=objective - rewards.alone(variables.weights, seen.truth.size, seen.speed),
         ended=ended,

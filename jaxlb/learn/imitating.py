@@ -48,9 +48,8 @@ def _act(variables: tuple, memory: tuple, observation: Observation, key: Key) ->
 def _record(watched: Scheduler, memory: tuple, observation: Observation) -> tuple[Features, Array]:
     """Return what the network would read of a decision, and the rewards that are known of it."""
     ours, _ = watched.variables
-    _, seen, forecast = ours.forecaster.update(ours.forecaster.variables, memory[0], observation)
-    x = features.extract(seen, forecast, learned.NAMES, learned.objective(ours.weights))
-    return x, learned.known_rewards(seen, forecast, ours.weights)
+    _, _, x, known = learned.read(ours.forecaster, ours.weights, memory[0], observation)
+    return x, known
 
 
 def _choices(env: Env, params: EnvParams, config: Any, ours: Variables, rule: Scheduler, key: Key) -> Choice:

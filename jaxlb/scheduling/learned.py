@@ -109,6 +109,27 @@ def known_rewards(observation: Observation, forecast: Array, weights: Weights) -
     return jnp.moveaxis(each, 0, -1)
 
 
+def read(
+    forecaster: Forecaster, weights: Weights, memory: Any, observation: Observation, names: Names = NAMES
+) -> tuple[Any, Observation, Features, Array]:
+    """Read an observation as a network does.
+
+    Args:
+      forecaster: of the waits.
+      weights: of the reward.
+      memory: of the forecaster.
+      observation: at a decision.
+      names: of the features.
+
+    Returns:
+      The forecaster's memory, what it saw (in mean services), features, and the reward that is known of each
+      choice `[..., P]`.
+    """
+    memory, seen, forecast = forecaster.update(forecaster.variables, memory, observation)
+    x = features.extract(seen, forecast, names, objective(weights))
+    return memory, seen, x, known_rewards(seen, forecast, weights)
+
+
 def values(network: Network, variables: Variables, x: Features, known: Array) -> Array:
     """Return the value of each choice `[..., P]`."""
     found = network.apply(variables.network, features.standardise(variables.moments, x))
@@ -137,10 +158,8 @@ def _act(
     network: Network, names: Names, variables: Variables, memory: Any, observation: Observation, key: Key
 ) -> tuple[Array, Any]:
     del key
-    forecaster, weights = variables.forecaster, variables.weights
-    memory, seen, forecast = forecaster.update(forecaster.variables, memory, observation)
-    x = features.extract(seen, forecast, names, objective(weights))
-    value = values(network, variables, x, known_rewards(seen, forecast, weights))
+    memory, _, x, known = read(variables.forecaster, variables.weights, memory, observation, names)
+    value = values(network, variables, x, known)
     return jnp.argmax(value, -1).astype(jnp.int32), memory
 
 
