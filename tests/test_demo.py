@@ -14,6 +14,8 @@ def test_the_demo_tunes_compares_and_tells(tmp_path, monkeypatch, capsys):
     for name, value in {"num_iterations": 4, "num_evaluations": 2, "num_lanes": 16, "num_tasks": 48}.items():
         monkeypatch.setitem(TUNING, name, value)
     monkeypatch.setattr(demo, "BEST", {"heavy-tail": "sed", "stale": "drift-aware"})
+    monkeypatch.setattr(demo, "LANES", 16)
+    monkeypatch.setattr(demo, "TASKS", 200)
     demo.Demo(seed=3, out=tmp_path / "my demo").run()
     out = capsys.readouterr()
     told = json.loads((tmp_path / "my demo" / "demo.json").read_text())

@@ -158,6 +158,7 @@ def test_a_network_that_says_nothing_leaves_the_greedy_choice(key):
     np.testing.assert_allclose(own.mean_completion, greedy.mean_completion, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_lane_and_many_choose_alike(key):
     env, params = jaxlb.make("stale")
     config = DQNConfig(network=networks.per_processor((8,)), num_lanes=3, memory_rows=4)

@@ -28,8 +28,6 @@ CASES = {
 QUICK = (
     "srpt, limit",
     "fcfs, waiting",
-    "sjf, 2 slots, waiting",
-    "limited-ps, any",
     "priority-preemptive, both",
 )
 

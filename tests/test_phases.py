@@ -60,7 +60,7 @@ def tasks_of(key, params, number, prefill):
             3,
             lambda n: n / (0.8 + 0.2 * n),
         ),
-        ({"discipline": "fcfs", "slots": 2}, 2, float),
+        pytest.param({"discipline": "fcfs", "slots": 2}, 2, float, marks=pytest.mark.slow),
         ({}, 1, float),
     ],
     ids=["batching", "slots", "fcfs"],

@@ -45,6 +45,7 @@ def test_choices_are_those_of_a_loop_of_steps(interval, key):
     assert len(np.unique(action)) > 1
 
 
+@pytest.mark.slow
 def test_it_runs_wherever_schedulers_do(key):
     env, params = made()
     own = policy(jax.random.key(1), 4 + 4 * NUMBER, name="mine")

@@ -165,6 +165,7 @@ def test_what_is_no_population_is_refused(population, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_what_another_has_learned(tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     assert cli.run(["train", "dqn", "--train", *small.DQN, "--out", str(first)]) == 0

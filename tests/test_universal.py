@@ -207,6 +207,7 @@ def test_it_comes_trained_and_is_told_nothing(key):
     assert table.row("universal").mean_completion < 0.85 * table.row("greedy").mean_completion
 
 
+@pytest.mark.slow
 def test_prices_count_more_and_more(monkeypatch):
     module, network = random_network(0, 0.3)
     env, params = jaxlb.make("stable")

@@ -30,6 +30,8 @@ BEST = {
 UNIVERSAL = ("universal", "universal(objective=violations)")
 TUNED = "heavy-tail"
 """Where it is tuned too."""
+LANES, TASKS = 256, 1000
+"""Of each comparison."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class Demo:
             scenario=scenario,
             schedulers=",".join(("lwr", "greedy", BEST[scenario], *UNIVERSAL, *map(str, tuned))),
             seed=self.seed,
-            lanes=256,
-            tasks=1000,
+            lanes=LANES,
+            tasks=TASKS,
         )
         _shown(command)
         setup = command.setup(command.spec())
