@@ -290,7 +290,7 @@ class _Work(NamedTuple):
                     half, where = int(first >= middle), True if known is None else known
                     sums[half] += rows.sum(0, dtype=np.float64, where=where)
                     counts[half] += number if known is None else known.sum(0)
-                carry = carry.without_completions()
+                carry = carry.with_room()
                 first += number
                 progress(first / self.total)
         check_numbers((carry.memory, carry.behaviour_memory))

@@ -67,17 +67,19 @@ class Carry(struct.PyTreeNode):
     filled: Array | None  # [N] int32, rows of `recent` in use where departures tell, which come in any number
 
     def last_completions(self, number: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return completion times `[rows, N]` of the last `number` tasks, and which are there.
+        """Return completion times `[rows, N]` of the last tasks, and which of them are there; None: all.
 
-        None: all; where departures tell, the times are of those that have left since `without_completions`.
+        Args:
+          number: how many tasks, at most as many as are kept and have run; where departures tell, the times
+            are of all that have left since `with_room`.
         """
         recent = np.asarray(at_hand(self.recent))
         if self.filled is None:
             return recent[(int(self.index) + np.arange(-number, 0)) % len(recent)], None
         return recent, np.arange(len(recent))[:, None] < np.asarray(at_hand(self.filled))
 
-    def without_completions(self) -> "Carry":
-        """Return the same with room for the times of those that leave from now on."""
+    def with_room(self) -> "Carry":
+        """Return the same with room for the times of those that will leave, where departures tell them."""
         # A difference instead of zeros keeps it where its lanes are.
         return self if self.filled is None else self.replace(filled=self.filled - self.filled)
 

@@ -78,6 +78,10 @@ class Run:
                 return weights.about(path)["iteration"]
         return 0
 
+    def finished(self) -> bool:
+        """Return whether training has come to its end, and well: then only weights are left."""
+        return self.iteration() > 0 and not (self.directory / STATE).exists()
+
     def save(self, state: Any, over: bool) -> None:
         """Write a checkpoint: the best weights and, until training ends well, the whole state."""
         iteration, over = int(state.iteration[0]), over and not (np.asarray(state.diverged) >= 0).any()
@@ -202,7 +206,7 @@ def go_on(
     trainer, members = run.training.trainer(), run.training.members()
     total, done = config.num_iterations, run.iteration()
     run.forget_after(done)
-    if done == total and not (run.directory / STATE).exists():
+    if run.finished():
         return
     if done and patience is not None and _stalled(run, patience):
         return

@@ -11,7 +11,7 @@ import jaxlb  # noqa: F401
 from jaxlb.learn import networks
 
 # Compiling is most of what tests do, and these halve it. What an optimised program might do otherwise is
-# tested where XLA_FLAGS is set, if only to nothing, as CI does for the tests of what computes.
+# tested where XLA_FLAGS is set, if only to nothing, as in CI for some: see .ci/run.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 QUICK += " --xla_cpu_parallel_codegen_split_count=1 --xla_disable_hlo_passes=simplify-while-loops"
 QUICK += ",while-loop-invariant-code-motion,while-loop-constant-sinking"

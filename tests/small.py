@@ -17,11 +17,14 @@ def plain():
 
 
 def mostly_slow(values, quick):
-    """Return values as parameters of a test: those in `quick` stand for a mechanism each, others are slow."""
-    slow = (value if isinstance(value, tuple) else (value,) for value in values)
+    """Return values as parameters of a test: those in `quick` stand for a mechanism each, others are slow.
+
+    A tuple has a value for each of several arguments.
+    """
+    parts_of = (value if isinstance(value, tuple) else (value,) for value in values)
     return [
         value if value in quick else pytest.param(*parts, marks=pytest.mark.slow)
-        for value, parts in zip(values, slow, strict=True)
+        for value, parts in zip(values, parts_of, strict=True)
     ]
 
 

@@ -168,7 +168,7 @@ def test_a_processor_that_leaves_hands_its_tasks_over(key):
     np.testing.assert_allclose(outcome.completion, [10.0, 11.0, 13.0, 10.0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("discipline", small.mostly_slow(["fcfs", "srpt", "ps", "fb"], []))
+@pytest.mark.parametrize("discipline", small.mostly_slow(["fcfs", "srpt", "ps", "fb", "edf"], []))
 def test_nothing_is_lost_where_tasks_are_handed_over(discipline, key):
     env, params = jaxlb.make(
         "stable", discipline=discipline, speeds=Failing(20.0, 5.0, interrupted="handed-over"), load=0.6

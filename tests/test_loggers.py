@@ -123,6 +123,7 @@ def blocks(data, size=2**15):
             record = b""
 
 
+@pytest.mark.slow
 def test_wandb(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -149,6 +150,7 @@ def test_wandb(tmp_path, monkeypatch):
         assert once(found[name]) == points
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_mlflow(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")

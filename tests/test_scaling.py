@@ -42,6 +42,9 @@ trainings = {
         num_lanes=lanes, memory_rows=64, batch_size=64, evaluation_tasks=20, **short
     ),
     jaxlb.train_gnn: jaxlb.GNNConfig(num_lanes=lanes, num_tasks=30, warmup=10, batch_size=32, **short),
+    jaxlb.train_predictor: jaxlb.PredictorConfig(
+        num_lanes=lanes, num_tasks=40, warmup=10, num_examples=500, **short
+    ),
 }
 objectives = []
 with jax.set_mesh(jaxlb.device_mesh(lanes)):

@@ -218,7 +218,9 @@ def test_completion_scripts_complete(shell, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("reader", "form"), [("head -1", ""), ("true", " --json")])
+@pytest.mark.parametrize(
+    ("reader", "form"), [("head -1", ""), ("true", " --json")], ids=["head", "true, JSON"]
+)
 def test_results_are_written_though_nobody_reads_them(reader, form, tmp_path):
     command = " ".join([*JAXLB, "compare", *SMALL, "--out", str(tmp_path)]) + form
     done = subprocess.run(

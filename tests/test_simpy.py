@@ -189,14 +189,15 @@ ESTIMATING = {"predictive", "universal"}  # estimates of equal loads differ by r
 NAMES = sorted(
     set(jaxlb.schedulers()) - DRAWING - HEARING - ESTIMATING - {"optimal", "deadline-admission"}
 )  # these have tests of their own
+EQUAL = ("jsq", "greedy", "rr", "lwl", "sed", "lwr", "lwr-rr", "guarded-sita", "card")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "speeds", "load"),
     [(name, (1.0, 1.0, 1.0, 2.0), 0.5) for name in NAMES]
-    + [(name, (1.0, 1.0, 1.0, 1.0), 0.75) for name in ("jsq", "greedy", "rr", "lwl", "sed", "lwr")],
-    ids=lambda given: given if isinstance(given, str) else "",
+    + [(name, (1.0, 1.0, 1.0, 1.0), 0.75) for name in EQUAL],
+    ids=[*(f"{name}-unequal" for name in NAMES), *(f"{name}-equal" for name in EQUAL)],
 )
 def test_simpy_makes_the_same_choices_and_completions(name, speeds, load, key):
     env, params = jaxlb.make("stable", speed=list(speeds), load=load, queue_capacity=256)

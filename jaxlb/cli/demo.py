@@ -31,7 +31,7 @@ UNIVERSAL = ("universal", "universal(objective=violations)")
 TUNED = "heavy-tail"
 """Where it is tuned too."""
 LANES, TASKS = 256, 1000
-"""Of each comparison."""
+"""Of a comparison: lanes, and tasks of each."""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Train(Draws, Where):
             runs.must_agree(self._given(spec, seeds), training)
             spec, config = training.spec(), training.config()
             env, params = spec.make()
-            if run.iteration() == config.num_iterations and not (out / runs.STATE).exists():
+            if run.finished():
                 note(f"{out} is finished: there is nothing to go on with")
         else:
             config = configure(TRAINERS[self.method].config, **self._settings())
