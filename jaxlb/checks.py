@@ -56,7 +56,7 @@ def known(kind: str, name: object, allowed: Iterable[str]) -> None:
     if name in allowed:
         return
     near = difflib.get_close_matches(str(name), allowed, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"allowed: {', '.join(allowed) or 'none'}"
     raise ValueError(f"unknown {kind} {str(name)!r}; {hint}")
 
 

@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxlb.types import Array, Key, Lanes, Scalar
 
 
+@runtime_checkable
 class ArrivalProcess(Protocol):
     """Makes gaps, and may have a part in the tasks. A pytree whose leaves are its parameters."""
 
@@ -86,6 +87,7 @@ class SpeedProcess(Protocol):
         ...
 
 
+@runtime_checkable
 class SizeLaw(Protocol):
     """A law of task sizes. A pytree whose leaves are its parameters."""
 

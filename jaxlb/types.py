@@ -364,7 +364,8 @@ class Scheduler(struct.PyTreeNode):
       variables: learned weights, any pytree; `()` for a scheduler that learns nothing.
       start: (env, params, lanes) -> memory, what it carries from task to task; of the static `env` it may use
         what `Static` has.
-      act: (variables, memory, observation, key) -> (action, memory); `action` is int32 of the lanes' shape.
+      act: (variables, memory, observation, key) -> (action, memory); `action` is int32 of the lanes' shape,
+        the index of a processor, and one out of range counts as the nearest.
       departed: (variables, memory, answer) -> memory, called as each task leaves that this dispatcher sent,
         in the order in which they leave; None: it learns nothing of them. Then `lanes` are `()` in all three.
       told: (memories of all dispatchers, a random word) -> which of them hears of a departure, where that is

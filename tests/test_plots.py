@@ -98,3 +98,12 @@ def test_predictions_and_agreement_by_load_are_drawn_as_they_are():
     assert dict(zip(middle, rate, strict=True)) == {0.1: 100.0, 3.0: 0.0}
     # A classifier has no predictions of times.
     assert len(plots.completions(truth * np.nan, truth, chosen, load).axes) == 1
+
+
+def test_all_figures_of_a_training_are_drawn_that_has_none_of_the_known_ones():
+    rows = [{"iteration": n, "seed": 0, "own": n / 2.0, "iterations_per_second": 1.0} for n in (1, 2, 3)]
+    (panel,) = plots.learning_curves(rows).axes
+    assert panel.get_title() == "own"
+    np.testing.assert_array_equal(panel.lines[-1].get_ydata(), [0.5, 1.0, 1.5])
+    rows = [row | {"td_error": 1.0} for row in rows]
+    assert [axes.get_title() for axes in plots.learning_curves(rows).axes] == ["temporal-difference error"]

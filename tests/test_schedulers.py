@@ -277,6 +277,7 @@ def test_a_start_that_takes_too_few_arguments_is_told_what_it_must_take(key):
             r"its action is float32\[4\], must be int32\[4\], the index",
         ),
         (lambda v, m, o, key: (jnp.int32(o.wait), m), r"its action is int32\[4, 4\], must be int32\[4\]"),
+        (lambda v, m, o, key: o.priority, r"its act must return a pair, \(action, memory\)"),
         (lambda v, m, o, key: (o.priority, (m, m)), r"its memory is .* before a task and .* after it"),
         (
             lambda v, m, o, key: (o.priority, o.wait),
@@ -289,7 +290,7 @@ def test_what_is_no_choice_is_refused_by_the_schedulers_name(act, message, key):
     wrong = jaxlb.Scheduler("wrong", (), lambda env, params, lanes: jnp.zeros(lanes, jnp.int32), act)
     with pytest.raises(ValueError, match=f"scheduler 'wrong': {message}"):
         jaxlb.rollout(env, params, wrong, key, 4, 10)
-    with pytest.raises(ValueError, match=r"scheduler 'wrong': its (action|memory) is "):
+    with pytest.raises(ValueError, match=r"scheduler 'wrong': its (action is|memory is|act must) "):
         jaxlb.compare(env, params, [wrong], key, num_lanes=4, num_tasks=10, behaviour="lwr")
     _, state = env.reset(key, params)
     with pytest.raises(ValueError, match=r"action: is float.*, must be a whole number"):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 from scipy import stats
 
 import jaxlb
@@ -234,3 +235,38 @@ def test_parameters_of_a_process_are_vmapped_by_one_program(key):
     together = jax.vmap(gap)(squared_cvs)
     for index, squared_cv in enumerate(squared_cvs):
         np.testing.assert_allclose(together[index], gap(squared_cv), rtol=1e-6)
+
+
+class Wrong(sizes.Law):
+    """A law of sizes in which something is wrong, whatever `wrong` says."""
+
+    wrong: str = struct.field(pytree_node=False, default="")
+
+    def check(self):
+        pass
+
+    def mean(self):
+        return jnp.float32(1.0)
+
+    def second_moment(self):
+        return jnp.float32(2.0)
+
+    def inverse_survival(self, uniform):
+        return {"negative": uniform - 0.5, "one": uniform.sum(), "infinite": 1.0 / (uniform - 0.5)}[
+            self.wrong
+        ]
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        (Wrong("negative"), r"its inverse_survival of .* is \[.*\], must be as many sizes"),
+        (Wrong("one"), "its inverse_survival of .* is 2.5, must be as many sizes"),
+        (Wrong("infinite"), "its inverse_survival of .*inf"),
+        (Wrong, r"size = .*: is no size law: it is a class; try Wrong\(\)"),
+        (arrivals.Bursty(), "size = .*: is no size law: it has no inverse_survival, mean, second_moment"),
+    ],
+)
+def test_what_is_no_law_of_sizes_is_refused(size, message):
+    with pytest.raises(ValueError, match=message):
+        jaxlb.make("stable", size=size)

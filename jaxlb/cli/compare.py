@@ -12,7 +12,7 @@ from rich.table import Table
 from jaxlb import checks, runs
 from jaxlb.cli import folders
 from jaxlb.cli.chosen import Chooses, Names
-from jaxlb.cli.common import Draws, Where, console, described, dumps, progress
+from jaxlb.cli.common import Draws, Where, console, described, dumps, note, progress
 from jaxlb.comparison import Comparison
 from jaxlb.env import Env
 from jaxlb.environments import Spec
@@ -135,7 +135,10 @@ class Evaluate(_Judge, Where):
 
     def run(self) -> None:
         """Compare, print, write."""
-        trained = runs.find(self.directory).training
+        run = runs.find(self.directory)
+        trained = run.training
+        if not run.finished():
+            note(f"{self.directory} is not finished: these are its best weights so far")
         spec = self.spec() if self.scenario else self._on(trained.spec())
         self.judge_and_report(self.setup(spec))
 

@@ -37,7 +37,12 @@ CURVES = {
     "relative_completion": ("completion / greedy's", 1.0),
     "relative_violation": ("SLA violations / greedy's", 1.0),
 }
-"""Figures of progress that are drawn: heading and factor; what a method has besides is only logged."""
+"""Figures of progress that are drawn: heading and factor; what a method has besides is only logged.
+
+Of a method that has none of these, all are drawn.
+"""
+OF_EVERY_ROW = frozenset(("iteration", "seed", "setting", "iterations_per_second"))
+"""What a line of progress has besides figures."""
 
 
 def curve(name: str) -> tuple[str, float]:

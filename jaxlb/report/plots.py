@@ -207,6 +207,7 @@ def learning_curves(rows: Sequence[Mapping[str, Any]]) -> Figure:
       rows: of a run's `metrics.jsonl`; each setting of a population has a colour.
     """
     panels = {name: panel for name, panel in data.CURVES.items() if name in rows[0]}
+    panels = panels or {name: data.curve(name) for name in rows[0] if name not in data.OF_EVERY_ROW}
     if "greedy_agreement" in panels:  # the other is that of choices while it explores
         panels.pop("agreement", None)
     seeds = sorted({row["seed"] for row in rows})

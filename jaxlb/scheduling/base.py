@@ -17,7 +17,13 @@ Start = Callable[[Static, EnvParams, Lanes], Any]
 
 
 def stateless(name: str, choose: Callable[[Observation, Key], Array]) -> Scheduler:
-    """Make a scheduler without variables or memory from (observation, key) -> action."""
+    """Make a scheduler without variables or memory.
+
+    Args:
+      name: what tables call it.
+      choose: (observation, key) -> action, int32 of the lanes' shape, the index of a processor; one out of
+        range counts as the nearest. What an observation has of each processor is `[P, ...]`: the lanes last.
+    """
     return Scheduler(name, (), no_memory, partial(_choose, choose))
 
 
@@ -36,7 +42,14 @@ def with_memory(
     start: Start,
     act: Callable[[Any, Observation, Key], tuple[Array, Any]],
 ) -> Scheduler:
-    """Make a scheduler without variables; `act` is (memory, observation, key) -> (action, memory)."""
+    """Make a scheduler without variables.
+
+    Args:
+      name: what tables call it.
+      start: (env, params, lanes) -> memory, before the first task.
+      act: (memory, observation, key) -> (action, memory); the action is as in `stateless`, and shapes and
+        types of the memory stay as they are.
+    """
     return Scheduler(name, (), start, partial(_act, act))
 
 
@@ -65,10 +78,14 @@ def acted(scheduler: Scheduler, memory: Any, observation: Observation, key: Key)
     """Let a scheduler act; return its action and its memory. The key is consumed.
 
     Raises:
-      ValueError: the action is no whole number of every lane, or the memory becomes another kind of one.
+      ValueError: it does not return an action and a memory, the action is no whole number of every lane, or
+        the memory becomes another kind of one.
     """
     name, lanes = scheduler.name, observation.size.shape
-    action, after = scheduler.act(scheduler.variables, memory, observation, key)
+    found = scheduler.act(scheduler.variables, memory, observation, key)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise ValueError(f"scheduler {name!r}: its act must return a pair, (action, memory)")
+    action, after = found
     kind, shape = jnp.result_type(action), jnp.shape(action)
     if not jnp.issubdtype(kind, jnp.integer) or shape != lanes:
         raise ValueError(

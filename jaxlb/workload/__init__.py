@@ -16,7 +16,7 @@ from jaxlb import checks
 from jaxlb.numerics import broadcasts
 from jaxlb.params import canonical
 from jaxlb.phases import phases
-from jaxlb.protocols import SpeedProcess
+from jaxlb.protocols import ArrivalProcess, SizeLaw, SpeedProcess
 from jaxlb.random import random_words, typed, uniform
 from jaxlb.types import Array, EnvParams, Key, Lanes, Task
 from jaxlb.workload import arrivals, cold_starts, sizes, speeds
@@ -114,10 +114,17 @@ def check(params: EnvParams, lanes: Lanes | None = None) -> None:
     if params.speeds is not None:
         _check_speeds(params)
     parts = (params.arrival, params.size)
+    for part, value, contract in zip(("arrival", "size"), parts, (ArrivalProcess, SizeLaw), strict=True):
+        if isinstance(value, type) or not isinstance(value, contract):
+            needed = {*contract.__annotations__, *(name for name in vars(contract) if name[0] != "_")}
+            missing = sorted(name for name in needed if not hasattr(value, name))
+            why = f"has no {', '.join(missing)}" if missing else f"is a class; try {value.__name__}()"
+            raise ValueError(f"{part} = {checks.shown(value)}: is no {_KIND[part]}: it {why}")
     if checks.traced(parts):
         return
     for part in parts:
         part.check()
+    _check_sizes(params.size)
     if isinstance(params.arrival, arrivals.Trace):
         _fits(params.arrival, params)
     elif lanes is not None and any(np.ndim(leaf) for leaf in jax.tree.leaves(parts)):
@@ -129,6 +136,19 @@ def check(params: EnvParams, lanes: Lanes | None = None) -> None:
             raise ValueError(
                 f"arrival and size have leaves of shapes {shapes}: must be numbers, or fit lanes {lanes}"
             ) from None
+
+
+def _check_sizes(law: SizeLaw) -> None:
+    """Raise ValueError if a law draws what is no size, where its parameters are numbers."""
+    if type(law).__module__.startswith("jaxlb.") or any(np.ndim(leaf) for leaf in jax.tree.leaves(law)):
+        return
+    uniform = jnp.asarray([0.001, 0.25, 0.5, 0.75, 0.999], jnp.float32)
+    drawn = np.asarray(law.inverse_survival(uniform))
+    if drawn.shape != uniform.shape or not np.all((drawn >= 0) & np.isfinite(drawn)):
+        raise ValueError(
+            f"size = {checks.shown(law)}: its inverse_survival of {np.asarray(uniform)} is {drawn}, must be "
+            "as many sizes, finite and not negative"
+        )
 
 
 def _check_speeds(params: EnvParams) -> None:
