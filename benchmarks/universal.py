@@ -321,7 +321,7 @@ def write(found: Sequence[Found], lanes: int, tasks: int, out: Path) -> None:
         "(fewer of more than 8 processors) x\n"
         f"{tasks:,} tasks after as many of warm-up (more of 64 and more), which no training saw. Ratios are\n"
         f"paired, with 95 % intervals. Seed {SHIPPED} is the network of the package: {about}. Measured\n"
-        f"so far: {measured} of {len(SETTINGS)} settings. {machine()}."
+        f"so far: {measured} of {len(SETTINGS)} settings, the last on {machine()}."
     )
     (out / "universal.md").write_text(page(found, text))
     choices(out)
