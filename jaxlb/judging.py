@@ -58,6 +58,9 @@ def compare(
         in the states it visits and scored on what their own choice would have brought.
       on_progress: called with the name of the scheduler at work and the share of all work that is done.
 
+    Returns:
+      A `jaxlb.comparison.Comparison`, with a row for each scheduler.
+
     Raises:
       ValueError: no schedulers, an unknown baseline, fewer than one lane or task, or a bad parameter.
     """

@@ -181,6 +181,9 @@ def tune(
       baseline: a rule that joins the judgement, and that differences are taken to.
       on_progress: called with the scheduler at work and the share of all work that is done.
 
+    Returns:
+      A `Tuning`: the best setting of each rule, all settings as a table, and those held out as another.
+
     Raises:
       ValueError: as `jaxlb.compare`; a rule without options to try.
     """
