@@ -80,7 +80,8 @@ class Run:
 
     def finished(self) -> bool:
         """Return whether training has come to its end, and well: then only weights are left."""
-        return self.iteration() > 0 and not (self.directory / STATE).exists()
+        whole = self.iteration() == self.training.settings["num_iterations"]
+        return whole and not (self.directory / STATE).exists()
 
     def save(self, state: Any, over: bool) -> None:
         """Write a checkpoint: the best weights and, until training ends well, the whole state."""

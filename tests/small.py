@@ -21,11 +21,11 @@ def mostly_slow(values, quick):
 
     A tuple has a value for each of several arguments.
     """
-    parts_of = (value if isinstance(value, tuple) else (value,) for value in values)
-    return [
-        value if value in quick else pytest.param(*parts, marks=pytest.mark.slow)
-        for value, parts in zip(values, parts_of, strict=True)
-    ]
+
+    def slow(value):
+        return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.slow)
+
+    return [value if value in quick else slow(value) for value in values]
 
 
 SCENARIOS = mostly_slow(jaxlb.scenarios(), ("heavy-tail", "large", "stale"))

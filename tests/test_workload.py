@@ -252,9 +252,12 @@ class Wrong(sizes.Law):
         return jnp.float32(2.0)
 
     def inverse_survival(self, uniform):
-        return {"negative": uniform - 0.5, "one": uniform.sum(), "infinite": 1.0 / (uniform - 0.5)}[
-            self.wrong
-        ]
+        return {
+            "": -jnp.log(uniform),
+            "negative": uniform - 0.5,
+            "one": uniform.sum(),
+            "infinite": 1.0 / (uniform - 0.5),
+        }[self.wrong]
 
 
 @pytest.mark.parametrize(
@@ -270,3 +273,11 @@ class Wrong(sizes.Law):
 def test_what_is_no_law_of_sizes_is_refused(size, message):
     with pytest.raises(ValueError, match=message):
         jaxlb.make("stable", size=size)
+
+
+def test_a_law_of_ones_own_is_checked_within_a_program_too(key):
+    env, params = jaxlb.make("stable", size=Wrong())
+    found = jax.jit(lambda key: jaxlb.rollout(env, params, "lwr", key, 2, 10))(key)
+    assert np.isfinite(found.mean_completion).all()
+    with pytest.raises(ValueError, match="its inverse_survival of"):
+        jax.jit(lambda key: jaxlb.rollout(env, params.replace(size=Wrong("one")), "lwr", key, 2, 10))(key)

@@ -142,8 +142,9 @@ def _check_sizes(law: SizeLaw) -> None:
     """Raise ValueError if a law draws what is no size, where its parameters are numbers."""
     if type(law).__module__.startswith("jaxlb.") or any(np.ndim(leaf) for leaf in jax.tree.leaves(law)):
         return
-    uniform = jnp.asarray([0.001, 0.25, 0.5, 0.75, 0.999], jnp.float32)
-    drawn = np.asarray(law.inverse_survival(uniform))
+    with jax.ensure_compile_time_eval():  # the parameters are numbers, though all around may be traced
+        uniform = jnp.asarray([0.001, 0.25, 0.5, 0.75, 0.999], jnp.float32)
+        drawn = np.asarray(law.inverse_survival(uniform))
     if drawn.shape != uniform.shape or not np.all((drawn >= 0) & np.isfinite(drawn)):
         raise ValueError(
             f"size = {checks.shown(law)}: its inverse_survival of {np.asarray(uniform)} is {drawn}, must be "
