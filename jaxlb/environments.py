@@ -70,8 +70,6 @@ def answering(env: Env, schedulers: Iterable[Scheduler]) -> Env:
     return dataclasses.replace(env, station=station, answers=True)
 
 
-PARTS = ("arrival", "size", "speeds")
-"""The parameters that have parameters of their own."""
 _SERVICE = ("discipline", "slots", "capacity", "weights")
 """Settings that make a station."""
 _LOSSES = {"limit", "leaving"}
@@ -254,15 +252,12 @@ def changed(
 def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> EnvParams:
     """Set fields by name, parts being names too: those of the parameters first, then those of their parts."""
     values = {
-        key: workload.named(key, value) if key in PARTS and isinstance(value, str) else value
+        key: workload.named(key, value) if key in workload.PARTS and isinstance(value, str) else value
         for key, value in values.items()
     }
     own = {field.name for field in dataclasses.fields(params)}
     params = params.replace(**{key: value for key, value in values.items() if key in own})
-    parts = [part for part in PARTS if part != "speeds" or params.speeds is not None]
-    for part in parts:
-        if not dataclasses.is_dataclass(given := getattr(params, part)):
-            raise ValueError(f"{part} = {checks.shown(given)}: must be one of jaxlb.workload's, or like them")
+    parts = workload.check_parts(params)
     nested = {field.name: part for part in parts for field in dataclasses.fields(getattr(params, part))}
     for key, value in values.items():
         if key not in own:

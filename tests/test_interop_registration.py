@@ -19,7 +19,7 @@ from jaxlb.functions import partial
 from jaxlb.learn import networks
 from jaxlb.scheduling import stateless
 from jaxlb.stations import FCFS
-from jaxlb.workload import arrivals, sizes
+from jaxlb.workload import arrivals, sizes, speeds
 from tests import small
 
 
@@ -40,6 +40,11 @@ def favourite(place: int = 0):
 
 def constant(place, observation, key):
     return jnp.full(observation.size.shape, place, jnp.int32)
+
+
+def rolling():
+    """One processor after the other is updated."""
+    return speeds.Failing(up_time=90.0, down_time=10.0, drains=True)
 
 
 class Triangular(struct.PyTreeNode):
@@ -95,6 +100,9 @@ def test_a_workload(key):
 
     jaxlb.register("tides", Tides)
     jaxlb.register("triangular", Triangular)
+    jaxlb.register("rolling", rolling)
+    assert jaxlb.workloads()["speeds"]["rolling"] == "One processor after the other is updated."
+    assert jaxlb.make("stable", speeds="rolling")[1].speeds == rolling()
     assert jaxlb.workloads()["arrival"]["tides"].startswith("High twice a day. (")
     assert jaxlb.workloads()["size"]["triangular"] == "Density falling linearly to 0 at `high`. (high=3.0)"
     _, params = jaxlb.make("stable", arrival="tides", size="triangular", amplitude=0.2, high=6.0)

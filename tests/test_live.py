@@ -114,14 +114,14 @@ def test_old_figures_and_hidden_ones_are_treated_as_in_the_simulator():
 
 
 def enough(name):
-    """How many decisions of each rule are compared."""
+    """How many decisions of each rule are compared, in C; NumPy takes longer for each."""
     return 100_000 if name == "universal" else 10_000
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(jaxlb.schedulers()) - set(NOT_LIVE)))
 def test_every_rule_decides_in_numpy_as_in_jax(name):
-    same = same_in_numpy(name, enough(name), None if name == "universal" else 3000)
+    same = same_in_numpy(name, enough(name), 20_000 if name == "universal" else 3000)
     # Two turns are swapped where credits are equal but for rounding.
     assert (~same).sum() <= (2 if name == "client-wrr" else 0)
 

@@ -25,7 +25,7 @@ def test_runs(path):
     # Shorter trainings: what they reach is for the page.
     shorter = {
         "num_iterations=4000": "num_iterations=1500",
-        "config.replace(": "config.replace(num_iterations=400, ",
+        "config.replace(": "config.replace(num_iterations=200, ",
     }
     for long, short in shorter.items() if path.stem == "dqn" else ():
         (cell,) = (cell for cell in notebook.cells if long in cell.source)

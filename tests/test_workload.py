@@ -260,6 +260,12 @@ class Wrong(sizes.Law):
         }[self.wrong]
 
 
+class NoDataclass:
+    """A law of sizes that JAX cannot look into."""
+
+    check, mean, second_moment, inverse_survival = Wrong.check, Wrong.mean, Wrong.second_moment, Wrong.mean
+
+
 @pytest.mark.parametrize(
     ("size", "message"),
     [
@@ -268,6 +274,8 @@ class Wrong(sizes.Law):
         (Wrong("infinite"), "its inverse_survival of .*inf"),
         (Wrong, r"size = .*: is no size law: it is a class; try Wrong\(\)"),
         (arrivals.Bursty(), "size = .*: is no size law: it has no inverse_survival, mean, second_moment"),
+        (None, "size = None: is no size law"),
+        (NoDataclass(), "size = .*: is no size law: it is no dataclass"),
     ],
 )
 def test_what_is_no_law_of_sizes_is_refused(size, message):

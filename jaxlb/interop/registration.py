@@ -1,6 +1,5 @@
 """Names for what users make. The tables of names are the only state that jaxlb has; nothing leaves them."""
 
-import dataclasses
 import importlib.util
 import inspect
 from collections.abc import Callable
@@ -14,14 +13,15 @@ from jaxlb.types import EnvParams, Scheduler
 
 
 def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
-    """Give a scenario, scheduler, arrival process, size law, network or reward of your own a name.
+    """Give a scenario, scheduler, part of a workload, network or reward of your own a name.
 
     What `factory()` makes tells which of them it is; the first line of its docstring describes it in lists.
 
     - `EnvParams`: a scenario, for `jaxlb.make` and Gymnasium. Its first parameter is `num_processors`, whose
       default is the scenario's.
     - `Scheduler`: for `jaxlb.scheduler`. Its parameters are the scheduler's options.
-    - An arrival process, or a size law: for `jaxlb.make(..., arrival=name)`, or `size=name`.
+    - An arrival process, a size law, or a speed process: for `jaxlb.make(..., arrival=name)`, `size=name` or
+      `speeds=name`. Parameters of the last are checked by `make`, which knows the processors.
     - A Flax module, or a `jaxlb.learn.networks.Network`, for the setting `network` of trainers.
     - A `jaxlb.rewards.Reward`, for `jaxlb.make(..., reward=name)` and the setting `reward`.
 
@@ -48,12 +48,8 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
         raise ValueError(f"settings {', '.join(settings)}: only a scenario has any, and {name!r} is none")
     if isinstance(made, Scheduler):
         add_scheduler(name, factory)
-    elif _has(made, "start", "gap", "size", "priority", "deadline", "check"):
-        made.check()
-        workload.add("arrival", name, factory)
-    elif _has(made, "mean", "second_moment", "inverse_survival", "check"):
-        made.check()
-        workload.add("size", name, factory)
+    elif (part := workload.part_of(made)) is not None:
+        workload.add(part, name, factory)
     elif hasattr(made, "init") and hasattr(made, "apply") and not isinstance(made, type):
         # It needs libraries that a simulation does not.
         from jaxlb.learn import networks
@@ -64,14 +60,9 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
     else:
         raise ValueError(
             f"the factory of {name!r} makes a {type(made).__name__}: must make EnvParams (a scenario), "
-            "a Scheduler, an arrival process, a size law, a Network, a Flax module or a Reward"
+            "a Scheduler, an arrival process, a size law, a speed process, a Network, a Flax module or "
+            "a Reward"
         )
-
-
-def _has(made: Any, *functions: str) -> bool:
-    return dataclasses.is_dataclass(made) and all(
-        callable(getattr(made, function, None)) for function in functions
-    )
 
 
 def _to_gymnasium(name: str) -> None:

@@ -4,6 +4,7 @@ A task takes two random words: 23 bits for the gap, 26 for the size, 15 for the 
 probabilities are resolved to 1/32768). What a process needs beyond that, it draws itself.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -24,14 +25,17 @@ from jaxlb.workload.recorded_speeds import read_speeds
 from jaxlb.workload.traces import TraceData, read_trace
 
 __all__ = [
+    "PARTS",
     "TraceData",
     "add",
     "arrival_rate",
     "arrivals",
     "check",
+    "check_parts",
     "deadline",
     "draw",
     "named",
+    "part_of",
     "read_speeds",
     "read_trace",
     "sample",
@@ -69,7 +73,12 @@ _NAMED: dict[str, dict[str, Callable[[], Any]]] = {
 }
 """Arrival processes, size laws and speed processes that have names, with default parameters."""
 
-_KIND = {"arrival": "arrival process", "size": "size law", "speeds": "speed process"}
+PARTS = {
+    "arrival": ("arrival process", ArrivalProcess),
+    "size": ("size law", SizeLaw),
+    "speeds": ("speed process", SpeedProcess),
+}
+"""What each part of a workload is called in messages, and the contract that it fulfils."""
 
 
 def workloads() -> dict[str, dict[str, str]]:
@@ -94,14 +103,51 @@ def named(part: str, name: str) -> Any:
     Raises:
       ValueError: an unknown name.
     """
-    checks.known(_KIND[part], name, _NAMED[part])
+    checks.known(PARTS[part][0], name, _NAMED[part])
     return _NAMED[part][name]()
 
 
 def add(part: str, name: str, factory: Callable[[], Any]) -> None:
-    """Register a name with `make` for what `factory()` makes; see `jaxlb.register`."""
-    checks.free(_KIND[part], name, _NAMED[part], factory)
+    """Register a name with `make` for what `factory()` makes; see `jaxlb.register`.
+
+    Raises:
+      ValueError: a bad parameter, or a name that is taken or cannot be one.
+    """
+    made = factory()
+    if part == "size":
+        _check_law(made)
+    elif part == "arrival":  # speeds are checked with their processors
+        made.check()
+    checks.free(PARTS[part][0], name, _NAMED[part], factory)
     _NAMED[part][name] = factory
+
+
+def part_of(made: Any) -> str | None:
+    """Return the part of a workload whose contract a value fulfils; None if it is none."""
+    return next((part for part in PARTS if not _lacks(part, made)), None)
+
+
+def _lacks(part: str, value: Any) -> str:
+    """Return why a value is no such part of a workload; empty if it is one."""
+    contract = PARTS[part][1]
+    if isinstance(value, type):
+        return f"is a class; try {value.__name__}()"
+    if not isinstance(value, contract):
+        needed = {*contract.__annotations__, *(name for name in vars(contract) if name[0] != "_")}
+        return f"has no {', '.join(sorted(name for name in needed if not hasattr(value, name)))}"
+    if not dataclasses.is_dataclass(value):
+        return "is no dataclass, as a flax.struct.PyTreeNode is"
+    return ""
+
+
+def check_parts(params: EnvParams) -> list[str]:
+    """Return the parts that a workload has; raise ValueError if one does not fulfil its contract."""
+    parts = [part for part in PARTS if part != "speeds" or params.speeds is not None]
+    for part in parts:
+        value = getattr(params, part)
+        if why := _lacks(part, value):
+            raise ValueError(f"{part} = {checks.shown(value)}: is no {PARTS[part][0]}: it {why}")
+    return parts
 
 
 def check(params: EnvParams, lanes: Lanes | None = None) -> None:
@@ -111,20 +157,14 @@ def check(params: EnvParams, lanes: Lanes | None = None) -> None:
       params: arrival process, size law and classes.
       lanes: shape of the lane axes that they will meet; None: not known yet.
     """
+    check_parts(params)
     if params.speeds is not None:
         _check_speeds(params)
     parts = (params.arrival, params.size)
-    for part, value, contract in zip(("arrival", "size"), parts, (ArrivalProcess, SizeLaw), strict=True):
-        if isinstance(value, type) or not isinstance(value, contract):
-            needed = {*contract.__annotations__, *(name for name in vars(contract) if name[0] != "_")}
-            missing = sorted(name for name in needed if not hasattr(value, name))
-            why = f"has no {', '.join(missing)}" if missing else f"is a class; try {value.__name__}()"
-            raise ValueError(f"{part} = {checks.shown(value)}: is no {_KIND[part]}: it {why}")
     if checks.traced(parts):
         return
-    for part in parts:
-        part.check()
-    _check_sizes(params.size)
+    params.arrival.check()
+    _check_law(params.size)
     if isinstance(params.arrival, arrivals.Trace):
         _fits(params.arrival, params)
     elif lanes is not None and any(np.ndim(leaf) for leaf in jax.tree.leaves(parts)):
@@ -138,8 +178,9 @@ def check(params: EnvParams, lanes: Lanes | None = None) -> None:
             ) from None
 
 
-def _check_sizes(law: SizeLaw) -> None:
-    """Raise ValueError if a law draws what is no size, where its parameters are numbers."""
+def _check_law(law: SizeLaw) -> None:
+    """Raise ValueError on a bad parameter, or if the law draws what is no size, where it can be tried."""
+    law.check()
     if type(law).__module__.startswith("jaxlb.") or any(np.ndim(leaf) for leaf in jax.tree.leaves(law)):
         return
     with jax.ensure_compile_time_eval():  # the parameters are numbers, though all around may be traced
@@ -155,11 +196,6 @@ def _check_sizes(law: SizeLaw) -> None:
 def _check_speeds(params: EnvParams) -> None:
     """Raise ValueError if speeds that change are out of bounds, or change all the time between two tasks."""
     process = params.speeds
-    if isinstance(process, type) or not isinstance(process, SpeedProcess):
-        raise ValueError(
-            f"speeds = {checks.shown(process)}: must be a speed process, such as those of "
-            "jaxlb.workload.speeds"
-        )
     process.check(np.shape(params.speed)[0])
     stay, gap = process.mean_stay(), 1.0 / arrival_rate(canonical(params))
     if not checks.traced((stay, gap)) and stay < 0.01 * gap.max():
