@@ -40,7 +40,7 @@ def programs():
     """What has been compiled is dropped when there is much of it: Linux ends a process at 65,530 maps."""
     yield
     maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+    if maps.exists() and maps.read_bytes().count(b"\n") > 10_000:
         jax.clear_caches()
 
 

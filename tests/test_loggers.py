@@ -123,7 +123,6 @@ def blocks(data, size=2**15):
             record = b""
 
 
-@pytest.mark.slow
 def test_wandb(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -150,7 +149,6 @@ def test_wandb(tmp_path, monkeypatch):
         assert once(found[name]) == points
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_mlflow(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")

@@ -55,10 +55,11 @@ def tasks_of(key, params, number, prefill):
 @pytest.mark.parametrize(
     ("service", "slots", "together"),
     [
-        (
+        pytest.param(
             {"discipline": "limited-ps", "slots": 3, "capacity": "batching(0.2)"},
             3,
             lambda n: n / (0.8 + 0.2 * n),
+            marks=pytest.mark.slow,
         ),
         pytest.param({"discipline": "fcfs", "slots": 2}, 2, float, marks=pytest.mark.slow),
         ({}, 1, float),

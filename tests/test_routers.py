@@ -271,7 +271,7 @@ def test_replicas_count_those_that_wait_more():
     assert choose([6, 4]) == 1  # 4 x 2 + 4 against 4
 
 
-@pytest.mark.parametrize("name", small.mostly_slow(ROUTERS, ["prequal"]))
+@pytest.mark.parametrize("name", small.mostly_slow(ROUTERS, ["c3"]))
 def test_all_run_with_failures_limits_and_several_dispatchers(name):
     """With strict types, in lanes, and no choice of a processor that is down where others are up."""
     env, params = jaxlb.make("failures", num_processors=3, dispatchers=2, limit=6)

@@ -152,7 +152,10 @@ OF_ONE_LANE = [name for name in jaxlb.schedulers() if jaxlb.scheduler(name).depa
 """Those that hear of departures are given lanes one by one; see tests/test_dispatchers.py."""
 
 
-@pytest.mark.parametrize("name", sorted(set(jaxlb.schedulers()) - {"optimal", *OF_ONE_LANE}))
+OF_LANES = sorted(set(jaxlb.schedulers()) - {"optimal", *OF_ONE_LANE})
+
+
+@pytest.mark.parametrize("name", small.mostly_slow(OF_LANES, ["drift-aware", "guarded-sita", "jsq", "wrr"]))
 def test_lanes_decide_alone_and_memory_keeps_its_types(name, key):
     """Lane n of many chooses as it would alone; works under vmap and scan."""
     env, params = jaxlb.make("heavy-tail", admission=name == "deadline-admission")
@@ -229,7 +232,10 @@ def test_bad_names_with_options_are_refused(name, message):
         jaxlb.scheduler("guarded-sita(big=1)", big=2)
 
 
-@pytest.mark.parametrize("name", sorted(set(jaxlb.schedulers()) - {"optimal", "deadline-admission"}))
+ALL = sorted(set(jaxlb.schedulers()) - {"optimal", "deadline-admission"})
+
+
+@pytest.mark.parametrize("name", small.mostly_slow(ALL, ["drift-aware", "hedge", "lwr", "prequal"]))
 def test_a_rollout_calls_nothing_on_the_host(name):
     env, params = jaxlb.make("stale", measure_noise=0.1)
     rule, key = jaxlb.scheduler(name), jax.random.key(0)
