@@ -81,7 +81,9 @@ def _called(made: Any) -> Any:
 
 def first_line(documented: Any) -> str:
     """Return the first line of a docstring, empty where there is none."""
-    return (inspect.getdoc(documented) or "").partition("\n")[0]
+    line = (inspect.getdoc(documented) or "").partition("\n")[0]
+    # A dataclass without a docstring gets its signature as one.
+    return "" if line.startswith(f"{getattr(documented, '__name__', '')}(") else line
 
 
 MAX_COUNT = 2**31 - 1

@@ -190,6 +190,11 @@ def make(
     params = _override(params, numbers, static)
     env = _changing(env, params)
     env.check(params)
+    if "loss_weight" in numbers and not env.loses(params):
+        raise ValueError(
+            "loss_weight: must be left out where no task is lost, as with admission=True, limit=8, "
+            "leaving='waiting' or interrupted='lost'"
+        )
     return env, canonical(params)
 
 

@@ -98,7 +98,12 @@ def test_a_workload(key):
     class Tides(arrivals.Diurnal):
         """High twice a day."""
 
+    class Silent(arrivals.Renewal):
+        pass
+
     jaxlb.register("tides", Tides)
+    jaxlb.register("silent", Silent)
+    assert jaxlb.workloads()["arrival"]["silent"].startswith("(squared_cv=")
     jaxlb.register("triangular", Triangular)
     jaxlb.register("rolling", rolling)
     assert jaxlb.workloads()["speeds"]["rolling"] == "One processor after the other is updated."

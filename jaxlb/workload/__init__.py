@@ -94,7 +94,7 @@ def _described(factory: Callable[..., Any]) -> str:
         f"{name}={value.default}" if isinstance(value.default, (int, float, str)) else name
         for name, value in inspect.signature(factory).parameters.items()
     ]
-    return checks.first_line(factory) + (f" ({', '.join(given)})" if given else "")
+    return (checks.first_line(factory) + (f" ({', '.join(given)})" if given else "")).strip()
 
 
 def named(part: str, name: str) -> Any:
