@@ -1,5 +1,6 @@
 """Host-side checks: every bad value is named, with what is allowed, before anything is traced."""
 
+import dataclasses
 import difflib
 import inspect
 import json
@@ -83,7 +84,8 @@ def first_line(documented: Any) -> str:
     """Return the first line of a docstring, empty where there is none."""
     line = (inspect.getdoc(documented) or "").partition("\n")[0]
     # A dataclass without a docstring gets its signature as one.
-    return "" if line.startswith(f"{getattr(documented, '__name__', '')}(") else line
+    made_up = inspect.isclass(documented) and line.startswith(f"{documented.__name__}(")
+    return "" if made_up and dataclasses.is_dataclass(documented) else line
 
 
 MAX_COUNT = 2**31 - 1

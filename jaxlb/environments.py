@@ -190,11 +190,6 @@ def make(
     params = _override(params, numbers, static)
     env = _changing(env, params)
     env.check(params)
-    if "loss_weight" in numbers and not env.loses(params):
-        raise ValueError(
-            "loss_weight: must be left out where no task is lost, as with admission=True, limit=8, "
-            "leaving='waiting' or interrupted='lost'"
-        )
     return env, canonical(params)
 
 
@@ -262,11 +257,11 @@ def _override(params: EnvParams, values: dict[str, Any], static: set[str]) -> En
     }
     own = {field.name for field in dataclasses.fields(params)}
     params = params.replace(**{key: value for key, value in values.items() if key in own})
-    parts = workload.check_parts(params)
+    parts = workload.parts_of(params)
     nested = {field.name: part for part in parts for field in dataclasses.fields(getattr(params, part))}
     for key, value in values.items():
         if key not in own:
             checks.known("parameter", key, own | static | set(nested))
             part = getattr(params, nested[key])
-            params = params.replace(**{nested[key]: part.replace(**{key: value})})
+            params = params.replace(**{nested[key]: dataclasses.replace(part, **{key: value})})
     return params

@@ -7,7 +7,10 @@ from jaxlb.types import Array, Key, Lanes, Scalar
 
 @runtime_checkable
 class ArrivalProcess(Protocol):
-    """Makes gaps, and may have a part in the tasks. A pytree whose leaves are its parameters."""
+    """Makes gaps, and may have a part in the tasks.
+
+    A dataclass whose fields are its parameters, and a pytree.
+    """
 
     extra_words: int  # random words a task beyond the two that every task gets
 
@@ -38,7 +41,10 @@ class ArrivalProcess(Protocol):
 
 @runtime_checkable
 class SpeedProcess(Protocol):
-    """Makes the factors, from 0 to 1, of speeds that change. A pytree whose leaves are its parameters."""
+    """Makes the factors, from 0 to 1, of speeds that change.
+
+    A dataclass whose fields are its parameters, and a pytree.
+    """
 
     @property
     def drains(self) -> bool:
@@ -89,7 +95,10 @@ class SpeedProcess(Protocol):
 
 @runtime_checkable
 class SizeLaw(Protocol):
-    """A law of task sizes. A pytree whose leaves are its parameters."""
+    """A law of task sizes.
+
+    A dataclass whose fields are its parameters, and a pytree.
+    """
 
     def check(self) -> None:
         """Raise ValueError on a bad parameter."""

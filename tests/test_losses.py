@@ -178,8 +178,6 @@ def test_a_full_processor_is_seen(key):
             "as that has, where tasks may be lost",
         ),
         ({"loss_weight": -1.0}, "loss_weight = -1"),
-        ({"loss_weight": 2.0}, "loss_weight: must be left out where no task is lost"),
-        ({"loss_weight": 2.0, "speeds": "failing"}, "loss_weight: must be left out where no task is lost"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

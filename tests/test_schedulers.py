@@ -232,10 +232,11 @@ def test_bad_names_with_options_are_refused(name, message):
         jaxlb.scheduler("guarded-sita(big=1)", big=2)
 
 
-ALL = sorted(set(jaxlb.schedulers()) - {"optimal", "deadline-admission"})
+OF_SYSTEMS = sorted(set(jaxlb.schedulers()) - {"optimal", "deadline-admission"})
+"""But those for two processors, and for systems that refuse tasks."""
 
 
-@pytest.mark.parametrize("name", small.mostly_slow(ALL, ["drift-aware", "hedge", "lwr", "prequal"]))
+@pytest.mark.parametrize("name", small.mostly_slow(OF_SYSTEMS, ["drift-aware", "hedge", "lwr", "prequal"]))
 def test_a_rollout_calls_nothing_on_the_host(name):
     env, params = jaxlb.make("stale", measure_noise=0.1)
     rule, key = jaxlb.scheduler(name), jax.random.key(0)

@@ -183,7 +183,7 @@ def test_a_step_shows_who_is_up(key):
         (Failing(), {"reward": "holding-cost"}, "have `surprise` as that has, where speeds change"),
         ("breaking", {}, "unknown speed process 'breaking'"),
         (Failing, {}, r"is no speed process: it is a class; try Failing\(\)"),
-        (arrivals.Poisson(), {}, "is no speed process: it has no advance, drains"),
+        (arrivals.Poisson(), {}, "is no speed process: it has no advance\\(\\), drains"),
         (Failing(np.ones(4), 1.0), {}, "up_time = .*: must be one number"),
         (Failing(1e-9, 1e-9), {}, "speeds change every 1e-09 on average: must be at least a hundredth"),
         (Ring([], []), {}, r"factor has shape \(0,\)"),

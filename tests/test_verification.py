@@ -121,3 +121,10 @@ def test_a_fault_is_caught(owner, name, fault, experiment, key, monkeypatch):
     failed = failures(experiment, key)
     print(f"{len(failed)} cases failed: {failed}")
     assert failed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", ["Kiefer-Wolfowitz", "speeds 1 and 0.2"])
+def test_without_a_fault_nothing_fails(experiment, key):
+    """What the test above judges by."""
+    assert failures(experiment, key) == []

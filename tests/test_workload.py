@@ -260,6 +260,12 @@ class Wrong(sizes.Law):
         }[self.wrong]
 
 
+class Misspelt(Wrong):
+    """A law of sizes whose mean is a number."""
+
+    mean: float = 1.0
+
+
 class NoDataclass:
     """A law of sizes that JAX cannot look into."""
 
@@ -273,8 +279,12 @@ class NoDataclass:
         (Wrong("one"), "its inverse_survival of .* is 2.5, must be as many sizes"),
         (Wrong("infinite"), "its inverse_survival of .*inf"),
         (Wrong, r"size = .*: is no size law: it is a class; try Wrong\(\)"),
-        (arrivals.Bursty(), "size = .*: is no size law: it has no inverse_survival, mean, second_moment"),
+        (
+            arrivals.Bursty(),
+            "size = .*: is no size law: it has no inverse_survival\\(\\), mean\\(\\), second_moment",
+        ),
         (None, "size = None: is no size law"),
+        (Misspelt(), r"size = .*: is no size law: it has no mean\(\)$"),
         (NoDataclass(), "size = .*: is no size law: it is no dataclass"),
     ],
 )

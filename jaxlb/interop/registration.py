@@ -33,7 +33,7 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
 
     Raises:
       ValueError: a name that another thing has or cannot be one, a factory that needs arguments or makes
-        something else, settings of what is no scenario, a scenario whose parameters are out of bounds.
+        something else, settings of what is no scenario, parameters that are out of bounds.
     """
     try:
         inspect.signature(factory).bind()
@@ -49,7 +49,7 @@ def register(name: str, factory: Callable[..., Any], **settings: Any) -> None:
     if isinstance(made, Scheduler):
         add_scheduler(name, factory)
     elif (part := workload.part_of(made)) is not None:
-        workload.add(part, name, factory)
+        workload.add(part, name, made, factory)
     elif hasattr(made, "init") and hasattr(made, "apply") and not isinstance(made, type):
         # It needs libraries that a simulation does not.
         from jaxlb.learn import networks

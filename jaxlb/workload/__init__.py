@@ -7,7 +7,7 @@ probabilities are resolved to 1/32768). What a process needs beyond that, it dra
 import dataclasses
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,11 @@ __all__ = [
     "arrival_rate",
     "arrivals",
     "check",
-    "check_parts",
     "deadline",
     "draw",
     "named",
     "part_of",
+    "parts_of",
     "read_speeds",
     "read_trace",
     "sample",
@@ -73,12 +73,20 @@ _NAMED: dict[str, dict[str, Callable[[], Any]]] = {
 }
 """Arrival processes, size laws and speed processes that have names, with default parameters."""
 
+
+class _Part(NamedTuple):
+    """A part of a workload: what messages call it, and the contract that it fulfils."""
+
+    kind: str
+    contract: type
+
+
 PARTS = {
-    "arrival": ("arrival process", ArrivalProcess),
-    "size": ("size law", SizeLaw),
-    "speeds": ("speed process", SpeedProcess),
+    "arrival": _Part("arrival process", ArrivalProcess),
+    "size": _Part("size law", SizeLaw),
+    "speeds": _Part("speed process", SpeedProcess),
 }
-"""What each part of a workload is called in messages, and the contract that it fulfils."""
+"""The parameters that have parameters of their own."""
 
 
 def workloads() -> dict[str, dict[str, str]]:
@@ -103,50 +111,51 @@ def named(part: str, name: str) -> Any:
     Raises:
       ValueError: an unknown name.
     """
-    checks.known(PARTS[part][0], name, _NAMED[part])
+    checks.known(PARTS[part].kind, name, _NAMED[part])
     return _NAMED[part][name]()
 
 
-def add(part: str, name: str, factory: Callable[[], Any]) -> None:
-    """Register a name with `make` for what `factory()` makes; see `jaxlb.register`.
+def add(part: str, name: str, made: Any, factory: Callable[[], Any]) -> None:
+    """Register a name with `make` for what a factory makes, which `made` is; see `jaxlb.register`.
 
     Raises:
-      ValueError: a bad parameter, or a name that is taken or cannot be one.
+      ValueError: a name that is taken or cannot be one, or a bad parameter.
     """
-    made = factory()
-    if part == "size":
-        _check_law(made)
-    elif part == "arrival":  # speeds are checked with their processors
-        made.check()
-    checks.free(PARTS[part][0], name, _NAMED[part], factory)
+    checks.free(PARTS[part].kind, name, _NAMED[part], factory)
+    if part != "speeds":  # checked with their processors
+        _check_part(part, made)
     _NAMED[part][name] = factory
 
 
 def part_of(made: Any) -> str | None:
     """Return the part of a workload whose contract a value fulfils; None if it is none."""
-    return next((part for part in PARTS if not _lacks(part, made)), None)
+    return next((part for part in PARTS if not _why_not(part, made)), None)
 
 
-def _lacks(part: str, value: Any) -> str:
+def _why_not(part: str, value: Any) -> str:
     """Return why a value is no such part of a workload; empty if it is one."""
-    contract = PARTS[part][1]
+    contract = PARTS[part].contract
     if isinstance(value, type):
         return f"is a class; try {value.__name__}()"
-    if not isinstance(value, contract):
-        needed = {*contract.__annotations__, *(name for name in vars(contract) if name[0] != "_")}
-        return f"has no {', '.join(sorted(name for name in needed if not hasattr(value, name)))}"
-    if not dataclasses.is_dataclass(value):
-        return "is no dataclass, as a flax.struct.PyTreeNode is"
+    functions = {name for name, own in vars(contract).items() if inspect.isfunction(own) and name[0] != "_"}
+    others = {name for name, own in vars(contract).items() if isinstance(own, property)}
+    missing = {name for name in functions if not callable(getattr(value, name, None))}
+    missing |= {name for name in others | {*contract.__annotations__} if not hasattr(value, name)}
+    if missing:
+        each = (f"{name}()" if name in functions else name for name in sorted(missing))
+        return f"has no {', '.join(each)}"
+    if not dataclasses.is_dataclass(value) or any(leaf is value for leaf in jax.tree.leaves(value)):
+        return "is no dataclass that is a pytree, as a flax.struct.PyTreeNode is"
     return ""
 
 
-def check_parts(params: EnvParams) -> list[str]:
-    """Return the parts that a workload has; raise ValueError if one does not fulfil its contract."""
+def parts_of(params: EnvParams) -> list[str]:
+    """List the parts that a workload has; raise ValueError if one does not fulfil its contract."""
     parts = [part for part in PARTS if part != "speeds" or params.speeds is not None]
     for part in parts:
         value = getattr(params, part)
-        if why := _lacks(part, value):
-            raise ValueError(f"{part} = {checks.shown(value)}: is no {PARTS[part][0]}: it {why}")
+        if why := _why_not(part, value):
+            raise ValueError(f"{part} = {checks.shown(value)}: is no {PARTS[part].kind}: it {why}")
     return parts
 
 
@@ -157,14 +166,14 @@ def check(params: EnvParams, lanes: Lanes | None = None) -> None:
       params: arrival process, size law and classes.
       lanes: shape of the lane axes that they will meet; None: not known yet.
     """
-    check_parts(params)
+    parts_of(params)
     if params.speeds is not None:
         _check_speeds(params)
     parts = (params.arrival, params.size)
     if checks.traced(parts):
         return
-    params.arrival.check()
-    _check_law(params.size)
+    for part in ("arrival", "size"):
+        _check_part(part, getattr(params, part))
     if isinstance(params.arrival, arrivals.Trace):
         _fits(params.arrival, params)
     elif lanes is not None and any(np.ndim(leaf) for leaf in jax.tree.leaves(parts)):
@@ -178,10 +187,16 @@ def check(params: EnvParams, lanes: Lanes | None = None) -> None:
             ) from None
 
 
-def _check_law(law: SizeLaw) -> None:
-    """Raise ValueError on a bad parameter, or if the law draws what is no size, where it can be tried."""
-    law.check()
-    if type(law).__module__.startswith("jaxlb.") or any(np.ndim(leaf) for leaf in jax.tree.leaves(law)):
+def _check_part(part: str, value: Any) -> None:
+    """Raise ValueError on a bad parameter, or if a size law draws what is no size."""
+    value.check()
+    if part == "size" and not type(value).__module__.startswith("jaxlb."):
+        _try_law(value)
+
+
+def _try_law(law: SizeLaw) -> None:
+    """Raise ValueError if a law draws what is no size, where its parameters are numbers."""
+    if any(np.ndim(leaf) for leaf in jax.tree.leaves(law)):
         return
     with jax.ensure_compile_time_eval():  # the parameters are numbers, though all around may be traced
         uniform = jnp.asarray([0.001, 0.25, 0.5, 0.75, 0.999], jnp.float32)
