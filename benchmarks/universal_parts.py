@@ -205,7 +205,7 @@ def parts(seeds: int) -> str:
     rules = json.loads(Path("docs/results/universal-rules.json").read_text(encoding="utf-8"))
     text = (
         f"Each variant is trained for {ITERATIONS} iterations on random systems of four processors that\n"
-        f"see all, with {seeds} seed{'s' * (seeds > 1)}, and judged in {len(JUDGED)} settings of four processors, which no\n"
+        f"see all, with {seeds} seeds, and judged in {len(JUDGED)} settings of four processors, which no\n"
         "training but those in `heavy-tail` alone saw: 128 lanes x 2,000 tasks after as many, divided by\n"
         "the best rule's there. The network of the package is trained for much longer, and on many more\n"
         "systems; what counts here is the difference to the first line. Without statistics, the context\n"
