@@ -137,13 +137,16 @@ def _why_not(part: str, value: Any) -> str:
     contract = PARTS[part].contract
     if isinstance(value, type):
         return f"is a class; try {value.__name__}()"
-    functions = {name for name, own in vars(contract).items() if inspect.isfunction(own) and name[0] != "_"}
-    others = {name for name, own in vars(contract).items() if isinstance(own, property)}
-    missing = {name for name in functions if not callable(getattr(value, name, None))}
-    missing |= {name for name in others | {*contract.__annotations__} if not hasattr(value, name)}
+    # Whether each name that the contract asks for is a function.
+    asked = {name: callable(own) for name, own in vars(contract).items() if name[0] != "_"}
+    asked |= dict.fromkeys(contract.__annotations__, False)
+    missing = [
+        f"{name}()" if function else name
+        for name, function in sorted(asked.items())
+        if not (callable(getattr(value, name, None)) if function else hasattr(value, name))
+    ]
     if missing:
-        each = (f"{name}()" if name in functions else name for name in sorted(missing))
-        return f"has no {', '.join(each)}"
+        return f"has no {', '.join(missing)}"
     if not dataclasses.is_dataclass(value) or any(leaf is value for leaf in jax.tree.leaves(value)):
         return "is no dataclass that is a pytree, as a flax.struct.PyTreeNode is"
     return ""
